@@ -1,0 +1,78 @@
+# Needs GNU Make 3.81 or newer, bash, and Python 3.11, 3.12 or 3.13; nothing else.
+SHELL := bash
+VENV := .venv
+WORKDIR := runs/quickstart
+PY := $(VENV)/bin/python
+
+unexport PYTHON # it names what .venv is built with, not what recipes should run
+
+# The first of these that runs and is supported; .venv's own comes first, so that it is
+# only rebuilt for another interpreter where PYTHON=... asks for one.
+CANDIDATES = $(if $(PYTHON),"$(PYTHON)",$(PY) python3 python3.12 python3.13 python3.11)
+SUPPORTED := import sys; assert (3, 11) <= sys.version_info < (3, 14); \
+  print(sys._base_executable)
+BASE = $(eval BASE := $$(shell for python in $(CANDIDATES); do \
+  base=$$$$("$$$$python" -Ic '$(SUPPORTED)' 2>/dev/null) && echo "$$$$base" && break; \
+  done))$(BASE)
+FOUND = $(shell for python in $(CANDIDATES); do \
+  version=$$("$$python" -c 'import platform; print(platform.python_version())' \
+    2>/dev/null) && echo "$$python is $$version;"; done)
+NEEDED = simclr_jax needs Python 3.11, 3.12 or 3.13 \
+  ($(if $(FOUND),$(FOUND),none found;) name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12)
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-long lint lock clean env
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | \
+	  while IFS='|' read -r name what; do printf '%-17s %s\n' "$$name" "$$what"; done
+	@echo 'PYTHON=python3.12 picks the interpreter; .venv is rebuilt when it or the lock changes.'
+
+quickstart: env ## train SimCLR on the embedded pictures and judge it: runs/quickstart
+	@$(PY) -m simclr_jax.pretrain --config configs/quickstart.py --workdir $(WORKDIR)
+	@$(PY) -m simclr_jax.evaluate --workdir $(WORKDIR)
+
+test: env ## the test suite
+	@$(PY) -m pytest
+
+test-long: env ## the tests that take minutes each
+	@$(PY) -m pytest -m long
+
+lint: env ## style, format and types
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m pyrefly check
+
+lock: ## requirements.txt -> requirements.lock, needs uv
+	@$(if $(shell uv --version >/dev/null 2>&1 && echo yes),,$(error make lock needs uv: pip install uv))\
+	uv pip compile requirements.txt --output-file requirements.lock --quiet --universal \
+	  --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
+
+clean: ## remove .venv and the caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	find simclr_jax configs tests -name __pycache__ -prune -exec rm -rf {} +
+
+# The environment is fresh while it holds a copy of the lock (written last, so that an
+# interrupted build is not taken for a whole one) and runs the interpreter asked for.
+IDENTITY := import sys; print(sys.version)
+env:
+	@$(if $(BASE),,$(error $(NEEDED)))\
+	build_with_uv() { \
+	  echo "Building $(VENV) with uv (about 3 GB)."; rm -rf $(VENV); \
+	  export UV_PYTHON_DOWNLOADS=never; \
+	  uv venv --quiet --seed --python "$(BASE)" $(VENV) && \
+	  uv pip sync --quiet --require-hashes --python $(PY) requirements.lock; \
+	}; \
+	build_with_pip() { \
+	  echo "Building $(VENV) with pip (about 3 GB, some minutes; uv is faster)."; \
+	  rm -rf $(VENV); \
+	  "$(BASE)" -m venv $(VENV) && $(PY) -m pip install --disable-pip-version-check \
+	    --require-hashes -r requirements.lock; \
+	}; \
+	if ! cmp -s requirements.lock $(VENV)/requirements.lock || \
+	  [ "$$($(PY) -Ic '$(IDENTITY)' 2>/dev/null)" != "$$("$(BASE)" -Ic '$(IDENTITY)')" ]; \
+	then \
+	  if uv --version >/dev/null 2>&1; then build_with_uv || build_with_pip; \
+	  else build_with_pip; fi && \
+	  cp requirements.lock $(VENV)/requirements.lock; \
+	fi

@@ -1,0 +1,59 @@
+"""The skeleton of every experiment: each key of the house is born here, typed."""
+
+import ml_collections as mlc
+
+from simclr_jax import config
+from simclr_jax.data.recipes import RECIPES
+from simclr_jax.methods.catalog import METHODS
+from simclr_jax.models.catalog import ENCODERS
+from simclr_jax.train.optim import OPTIMISERS
+
+
+def get_config(
+    method: str = "simclr",
+    *,
+    encoder: str = "resnet50",
+    augment: str = "simclr",
+    optim: str = "lars",
+) -> mlc.ConfigDict:
+    """Returns the config of a run, to be filled in by an experiment's file.
+
+    Every section's `name` brings the keyword arguments of its factory, at the paper's
+    numbers. Keys can be changed, but not added.
+    """
+    c = mlc.ConfigDict()
+    c.seed = 0
+    c.epochs = 100.0
+    c.steps = 0  # 0: from epochs by optim.length; else the whole run's length
+    c.log_every = 50  # steps
+    c.patience = 10  # steps in a row without a finite loss before the run gives up
+    c.placement = "replicated"  # of the state; fsdp: big arrays split over the mesh
+    c.data = {
+        "name": "imagenet2012",  # a TFDS name, a folder of pictures, or cifar10_mini
+        "data_dir": "",  # where TFDS keeps its sets; "": its own default
+        "split": "train",
+        "eval_split": "validation",
+        "batch_size": 4096,  # images, not views; over all devices
+        "image_size": 224,
+        "colour": "host",  # or device: colour and blur inside the compiled step
+    }
+    c.augment = config.section(RECIPES, augment)
+    c.encoder = config.section(ENCODERS, encoder)
+    c.method = config.section(METHODS, method)
+    c.optim = config.section(OPTIMISERS, optim)
+    c.optim.lr = 0.3  # the base rate
+    c.optim.lr_scaling = "linear"  # lr * batch/256; sqrt: lr * sqrt(batch); none
+    c.optim.warmup_epochs = 10.0
+    c.optim.length = "simclr"  # steps: floor(nE/B)+1; byol: floor(nE/B); whole epochs
+    c.probe = {
+        "enabled": True,  # a linear classifier learns from h as the run goes
+        "views": 2,  # how many views it learns from
+        "adapted": False,  # whether weight decay and trust ratio apply to it
+    }
+    c.checkpoint = {"every": 1000, "keep": 3, "keep_every": 0}  # steps, number, steps
+    c.evaluate = {
+        "every": 0,  # steps between kNN scores during the run
+        "batch_size": 512,  # pictures at a time, when features are extracted
+        **config.protocols(),
+    }
+    return c.lock()

@@ -1,0 +1,33 @@
+"""SimCLR on the 5,000 pictures that come with the package, in minutes on a laptop.
+
+python -m simclr_jax.pretrain --config configs/quickstart.py --workdir runs/quickstart
+python -m simclr_jax.evaluate --workdir runs/quickstart
+
+Measured on two cores, in 100 seconds: linear (quick) accuracy 46.3 % of h, 26.9 % of
+the untrained h, 40.9 % of z; kNN 39.3, 26.4, 42.2 %.
+"""
+
+from configs import base
+
+
+def get_config():
+    c = base.get_config("simclr", encoder="resnet10", optim="sgd")
+    c.epochs = 30.0
+    c.log_every = 19
+    c.data.name = "cifar10_mini"
+    c.data.eval_split = "test"
+    c.data.batch_size = 256
+    c.data.image_size = 32
+    c.augment.strength = 0.5
+    c.augment.blur = 0.0
+    c.encoder.stem = "small"
+    c.method.hidden = 128
+    c.method.out = 64
+    c.method.temperature = 0.2
+    c.optim.lr = 0.3
+    c.optim.lr_scaling = "none"
+    c.optim.weight_decay = 1e-4
+    c.optim.warmup_epochs = 2.0
+    c.optim.length = "whole"
+    c.checkpoint.every = 190
+    return c

@@ -1,0 +1,140 @@
+"""The colours of a batch on the device: flip, jitter, grey, blur, solarise.
+
+The same arithmetic as on the host (`simclr_jax.data.augment.colour`), to 1e-6, from
+the same draws. Nothing here looks across pictures, so a batch that is sharded by rows
+stays where it is.
+"""
+
+import jax.numpy as jnp
+
+GREY = (0.2989, 0.5870, 0.1140)  # red, green and blue in ITU-R 601's luma
+
+
+def prepare(views):
+    """Returns the function that colours a batch of drawn views, for use in a step.
+
+    Args:
+      views: the recipe's (`data.recipes.View`), V of them with their copies.
+
+    Returns:
+      batch -> batch: `views`, uint8 [N, H, W, 3] each, become float32 in [0, 1];
+      `draws` are used up; everything else passes through.
+    """
+
+    single = [view for view in views for _ in range(view.copies)]
+
+    def colour_batch(batch):
+        batch = dict(batch)
+        drawn = zip(batch["views"], batch.pop("draws"), single, strict=True)
+        batch["views"] = tuple(
+            colour(x.astype(jnp.float32) / 255, draws, view) for x, draws, view in drawn
+        )
+        return batch
+
+    return colour_batch
+
+
+def colour(x, draws, view):
+    """Colours a batch of one view, SimCLR appendix A in the released code's order.
+
+    Args:
+      x: float32 [N, H, W, 3] around 0 to 1.
+      draws: arrays with N rows: flip, jitter, grey, blur, solarise bool [N]; order
+        int32 [N, 4], the operation (0 brightness, 1 contrast, 2 saturation, 3 hue) of
+        each slot; factors float32 [N, 4] by operation, the hue in turns; sigma float32
+        [N] in pixels.
+      view: static; what has probability 0 in it is not compiled.
+
+    Returns:
+      float32 [N, H, W, 3] in [0, 1].
+    """
+    d = {name: _spread(a) for name, a in draws.items() if a.ndim == 1}
+    if view.flip > 0:
+        x = jnp.where(d["flip"][..., None], x[:, :, ::-1], x)
+    rgb = tuple(x[..., c] for c in range(3))  # planes: a last axis of 3 fills no lanes
+    if view.jitter > 0:
+        jittered = rgb
+        for slot in range(4):
+            jittered = _slot(jittered, draws["order"][:, slot], draws["factors"], view)
+        rgb = _where(d["jitter"], jittered, rgb)
+    if view.grey > 0:
+        grey = sum(weight * p for weight, p in zip(GREY, rgb, strict=True))
+        rgb = _where(d["grey"], (grey, grey, grey), rgb)
+    rgb = _clip(rgb)
+    if view.blur > 0:
+        rgb = _where(d["blur"], _blur(rgb, draws["sigma"], view.taps), rgb)
+    if view.solarise > 0:
+        inverted = tuple(jnp.where(p < 0.5, p, 1 - p) for p in rgb)
+        rgb = _where(d["solarise"], inverted, rgb)
+    return jnp.stack(rgb, -1)
+
+
+def _spread(row):
+    """[N] -> [N, 1, 1], against planes."""
+    return row[:, None, None]
+
+
+def _where(chosen, yes, no):
+    return tuple(jnp.where(chosen, a, b) for a, b in zip(yes, no, strict=True))
+
+
+def _clip(rgb):
+    return tuple(jnp.clip(p, 0, 1) for p in rgb)
+
+
+def _slot(rgb, which, factors, view):
+    """All four operations, of which each picture keeps its own, then the clip."""
+    which = _spread(which)
+    b, c, s, h = (_spread(factors[:, i]) for i in range(4))
+    additive = view.brightness_kind == "additive"
+    bright = tuple(p + b if additive else p * b for p in rgb)
+    means = [jnp.mean(p, (1, 2), keepdims=True) for p in rgb]
+    contrast = tuple((p - m) * c + m for p, m in zip(rgb, means, strict=True))
+    rgb = _where(
+        which < 2,
+        _where(which == 0, bright, contrast),
+        _where(which == 2, _saturation(rgb, s), _hue(rgb, h)),
+    )
+    return _clip(rgb)
+
+
+def _extremes(rgb):
+    value = jnp.maximum(jnp.maximum(*rgb[:2]), rgb[2])
+    return value, value - jnp.minimum(jnp.minimum(*rgb[:2]), rgb[2])
+
+
+def _saturation(rgb, factor):
+    """HSV's S times the factor, at most 1, without the way to HSV and back."""
+    value, chroma = _extremes(rgb)
+    limit = jnp.maximum(value, 0) / jnp.maximum(chroma, 1e-30)  # 1 / S
+    scale = jnp.minimum(limit, factor)
+    return tuple(value - scale * (value - p) for p in rgb)
+
+
+def _hue(rgb, turns):
+    """HSV's H plus `turns`, in closed form: three triangle waves of one angle."""
+    r, g, b = rgb
+    value, chroma = _extremes(rgb)
+    across = jnp.where(value == r, g - b, jnp.where(value == g, b - r, r - g))
+    angle = across / jnp.maximum(chroma, 1e-30)  # in sixths of a turn, 0 is red
+    angle += jnp.where(value == r, 0.0, jnp.where(value == g, 2.0, -2.0))
+    angle += 6 * turns
+    angle -= 6 * jnp.round(angle / 6)  # [-3, 3], the most exact range
+    waves = (2 - jnp.abs(angle), jnp.abs(angle + 1) - 1, jnp.abs(angle - 1) - 1)
+    return tuple(value - chroma * (1 - wave) for wave in _clip(waves))
+
+
+def _blur(rgb, sigma, taps):
+    """Two products with a banded matrix a picture; the border fades, as released."""
+    side, radius = rgb[0].shape[1], taps // 2
+    apart = jnp.arange(side)[:, None] - jnp.arange(side)
+    scale = -0.5 / sigma[:, None] ** 2
+    total = jnp.sum(jnp.exp(scale * jnp.arange(-radius, radius + 1) ** 2), 1)
+    band = jnp.exp(scale[..., None] * apart**2) / _spread(total)
+    band = jnp.where(jnp.abs(apart) <= radius, band, 0)
+
+    def product(spec, a, b):
+        return jnp.einsum(spec, a, b, precision="highest")  # a TPU rounds otherwise
+
+    rows = (product("nij,njk->nik", band, p) for p in rgb)
+    return _clip(tuple(product("nik,nkj->nij", p, band) for p in rows))

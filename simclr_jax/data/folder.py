@@ -1,0 +1,161 @@
+"""A folder of pictures as a source: flat or by class, with or without splits."""
+
+import concurrent.futures
+import os
+
+import numpy as np
+
+from simclr_jax.data.errors import UnreadablePicture
+from simclr_jax.data.storage import storage_of
+from simclr_jax.data.tensorflow import tf
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+SPLITS = ("train", "val", "validation", "test")
+SYNONYMS = {"val": "validation", "validation": "val"}
+WHOLE = ("train", "all")  # what a folder without splits may be called
+THREADS = 16
+
+
+class Folder:
+    """A source (see `simclr_jax.data.sources.Source`) over picture files.
+
+    Sub-folders named train, val, validation or test are splits; without any of them the
+    whole folder is the split "train", or "all". In a split, pictures lie at the top and
+    have no label, or in sub-folders, at any depth, that are the classes. Hidden files
+    and folders and other kinds of files are passed over, links are followed. The order
+    is that of the sorted names, and the classes are those of all splits together, so
+    that a class keeps its number where a split has no picture of it.
+
+    Args:
+      root: the folder, on a disk or under a scheme such as gs://.
+      split: "train", "validation" or "val", "test"; "train" or "all" without splits.
+
+    Raises:
+      ValueError: the folder or the split is missing or empty, or pictures lie both
+        beside and inside of class folders.
+    """
+
+    block = 1
+
+    def __init__(self, root: str, split: str):
+        self._storage = storage_of(root)
+        if not self._storage.remote:
+            root = os.path.abspath(os.path.expanduser(root))
+        root = root.rstrip("/")
+        if not self._storage.is_dir(root):
+            raise ValueError(
+                f"There is no folder {root}; data.name (or data.data_dir, with "
+                "data.name='folder') must name a folder of pictures."
+            )
+        self.name = f"{os.path.basename(root)}/{split}"
+        self._pool = concurrent.futures.ThreadPoolExecutor(THREADS)
+        splits = _splits(self._storage, root)
+        layouts = {path: _layout(self._storage, path) for path in splits.values()}
+        path = _choose(root, splits, split)
+        pictures, folders = layouts[path]
+        if pictures:
+            self.class_names = ()
+            self.files = [f"{path}/{name}" for name in pictures]
+            self._check_flat(path, folders)
+        else:
+            inner = {n for p, names in layouts.values() if not p for n in names}
+            self.class_names = tuple(sorted(inner))
+            found = self._walk_all([f"{path}/{name}" for name in folders])
+            self.files = [file for files in found for file in files]
+            numbers = [self.class_names.index(name) for name in folders]
+            self._label = np.repeat(np.array(numbers, np.int32), [*map(len, found)])
+        self.classes = len(self.class_names)
+        if not self.files:
+            raise ValueError(
+                f"{path} holds no pictures ({', '.join(SUFFIXES)}), neither at the top "
+                "nor in sub-folders."
+            )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, indices) -> dict[str, np.ndarray]:
+        """Encoded pictures, {"image": object [n] of bytes, "label": int32 [n]}.
+
+        Args:
+          indices: int64 [n], in any order.
+
+        Raises:
+          ValueError: a file cannot be read; names it.
+        """
+        parts = np.array_split(indices, min(THREADS, max(1, len(indices))))
+        read = self._pool.map(lambda part: [self._read_one(i) for i in part], parts)
+        image = np.empty(len(indices), object)
+        image[:] = [data for part in read for data in part]
+        if not self.classes:
+            return {"image": image}
+        return {"image": image, "label": self._label[indices]}
+
+    def describe(self, index: int) -> str:
+        return self.files[index]
+
+    def _read_one(self, i):
+        try:
+            return self._storage.read_all(self.files[i])
+        except (OSError, tf.errors.OpError) as error:
+            raise UnreadablePicture(
+                f"{self.files[i]} cannot be read: {error}"
+            ) from error
+
+    def _walk_all(self, paths):
+        return list(self._pool.map(lambda path: _walk(self._storage, path), paths))
+
+    def _check_flat(self, path, folders):
+        inside = [p for p in folders if _walk(self._storage, f"{path}/{p}")]
+        if inside:
+            raise ValueError(
+                f"{path} holds pictures at the top (such as "
+                f"{os.path.basename(self.files[0])}) and in sub-folders (such as "
+                f"{inside[0]}). Sub-folders are classes: move the pictures at the top "
+                "into one, or all to the top for a set without labels."
+            )
+
+
+def _splits(storage, root):
+    folders = [name for name in _visible(storage, root)[0] if name in SPLITS]
+    if not folders:
+        return dict.fromkeys(WHOLE, root)
+    return {name: f"{root}/{name}" for name in folders}
+
+
+def _choose(root, splits, split):
+    if split in splits:
+        return splits[split]
+    if split in SYNONYMS and SYNONYMS[split] in splits:
+        return splits[SYNONYMS[split]]
+    raise ValueError(
+        f"{root} has no split '{split}'; it has {', '.join(splits)}. Splits are the "
+        f"sub-folders named {', '.join(SPLITS)}; without any of them the whole folder "
+        f"is '{WHOLE[0]}'."
+    )
+
+
+def _layout(storage, path):
+    """The names of a split's pictures at the top and of its sub-folders."""
+    folders, files = _visible(storage, path)
+    return [name for name in files if _is_picture(name)], folders
+
+
+def _walk(storage, path, above=()):
+    """All pictures under a folder, in the order of their names, each folder's first."""
+    itself = path if storage.remote else os.path.realpath(path)
+    if itself in above:
+        return []  # a link to a folder around it
+    folders, files = _visible(storage, path)
+    found = [f"{path}/{name}" for name in files if _is_picture(name)]
+    for name in folders:
+        found += _walk(storage, f"{path}/{name}", (*above, itself))
+    return found
+
+
+def _visible(storage, path):
+    return [[n for n in names if n[0] != "."] for names in storage.entries(path)]
+
+
+def _is_picture(name):
+    return name.lower().endswith(SUFFIXES)

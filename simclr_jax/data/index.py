@@ -1,0 +1,208 @@
+"""Where each record of a set of TFRecord files begins, found once and kept.
+
+A TFRecord file is a chain: length (uint64), masked CRC-32C of those 8 bytes, the
+payload, masked CRC-32C of the payload. Hopping from length to length finds all records
+without reading them.
+"""
+
+import concurrent.futures
+import hashlib
+import io
+import os
+import struct
+import sys
+import time
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from simclr_jax.data.storage import storage_of
+from simclr_jax.data.tensorflow import tf
+
+HEADER, FOOTER = 12, 4  # bytes around a payload
+CHUNK = 2**23  # bytes a request where a request is dear; whole files pass through
+THREADS = 16
+POLYNOMIAL = 0x82F63B78  # CRC-32C, reflected
+
+
+class Index(NamedTuple):
+    """Records of files, in the files' order.
+
+    Attributes:
+      files: the paths.
+      file: int32 [n], which of them holds a record.
+      offset: int64 [n], where its payload begins, in bytes.
+      length: int64 [n], of its payload, in bytes.
+    """
+
+    files: tuple[str, ...]
+    file: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+
+    def describe(self, i: int) -> str:
+        name = os.path.basename(self.files[self.file[i]])
+        return f"{name}, byte {self.offset[i] - HEADER}"
+
+
+def index_files(files, *, title: str, places, storage=None) -> Index:
+    """The index of TFRecord files, from where it was kept or built now.
+
+    It is known by the files' names, sizes and times, so that a changed file makes a new
+    index. Several processes may race: each writes the same content in one piece.
+
+    Args:
+      files: paths, all on one storage.
+      title: what the files are, for messages and the index's name.
+      places: folders to look for the index and to keep it, the best first; the user's
+        cache folder comes last by itself.
+      storage: how to reach the files; by their paths if not given.
+
+    Raises:
+      ValueError: a file is damaged or truncated; names the file and the byte.
+    """
+    files = tuple(files)
+    storage = storage or storage_of(files[0])
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        stats = list(pool.map(storage.stat, files))
+        names = [os.path.basename(path) for path in files]
+        key = hashlib.sha256(repr((names, stats)).encode()).hexdigest()[:16]
+        name = f"simclr_jax.{title.replace('/', '-')}.{key}.npz"
+        paths = [os.path.join(place, name) for place in (*places, _cache_folder())]
+        for path in paths:
+            kept = _load(path, len(files))
+            if kept is not None:
+                return _assemble(files, *kept)
+        sizes = [size for size, _ in stats]
+        lengths = _build(pool, storage, files, sizes, title)
+    counts = np.array([len(part) for part in lengths], np.int64)
+    lengths = np.concatenate(lengths)
+    place = _save(paths, counts, lengths)
+    print(f"{title}: {len(lengths)} records, index kept in {place}.", file=sys.stderr)
+    return _assemble(files, counts, lengths)
+
+
+def index_bytes(files, contents) -> Index:
+    """The index of files whose contents are at hand: {path: bytes}."""
+    lengths = [_scan_bytes(path, contents[path]) for path in files]
+    counts = np.array([len(part) for part in lengths], np.int64)
+    return _assemble(tuple(files), counts, np.concatenate(lengths))
+
+
+def _scan_bytes(path, data):
+    def read(offset, length):
+        return data[offset : offset + length]
+
+    return scan(read, path, len(data), HEADER)
+
+
+def scan(read, path: str, size: int, chunk: int) -> np.ndarray:
+    """The payload lengths of the records of one file, int64 [n], by hopping.
+
+    Args:
+      read: (offset, length) -> bytes of the file.
+      path: for messages.
+      size: of the file, in bytes.
+      chunk: bytes to ask for at once, at least the header's 12.
+
+    Raises:
+      ValueError: a checksum does not match, or the file ends inside a record.
+    """
+    lengths, offset, begin, buffer = [], 0, 0, b""
+    while offset < size:
+        at = offset - begin
+        if at + HEADER > len(buffer):
+            begin, at, buffer = offset, 0, read(offset, chunk)
+        header = buffer[at : at + HEADER]
+        if len(header) == HEADER and _masked_crc(header[:8]) != header[8:]:
+            raise ValueError(
+                f"{path} is damaged at byte {offset}, or it is no TFRecord file: the "
+                "checksum of a record's length does not match. Copy or prepare it "
+                "again."
+            )
+        end = size + 1
+        if len(header) == HEADER:
+            lengths.append(struct.unpack_from("<Q", header)[0])
+            end = offset + HEADER + lengths[-1] + FOOTER
+        if end > size:
+            raise ValueError(
+                f"{path} is truncated: it ends at byte {size}, inside the record that "
+                f"begins at byte {offset}. Copy or prepare it again."
+            )
+        offset = end
+    return np.array(lengths, np.int64)
+
+
+def _build(pool, storage, files, sizes, title):
+    chunk = CHUNK if storage.remote else HEADER
+    start = time.monotonic()
+
+    def one(path, size):
+        return scan(lambda *span: storage.read(path, *span), path, size, chunk)
+
+    print(f"{title}: indexing {len(files)} files, once ...", file=sys.stderr)
+    work = pool.map(one, files, sizes)
+    bar = tqdm(work, total=len(files), unit="file", disable=None)  # on a terminal
+    lengths = list(bar)
+    seconds = time.monotonic() - start
+    print(f"{title}: indexed in {seconds:.1f} s.", file=sys.stderr)
+    return lengths
+
+
+def _assemble(files, counts, lengths):
+    stride = lengths + HEADER + FOOTER
+    end = np.cumsum(stride)
+    file = np.repeat(np.arange(len(files), dtype=np.int32), counts)
+    first = np.concatenate([[0], end])[np.cumsum(counts) - counts]
+    return Index(files, file, end - stride - first[file] + HEADER, lengths)
+
+
+def _cache_folder():
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(root, "simclr_jax")
+
+
+def _load(path, files):
+    try:
+        data = storage_of(path).read_all(path)
+        with np.load(io.BytesIO(data)) as kept:
+            counts, lengths = kept["counts"], kept["lengths"]
+    except (OSError, tf.errors.OpError, ValueError, KeyError, zipfile.BadZipFile):
+        return None  # not there, not ours to read, or half a file from a full disk
+    good = len(counts) == files and counts.sum() == len(lengths)
+    return (counts, lengths) if good else None
+
+
+def _save(paths, counts, lengths):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, counts=counts, lengths=lengths)
+    for path in paths:
+        try:
+            storage_of(path).write(path, buffer.getvalue())
+        except (OSError, tf.errors.OpError):
+            continue  # read-only: the next place
+        return path
+    return "memory only, as no folder could be written"
+
+
+def _crc_table():
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (POLYNOMIAL if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+CRC_TABLE = _crc_table()
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return struct.pack("<I", masked)

@@ -1,0 +1,316 @@
+"""From a source of pictures to numpy batches of this process's rows.
+
+The step number is the whole state of the pipeline: it gives the examples (`order`) and
+their draws (`augment`), so a run starts at any step at once, and any number of
+processes makes the same global batches.
+"""
+
+import os
+import re
+
+import jax
+import numpy as np
+
+from simclr_jax.data import augment
+from simclr_jax.data.errors import UnreadablePicture
+from simclr_jax.data.order import Order
+from simclr_jax.data.recipes import RECIPES, expand
+from simclr_jax.data.tensorflow import tf
+
+CHUNK = 2**18  # pixels that are coloured together, at most
+# TensorFlow's AUTOTUNE is no faster here, and its thread sleeps for up to a minute
+# before it notices that the data has come to its end.
+WORKERS = os.cpu_count() or 1
+
+
+def train_batches(
+    source,
+    views,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    steps: int,
+    colour: str = "host",
+    process_index: int = 0,
+    process_count: int = 1,
+):
+    """Makes the batches of steps start_step to start_step + steps - 1.
+
+    Args:
+      source: a `sources.Source`.
+      views: of `recipes.View`, which `recipes.expand` writes out to V views.
+      batch_size: of the global batch, a multiple of process_count.
+      seed: of order and draws.
+      start_step: updates done before.
+      steps: how many batches.
+      colour: "host": the views come coloured; "device": they come cropped, with the
+        draws from which `simclr_jax.colour.prepare` colours them inside the step.
+      process_index: p, who this process is; it gets rows [p*N, (p+1)*N).
+      process_count: P; N = batch_size / P.
+
+    Returns:
+      An iterator of {"views": V of uint8 [N, S, S, 3], "index": int32 [N], "label":
+      int32 [N] where there are labels, "draws": V of `augment.draw` where the device
+      colours}.
+
+    Raises:
+      ValueError: at once, if the batch does not fit the source or the processes, or
+        for an unknown `colour`; later, naming a picture that cannot be read.
+    """
+    views = expand(views)
+    order = Order(len(source), batch_size, seed, block=source.block)
+
+    def rows(step):
+        index, epoch = order.indices(step, process_index, process_count)
+        return _rows(len(views), seed, epoch, step, index)
+
+    n = len(rows(start_step)["index"])
+    pictures = _Pictures(source, rows, range(start_step, start_step + steps))
+    return pictures.batches(_augment(pictures.dataset(), views, seed, colour, n))
+
+
+def eval_batches(
+    source,
+    *,
+    size: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+):
+    """Walks once through a source in its own order, without augmentation.
+
+    Args:
+      source: a `sources.Source`.
+      size: S, side of the pictures (see `augment.centre`).
+      batch_size: of the global batch, a multiple of process_count.
+      process_index: p, who this process is; it gets rows [p*N, (p+1)*N) of each batch.
+      process_count: P; N = batch_size / P.
+
+    Returns:
+      An iterator of {"image": uint8 [N, S, S, 3], "index": int32 [N], "label": int32
+      [N] where there are labels, "mask": bool [N]}, of equally many batches in every
+      process. The last batch is filled with repetitions of the last picture, which the
+      mask marks False.
+
+    Raises:
+      ValueError: at once, if the processes do not divide the batch; later, naming a
+        picture that cannot be read.
+    """
+    n, rest = divmod(batch_size, process_count)
+    if rest or n < 1:
+        raise ValueError(
+            f"The batch of {batch_size} does not divide among {process_count} "
+            f"processes; choose a multiple of {process_count}."
+        )
+
+    def rows(step):
+        row = step * batch_size + process_index * n + np.arange(n)
+        return {"index": np.minimum(row, len(source) - 1), "mask": row < len(source)}
+
+    def centred(picture):
+        image = augment.decode(picture.pop("image"))
+        return picture | {"image": augment.centre(image, size)}
+
+    pictures = _Pictures(source, rows, range(-(-len(source) // batch_size)))
+    return pictures.batches(_map(pictures.dataset(), centred).batch(n))
+
+
+def preview(config, images, seed: int):
+    """The views of some pictures as the encoder sees them, before its own mean and std.
+
+    Args:
+      config: of a run; read are `data.image_size`, `data.colour` and `augment`.
+      images: N pictures, uint8 [H, W, 3] each; their sizes may differ.
+      seed: of the draws; the pictures count as numbers 0 to N - 1 of epoch 0.
+
+    Returns:
+      V of float32 [N, S, S, 3] in [0, 1].
+
+    Raises:
+      ValueError: for something other than pictures, and what the recipe refuses.
+    """
+    for i, image in enumerate(images):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"preview wants pictures as uint8 [H, W, 3]; number {i} is "
+                f"{image.dtype} {list(image.shape)}."
+            )
+    words = dict(config.augment)
+    recipe = RECIPES[words.pop("name")]
+    views = expand(recipe(size=config.data.image_size, **words))
+    rows = _rows(len(views), seed, 0, 0, np.arange(len(images)))
+
+    def numbered():
+        for i, image in enumerate(images):
+            yield {"image": image} | {name: a[i] for name, a in rows.items()}
+
+    signature = {name: tf.TensorSpec(a.shape[1:], a.dtype) for name, a in rows.items()}
+    signature["image"] = tf.TensorSpec([None, None, 3], tf.uint8)
+    dataset = tf.data.Dataset.from_generator(numbered, output_signature=signature)
+    made = _augment(dataset, views, seed, config.data.colour, len(images))
+    batch = next(made.as_numpy_iterator())
+    if "draws" in batch:
+        from simclr_jax.colour import prepare  # only here: else data knows no colour
+
+        drawn = {name: batch[name] for name in ("views", "draws")}
+        return tuple(np.asarray(x) for x in jax.jit(prepare(views))(drawn)["views"])
+    return tuple(x.astype(np.float32) / 255 for x in batch["views"])
+
+
+def pictures(source, index) -> list:
+    """Decoded pictures of a source, uint8 [H, W, 3] each, as they are.
+
+    Raises:
+      UnreadablePicture: naming it.
+    """
+    index = np.asarray(index)
+    encoded = source.read(index)["image"]
+    return [_decode(source, i, x) for i, x in zip(index, encoded, strict=True)]
+
+
+def _decode(source, i, data):
+    try:
+        return augment.decode(tf.constant(data)).numpy()
+    except (tf.errors.OpError, ValueError) as reason:
+        what = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(reason)).strip()
+        raise UnreadablePicture(
+            f"{source.describe(int(i))} is not a readable picture: "
+            f"{what.splitlines()[0]} Replace it or take it out."
+        ) from None
+
+
+def _rows(views, seed, epoch, step, index):
+    """Everything that the draws of these pictures depend on, one row each."""
+    return {
+        "index": index,
+        "epoch": np.full(len(index), epoch),
+        "step": np.full(len(index), step),
+        "key": augment.crop_keys(views, seed, epoch, index),
+    }
+
+
+def _map(dataset, f):
+    return dataset.map(f, num_parallel_calls=WORKERS, deterministic=True)
+
+
+def _augment(pictures, views, seed, colour, n):
+    """Single pictures with their rows -> batches of n, as `train_batches` says."""
+    if colour not in ("host", "device"):
+        raise ValueError(f'data.colour is "host" or "device", got {colour!r}.')
+    chunk = max(1, min(n, CHUNK // max(view.size for view in views) ** 2))
+
+    def cut(picture):
+        image, keys = augment.decode(picture.pop("image")), picture.pop("key")
+        crops = [augment.crop(image, keys[v], view) for v, view in enumerate(views)]
+        return picture | {"views": tuple(crops)}
+
+    def paint(batch):
+        draws = _draws(
+            views, seed, batch.pop("epoch"), batch.pop("step"), batch["index"]
+        )
+        if colour == "device":
+            whole = tuple(augment.to_uint8(x) for x in batch["views"])
+            return batch | {"views": whole, "draws": draws}
+        drawn = zip(batch["views"], draws, views, strict=True)
+        painted = (augment.colour(x / 255, d, view) for x, d, view in drawn)
+        return batch | {"views": tuple(augment.to_uint8(255 * x) for x in painted)}
+
+    return _map(_map(pictures, cut).batch(chunk), paint).rebatch(n)
+
+
+def _draws(views, seed, epoch, step, index):
+    """`augment.draw` inside a graph."""
+    one = augment.draw(views, 0, 0, 0, np.zeros(1, np.int64))
+    leaves = tf.nest.flatten(one)
+
+    def flat(epoch, step, index):
+        return tf.nest.flatten(augment.draw(views, seed, epoch, step, index))
+
+    drawn = tf.numpy_function(flat, [epoch, step, index], [a.dtype for a in leaves])
+    shaped = [
+        tf.ensure_shape(x, [None, *a.shape[1:]])
+        for x, a in zip(drawn, leaves, strict=True)
+    ]
+    return tf.nest.pack_sequence_as(one, shaped)
+
+
+class _Pictures:
+    """The pictures of some steps as a dataset, and what to say if one is broken.
+
+    Attributes:
+      source: a `sources.Source`.
+      rows: step -> dict of arrays with one row a picture, among them "index".
+      steps: a range.
+    """
+
+    def __init__(self, source, rows, steps):
+        self.source, self.rows, self.steps = source, rows, steps
+        self.failure: Exception | None = None
+
+    def dataset(self):
+        """Single pictures, read a step at a time, one step ahead of their use."""
+        example = self._one(self.steps.start)
+        names = sorted(example)
+
+        def read(step):
+            try:
+                batch = self._read(self.rows(int(step)))
+            except Exception as failure:
+                self.failure = failure  # TensorFlow would turn it into a string
+                raise
+            return [batch[name] for name in names]
+
+        def batch(step):
+            values = tf.numpy_function(read, [step], [example[k][0] for k in names])
+            return {
+                name: tf.ensure_shape(value, example[name][1])
+                for name, value in zip(names, values, strict=True)
+            }
+
+        steps = tf.data.Dataset.range(self.steps.start, self.steps.stop)
+        return steps.map(batch).prefetch(1).unbatch()
+
+    def batches(self, dataset):
+        """Iterates over batches of one step each, naming the picture that breaks it."""
+        options = tf.data.Options()
+        options.deterministic = True
+        options.autotune.enabled = False
+        options.threading.max_intra_op_parallelism = 1
+        step = self.steps.start
+        try:
+            for batch in dataset.prefetch(2).with_options(options).as_numpy_iterator():
+                yield batch | {"index": batch["index"].astype(np.int32)}
+                step += 1
+        except tf.errors.OpError as error:
+            raise self._explain(step, error) from None
+
+    def _read(self, rows):
+        batch = self.source.read(rows["index"])
+        image = batch["image"]
+        if image.dtype != np.uint8:
+            image = np.asarray(image, object)  # bytes as they are, zeros at the end too
+        return rows | batch | {"image": image}
+
+    def _one(self, step):
+        """Type and shape of every component, from reading one row of a step."""
+        batch = self._read({name: a[:1] for name, a in self.rows(step).items()})
+        return {
+            name: (
+                tf.string if a.dtype == object else tf.as_dtype(a.dtype),
+                [None, *a.shape[1:]],
+            )
+            for name, a in batch.items()
+        }
+
+    def _explain(self, step, error):
+        """The error to raise instead of TensorFlow's."""
+        if self.failure is not None:
+            return self.failure
+        # A chunk may reach into the next step.
+        for suspect in self.steps[step - self.steps.start :][:2]:
+            try:
+                pictures(self.source, self.rows(suspect)["index"])
+            except UnreadablePicture as found:
+                return found
+        return error

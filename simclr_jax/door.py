@@ -1,0 +1,192 @@
+"""What all doors share: arguments, processes, exit codes."""
+
+import argparse
+import contextlib
+import difflib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import jax
+
+from simclr_jax.data.errors import UnreadablePicture
+from simclr_jax.train.checkpoint import CheckpointError
+from simclr_jax.train.loop import Diverged
+
+DONE, FAILED, USAGE, AGAIN = 0, 1, 2, 75
+
+HEARTBEAT = 60  # seconds without one after which a peer counts as lost
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that says a mistake in one line and knows near spellings."""
+
+    def error(self, message):
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(USAGE)
+
+    def parse_with_changes(self, argv):
+        """Returns (arguments, [(key, text)]) with `--config.KEY=VALUE` taken apart."""
+        arguments, rest = self.parse_known_args(argv)
+        changes, words = [], iter(rest)
+        for word in words:
+            key, equals, text = word.partition("=")
+            if not key.startswith("--config."):
+                self.error(self._left_over(word))
+            if not equals:
+                text = next(words, None)
+                if text is None or text.startswith("--"):
+                    self.error(f"{key} wants a value: {key}=VALUE.")
+            changes.append((key.removeprefix("--config."), text))
+        return arguments, changes
+
+    def _left_over(self, word):
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        near = difflib.get_close_matches(word.partition("=")[0], flags, 1)
+        if near:
+            return f"unknown {word!r}. Did you mean {near[0]}?"
+        if "=" in word:
+            return f"left-over word {word!r}. Settings are written --config.KEY=VALUE."
+        return f"left-over word {word!r}. There are: {', '.join(sorted(flags))}."
+
+
+class Mistake(Exception):
+    """The call or the config is wrong; nothing was begun."""
+
+
+class Again(Exception):
+    """The run stopped for a reason that passes; the same command goes on with it."""
+
+
+@contextlib.contextmanager
+def checking():
+    """A ValueError inside is a mistake of the call or the config, as is a bad path."""
+    try:
+        yield
+    except UnreadablePicture:
+        raise
+    except (ValueError, OSError) as error:
+        raise Mistake(str(error)) from error
+
+
+def join_cluster() -> None:
+    """Joins the other processes of the run, where there are any.
+
+    Three variables name them explicitly (launch/local.sh sets them); otherwise JAX
+    looks for a cluster that it knows: TPU slices, Slurm, Open MPI.
+    """
+    named = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    if all(name in os.environ for name in named):
+        address, count, mine = (os.environ[name] for name in named)
+        jax.distributed.initialize(
+            address, int(count), int(mine), heartbeat_timeout_seconds=HEARTBEAT
+        )
+        return
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
+    except ValueError as error:
+        if "coordinator_address" not in str(error):  # else there is no cluster
+            raise
+
+
+class Told:
+    """Whether the run was told to stop, by SIGTERM or Ctrl-C; all processes agree."""
+
+    def __init__(self, preempted: Callable[[int], bool]):
+        """
+        Args:
+          preempted: steps done -> whether any process was told, for several
+            processes, whose service catches the signal itself.
+        """
+        self._several = jax.process_count() > 1
+        self._preempted = preempted
+        self._event = threading.Event()
+        if not self._several:
+            signal.signal(signal.SIGTERM, self._hear)
+            signal.signal(signal.SIGINT, self._hear)
+
+    def _hear(self, number, _):
+        self._event.set()
+        signal.signal(number, signal.SIG_DFL)  # who asks twice means now
+
+    def __call__(self, done: int) -> bool:
+        return self._preempted(done) if self._several else self._event.is_set()
+
+
+class Watchdog:
+    """Ends a process whose peers hang: no exception would ever reach it.
+
+    Fed by calling it: a step can only be dispatched while earlier ones end. Compiling
+    the first may take long, hence its own limit.
+    """
+
+    def __init__(self, seconds: float = 1800.0, first: float = 7200.0):
+        self._seconds, self._deadline = seconds, time.monotonic() + first
+        if jax.process_count() > 1:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def __call__(self) -> None:
+        self._deadline = time.monotonic() + self._seconds
+
+    def _watch(self) -> None:
+        while time.monotonic() < self._deadline:
+            time.sleep(1)
+        print("try again: no step ended in time; a peer hangs.", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(AGAIN)
+
+
+def leave(main: Callable[[list[str]], None]) -> None:
+    """Runs a door and ends the process with the house's exit codes.
+
+    0 done; 1 a failure while running; 2 a mistake in the call or the config; 75 try
+    again. A failure leaves by `os._exit`: with several processes the ordinary exit
+    waits minutes for peers that wait for us.
+    """
+    # Orbax logs hundreds of lines about what then arrives here as one exception.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    try:
+        main(sys.argv[1:])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else FAILED
+    except BaseException as error:
+        code = report(error)
+    else:
+        code = DONE
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code != DONE:
+        os._exit(code)
+
+
+def report(error: BaseException) -> int:
+    """Says on stderr what went wrong; returns the exit code for it."""
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    if isinstance(error, Mistake):
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    if isinstance(error, Again):
+        print(f"try again: {error}", file=sys.stderr)
+        return AGAIN
+    if lost_peer(error):
+        print(f"try again: lost a peer: {str(error).splitlines()[0]}", file=sys.stderr)
+        return AGAIN
+    if isinstance(error, CheckpointError | Diverged | UnreadablePicture | OSError):
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    traceback.print_exception(error)
+    return FAILED
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another process is gone."""
+    signs = ("Gloo", "Connection closed by peer", "Connection reset", "heartbeat")
+    several = jax.process_count() > 1
+    return several and any(sign in str(error) for sign in signs)

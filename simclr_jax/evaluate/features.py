@@ -1,0 +1,141 @@
+"""Pictures to features, once; the quick protocols then work on the arrays."""
+
+import collections
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from simclr_jax.data.feed import feed
+from simclr_jax.sharding import DATA, by_batch, replicated
+
+AHEAD = 2  # batches in flight: the host decodes the next while devices encode the last
+
+
+class Features(NamedTuple):
+    """What an encoder says about a split, on the host, in the order of `index`."""
+
+    h: np.ndarray  # [N, F] float32, the representation
+    z: np.ndarray  # [N, D] float32, the projection
+    label: np.ndarray  # [N] int32; [0], empty, where the pictures have no labels
+    index: np.ndarray  # [N] int32, places in the split
+
+
+@functools.partial(jax.jit, static_argnames=("encode", "mesh"))
+def embed(encode: Callable, params, stats, batch: dict, mesh: Mesh) -> dict:
+    """The batch with h and z in place of the images, every row on every device."""
+    y = encode(params, stats, batch["image"])
+    rows = {name: x for name, x in batch.items() if name != "image"}
+    rows |= {"h": y.h[0].astype(jnp.float32), "z": y.z[0].astype(jnp.float32)}
+    # said twice: computed where the images are, and only then sent to everybody
+    rows = jax.lax.with_sharding_constraint(rows, by_batch(mesh))
+    return jax.lax.with_sharding_constraint(rows, replicated(mesh))
+
+
+def extract(encode: Callable, params, stats, batches: Iterable, mesh: Mesh) -> Features:
+    """Walks a split once; every process gets the features of all of it.
+
+    Compiles once for an `encode` and a batch shape, also over several calls.
+
+    Args:
+      encode: `Network.encode`, (params, stats, uint8 [N, H, W, 3]) -> Outputs with
+        h [1, N, F] and z [1, N, D], in evaluation mode.
+      params, stats: of the branch to judge.
+      batches: this process's rows, all batches of one shape: {"image": uint8
+        [n, H, W, 3], "index": int32 [n], "mask": bool [n], ["label": int32 [n]]}.
+        Rows whose mask is False fill up the last batch; they are left out.
+      mesh: the rows of all processes together must divide by its size.
+
+    Raises:
+      ValueError: if there is no picture at all.
+    """
+    params, stats = jax.device_put((params, stats), replicated(mesh))
+    flying, landed = collections.deque(), []
+    for batch in feed(batches, mesh):
+        flying.append(embed(encode, params, stats, batch, mesh))
+        if len(flying) > AHEAD:
+            landed.append(_fetch(flying.popleft()))
+    landed += map(_fetch, flying)
+    if not sum(len(rows["index"]) for rows in landed):
+        raise ValueError("The split has no pictures, so there are no features of it.")
+    columns = {k: np.concatenate([rows[k] for rows in landed]) for k in landed[0]}
+    order = np.argsort(columns["index"], kind="stable")  # processes take turns
+    label = columns["label"][order] if "label" in columns else np.empty(0, np.int32)
+    return Features(
+        columns["h"][order], columns["z"][order], label, columns["index"][order]
+    )
+
+
+def _fetch(rows: dict) -> dict:
+    """Device rows -> host rows, without those that only fill up the batch."""
+    rows = jax.device_get(rows)
+    mask = rows.pop("mask")
+    return {name: x[mask] for name, x in rows.items()}
+
+
+def in_blocks(x: np.ndarray, rows: int, mesh: Mesh, fill=0) -> jax.Array:
+    """Host rows [N, ...] -> [K, rows, ...], each block split over the mesh by rows.
+
+    For walking a long array with `jax.lax.scan` or `map`, one block at a time.
+
+    Args:
+      x: the same on every process.
+      rows: asked for; cut to N and then rounded up to a multiple of the mesh's size.
+      fill: stands in the last block's surplus rows. With label -1 it marks them.
+    """
+    rows = -(-min(rows, len(x)) // mesh.size) * mesh.size
+    count = -(-len(x) // rows)
+    full = np.full((count * rows, *x.shape[1:]), fill, x.dtype)
+    full[: len(x)] = x
+    full = full.reshape(count, rows, *x.shape[1:])
+    sharding = NamedSharding(mesh, P(None, DATA))
+    return jax.make_array_from_callback(full.shape, sharding, lambda part: full[part])
+
+
+def check(train, train_label, test, test_label, classes: int) -> None:
+    """What the quick protocols ask of their arrays.
+
+    Raises:
+      ValueError: as `check_split`, and for features of unlike widths.
+    """
+    check_split("train", train, train_label, classes)
+    check_split("test", test, test_label, classes)
+    if train.shape[1] != test.shape[1]:
+        raise ValueError(
+            f"Train features have width {train.shape[1]} and test features width "
+            f"{test.shape[1]}; both must come from the same encoder and feature."
+        )
+
+
+def check_split(name: str, x, label, classes: int) -> None:
+    """What every protocol asks of features and labels.
+
+    Raises:
+      ValueError: for missing labels, labels outside [0, classes), arrays other than
+        [N, F] and [N], and features that are not finite.
+    """
+    if not len(label):
+        raise ValueError(
+            f"The {name} split has no labels; kNN and linear evaluation need them. "
+            "Without labels, look at the losses and the embedding picture."
+        )
+    if x.ndim != 2 or len(x) != len(label):
+        raise ValueError(
+            f"The {name} split needs features [N, F] and labels [N]; got "
+            f"{x.shape} and {label.shape}."
+        )
+    if label.min() < 0 or label.max() >= classes:
+        raise ValueError(
+            f"Labels of the {name} split run from {label.min()} to {label.max()}, "
+            f"but there are {classes} classes: they must lie in [0, {classes})."
+        )
+    if not np.isfinite(x.sum(dtype=np.float64)):
+        raise ValueError(
+            f"The {name} features are not all finite: the encoder has diverged. "
+            "Judge an earlier checkpoint, or train with a lower rate."
+        )

@@ -1,0 +1,31 @@
+"""The loss of classifiers: probes, linear evaluation, fine-tuning."""
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(logits, label):
+    """Mean of -log softmax(logits)[label], in nats.
+
+    Args:
+      logits: [..., C] of any float dtype; the arithmetic is in the wider of it and
+        float32.
+      label: [...] integer classes in [0, C); any other value makes the loss NaN, so
+        that a wrong number of classes cannot pass for a hard problem.
+
+    Returns:
+      [] the mean over all rows.
+
+    Raises:
+      ValueError: if label does not have the shape of logits without its last axis.
+    """
+    if label.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"cross_entropy wants one label a row: {logits.shape[:-1]} for logits "
+            f"{logits.shape}, got {label.shape}."
+        )
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    right = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
+    own = jnp.sum(jnp.where(right, logits, 0), -1)
+    own = jnp.where(jnp.any(right, -1), own, jnp.nan)
+    return jnp.mean(jax.nn.logsumexp(logits, -1) - own)

@@ -1,0 +1,48 @@
+"""Contrastive losses: pull the positive, push the rest. Arrays in, scalars out."""
+
+import jax
+import jax.numpy as jnp
+
+from simclr_jax.losses.geometry import normalize
+from simclr_jax.sharding import all_gather
+
+
+def nt_xent(z, temperature: float):
+    """NT-Xent, SimCLR (arXiv:2002.05709) eq. 1, over the global batch.
+
+    The gradient flows through both sides of every similarity, through the anchors and
+    through the gathered copies, so it is that of one machine with the whole batch.
+
+    Args:
+      z: [2, N, D] projections; z[0, i] and z[1, i] are two views of image i. Of any
+        float dtype; the arithmetic is in the wider of it and float32.
+      temperature: tau > 0; the smaller, the harder the hardest negative counts.
+
+    Returns:
+      loss: [] mean over the 2N anchors (Algorithm 1; the released code sums the two
+        views instead, which is twice this).
+      metrics: of view 0 against the N images of view 1, as the released code logs
+        them: contrast_accuracy [] is how often the twin is the nearest,
+        contrast_entropy [] the mean entropy in nats of the softmax over the images.
+
+    Raises:
+      ValueError: if z is not [2, N, D].
+    """
+    if z.ndim != 3 or z.shape[0] != 2:
+        raise ValueError(f"nt_xent wants z of shape [2, N, D], got {z.shape}.")
+    z = normalize(z.astype(jnp.promote_types(z.dtype, jnp.float32)))
+    others = all_gather(z)  # [2, N, D] on every device: the global batch
+    sim = jnp.einsum("vnd,wmd->vnwm", z, others, precision="highest") / temperature
+    v, n, w, m = (jax.lax.broadcasted_iota(jnp.int32, sim.shape, i) for i in range(4))
+    sim = jnp.where((v == w) & (n == m), -jnp.inf, sim)  # nobody is their own negative
+    positive = jnp.sum(z[:1] * z[1:], -1) / temperature  # [1, N], for both views
+    loss = jnp.mean(jax.nn.logsumexp(sim, axis=(2, 3)) - positive)
+
+    twins = sim[
+        0, :, 1
+    ]  # [N, N] view 0 against view 1: the right answer is the diagonal
+    guess = jax.nn.softmax(twins)
+    entropy = -jnp.mean(jnp.sum(guess * jnp.log(guess + 1e-8), -1))
+    right = jnp.argmax(twins, -1) == jnp.arange(twins.shape[0])
+    accuracy = jnp.mean(right, dtype=sim.dtype)
+    return loss, {"contrast_accuracy": accuracy, "contrast_entropy": entropy}

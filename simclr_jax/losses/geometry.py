@@ -1,0 +1,27 @@
+"""Directions and spread of embeddings on the unit sphere."""
+
+import jax
+import jax.numpy as jnp
+
+
+def normalize(x, eps: float = 1e-12):
+    """x: [..., D] -> the same directions on the unit sphere.
+
+    eps bounds the squared norm from below, as in the released SimCLR code.
+    """
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), eps))
+
+
+def spread(z):
+    """How far the directions of z fill the sphere.
+
+    Args:
+      z: [V, N, D].
+
+    Returns:
+      [] the mean deviation of a coordinate of normalised z over the batch, divided by
+      1/sqrt(D), its value for directions drawn evenly from the sphere: about 1 when
+      they fill it, 0 when all are the same (SimSiam, arXiv:2011.10566, section 4.1).
+    """
+    z = normalize(z)
+    return jnp.mean(jnp.std(z, axis=1)) * z.shape[-1] ** 0.5

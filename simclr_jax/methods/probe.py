@@ -1,0 +1,48 @@
+"""An online linear probe around any method."""
+
+import jax
+import jax.numpy as jnp
+
+from simclr_jax.losses.classification import cross_entropy
+from simclr_jax.methods.base import Method, without
+
+
+def with_probe(
+    method: Method, classes: int, *, views: int = 2, weight_decay: float = 0.0
+) -> Method:
+    """The method and a linear classifier that learns from h, teaching it nothing.
+
+    The batch must have a "label" [N]. The metrics gain `probe_loss` and
+    `probe_accuracy`, and `loss` becomes the method's own, without the probe's.
+
+    Args:
+      classes: C.
+      views: how many of the views it learns from: both in the released SimCLR code,
+        the first in BYOL's.
+      weight_decay: lambda of an L2 term on the kernel, lambda/2 |w|^2, where the
+        optimiser leaves the probe's decay to the loss (SimCLR, supervised head).
+    """
+
+    def init(rng, views):
+        state = method.init(rng, views)
+        seen = (state.params, state.blind(), {"views": views}, rng)
+        y = jax.eval_shape(method.loss, *seen)[1][1]
+        kernel, bias = jnp.zeros((y.h.shape[-1], classes)), jnp.zeros(classes)
+        return state.replace(
+            params=state.params | {"probe": {"kernel": kernel, "bias": bias}}
+        )
+
+    def loss(params, state, batch, rng):
+        probe, params = params["probe"], without("probe", params)
+        own, (state, y, metrics) = method.loss(params, state, batch, rng)
+        h = jax.lax.stop_gradient(y.h[:views])  # [views, N, F]
+        logits = h @ probe["kernel"] + probe["bias"][None, None]
+        label = jnp.broadcast_to(batch["label"][None], logits.shape[:2])
+        xent = cross_entropy(logits, label)
+        l2 = weight_decay / 2 * jnp.sum(probe["kernel"] ** 2)
+        right = jnp.argmax(logits[0], -1) == batch["label"]
+        accuracy = jnp.mean(right, dtype=logits.dtype)
+        said = {"loss": own, "probe_loss": xent, "probe_accuracy": accuracy}
+        return own + xent + l2, (state, y, metrics | said)
+
+    return method._replace(init=init, loss=loss)

@@ -1,0 +1,14 @@
+"""The encoders that a config can name."""
+
+from simclr_jax.models import resnet
+
+# name -> factory; its keywords are the config section, its module x, train -> h [N, F]
+ENCODERS = {
+    "resnet10": resnet.resnet10,
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnet101": resnet.resnet101,
+    "resnet152": resnet.resnet152,
+    "resnet200": resnet.resnet200,
+}

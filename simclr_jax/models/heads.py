@@ -1,0 +1,58 @@
+"""Heads on top of h."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from simclr_jax.models.norm import BatchNorm
+
+
+class MLP(nn.Module):
+    """SimCLR's projection head g: h -> z (v1 appendix B.9, v2 section 2.2).
+
+    Each layer is a Dense without bias and a batch norm; then, in hidden layers, a ReLU.
+    The last batch norm scales but does not shift. All of it is float32.
+
+    widths: of the layers, the last one's is D; 0 means as wide as h.
+    """
+
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, h, train: bool, upto: int = -1):
+        """[N, F] -> [N, D], or what comes out of layer `upto`.
+
+        upto: how many layers to run, for fine-tuning from the middle of the head: 0
+          returns h, 1 the first layer's output after its ReLU, -1 the head's output.
+
+        Raises:
+          ValueError: the head does not have that many layers.
+        """
+        if not -1 <= upto <= len(self.widths):
+            raise ValueError(
+                f"upto = {upto}, but this head has {len(self.widths)} layers: give 0 "
+                f"(h) to {len(self.widths)} or -1 (both the output)."
+            )
+        x = h.astype(jnp.float32)
+        last = len(self.widths)
+        for i, width in enumerate(self.widths[: None if upto < 0 else upto], start=1):
+            x = nn.Dense(
+                width or h.shape[-1],
+                use_bias=False,
+                kernel_init=nn.initializers.normal(0.01),
+                name=f"dense{i}",
+            )(x)
+            norm = BatchNorm(use_bias=i < last, name=f"bn{i}")
+            x = norm(x, train)
+            x = nn.relu(x) if i < last else x
+        return x
+
+
+def projector(*, layers: int = 2, hidden: int = 0, out: int = 128) -> MLP:
+    """SimCLR's head: v1 has 2 layers, v2 has 3; hidden = 0 is as wide as h.
+
+    Raises:
+      ValueError: fewer than one layer.
+    """
+    if layers < 1:
+        raise ValueError(f"A projector needs at least 1 layer, got layers = {layers}.")
+    return MLP((hidden,) * (layers - 1) + (out,))

@@ -1,0 +1,97 @@
+"""What puts numbers on a common scale: pixels on the way in, activations by batch."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def pixels(x, mean: tuple[float, ...], std: tuple[float, ...], dtype: str):
+    """What an encoder does first: ((x / 255 if uint8 else x) - mean) / std.
+
+    Args:
+      x: [N, H, W, 3] uint8, or float in [0, 1].
+      mean, std: per channel, on the scale of [0, 1].
+      dtype: of the result; the arithmetic is float32.
+
+    Raises:
+      ValueError: x is of another type, or does not have as many channels as mean.
+    """
+    if x.ndim != 4 or x.shape[-1] != len(mean) or len(mean) != len(std):
+        raise ValueError(
+            f"An encoder takes pictures of shape [N, H, W, {len(mean)}], one mean and "
+            f"one std per channel; got shape {x.shape}, mean {mean}, std {std}."
+        )
+    if x.dtype == jnp.uint8:
+        x = x.astype(jnp.float32) / 255
+    elif not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"An encoder takes uint8 pictures, or float ones in [0, 1]; got {x.dtype}."
+        )
+    x = (x.astype(jnp.float32) - jnp.array(mean)) / jnp.array(std)
+    return x.astype(dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with one-pass statistics in float32.
+
+    Under jit the statistics are those of the whole batch, over all devices. With
+    `groups` > 1 each run of N / groups consecutive rows has its own: a number of the
+    recipe, never of the devices, and as a sharded batch keeps its rows together, no
+    image moves for it. The running statistics are then the means over the groups.
+
+    The variance is biased (divided by the count), in the running statistics too.
+    """
+
+    momentum: float = 0.9  # how much of the running statistics stays
+    epsilon: float = 1e-5
+    groups: int = 1
+    use_bias: bool = True
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    dtype: str = "float32"  # of the output; all inside is float32
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """[N, ..., C] -> [N, ..., C], normalised per channel C."""
+        shape = (x.shape[-1],)
+        scale = self.param("scale", self.scale_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape) if self.use_bias else 0
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        var = self.variable("batch_stats", "var", jnp.ones, shape)
+
+        y = x.astype(jnp.float32)
+        if not train:
+            y = (y - mean.value) * (scale * jax.lax.rsqrt(var.value + self.epsilon))
+            return (y + bias).astype(self.dtype)
+
+        y = self._grouped(y)
+        m, v = _moments(y)
+        y = (y - m) * (scale * jax.lax.rsqrt(v + self.epsilon)) + bias
+        if not self.is_initializing():
+            mean.value = self._running(mean.value, m)
+            var.value = self._running(var.value, v)
+        return y.reshape(x.shape).astype(self.dtype)
+
+    def _grouped(self, x):
+        """[N, ..., C] -> [G, N / G, ..., C]."""
+        if x.shape[0] % self.groups:
+            raise ValueError(
+                f"Batch norm in {self.groups} groups needs a batch that they divide; "
+                f"this one has {x.shape[0]} rows (images x views of one pass)."
+            )
+        return x.reshape(self.groups, -1, *x.shape[1:])
+
+    def _running(self, old, new):
+        new = new.reshape(self.groups, -1).mean(0)
+        return self.momentum * old + (1 - self.momentum) * new
+
+
+def _moments(x):
+    """Mean and biased variance of each group: [G, n, ..., C] -> two [G, 1, ..., C].
+
+    E[x^2] - E[x]^2 reads the activations once and needs one sum over the devices, not
+    two; rounding can take it below zero, hence the clamp.
+    """
+    axes = tuple(range(1, x.ndim - 1))
+    mean = jnp.mean(x, axes, keepdims=True)
+    square = jnp.mean(x * x, axes, keepdims=True)
+    return mean, jnp.maximum(square - mean * mean, 0)

@@ -1,0 +1,315 @@
+"""ResNets as SimCLR trains them: v1.5, wide, with the selective kernels of v2.
+
+He et al. 2015; He et al. 2018 (ResNet-D); Li et al. 2019 (SK), in the form of the
+released SimCLR code. What sets it apart from other ResNets: the first block of every
+group has a projection shortcut, in ResNet-18 and 34 too; strided convolutions pad alike
+on both sides, where XLA's SAME would not, while the max-pool pads as SAME does.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from simclr_jax.models.norm import BatchNorm, pixels
+
+BLOCKS = {  # depth: blocks in each of the four groups
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+BOTTLENECK = 50  # from this depth on
+STEMS = ("imagenet", "cifar", "small")
+POOLS = ("same", "torch")
+DTYPES = ("float32", "bfloat16")
+
+
+def padding(size: int) -> tuple[int, int]:
+    """Rows to add before and after, for a convolution of that size and any stride."""
+    return (size - 1) // 2, size // 2
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x, kernel, stride: int):
+    """Convolves [N, H, W, I] with [K, K, I, O], in the type of x.
+
+    The kernel's gradient is accumulated, and summed over the devices, in the kernel's
+    own type: Jax's own rule would do so in the type of x, bfloat16 where x is.
+    """
+    before, after = padding(kernel.shape[0])
+    return _slide(x, kernel, [(before, after)] * 2, stride=stride)
+
+
+def _slide(x, kernel, pads, *, stride: int = 1, dilation: int = 1):
+    """Slides a kernel over pictures whose pixels lie `dilation` apart."""
+    if x.shape[1] * x.shape[2] < kernel.shape[0] * kernel.shape[1]:
+        # XLA would swap the two, as the picture is the smaller one, and on a CPU has
+        # only a slow loop for that (40 times slower on 2x2). So make it larger first.
+        x = jax.lax.pad(
+            x,
+            jnp.zeros((), x.dtype),
+            [(0, 0, 0), *((*pad, dilation - 1) for pad in pads), (0, 0, 0)],
+        )
+        x, pads, dilation = jax.lax.optimization_barrier(x), [(0, 0)] * 2, 1
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        (stride, stride),
+        pads,
+        lhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _convolve_fwd(x, kernel, stride):
+    return convolve(x, kernel, stride), (x, kernel)
+
+
+def _convolve_bwd(stride, saved, dy):
+    x, kernel = saved
+    size = kernel.shape[0]
+    before, _ = padding(size)
+    sides = list(zip(x.shape[1:3], dy.shape[1:3], strict=True))
+
+    # To the pictures: dy, its pixels `stride` apart, under the kernel turned round.
+    lead = size - 1 - before
+    dx = _slide(
+        dy,
+        kernel[::-1, ::-1].swapaxes(2, 3),
+        [(lead, n + before - 1 - stride * (m - 1)) for n, m in sides],
+        dilation=stride,
+    )
+    # To the kernel: for each of its taps x times dy, summed over images, which is a
+    # convolution too, with the images in the part of the channels.
+    dk = jax.lax.conv_general_dilated(
+        x,
+        dy,
+        (1, 1),
+        [(before, stride * (m - 1) + size - n - before) for n, m in sides],
+        rhs_dilation=(stride, stride),
+        dimension_numbers=("CHWN", "IHWO", "HWNC"),
+        preferred_element_type=kernel.dtype,
+    )
+    return dx, dk
+
+
+convolve.defvjp(_convolve_fwd, _convolve_bwd)
+
+
+class Conv(nn.Module):
+    """A square convolution without bias; float32 kernel, computes in the type of x."""
+
+    features: int
+    size: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        return convolve(x, kernel, self.stride)
+
+
+class Block(nn.Module):
+    """A residual block, [N, H, W, *] -> [N, H / stride, W / stride, *].
+
+    The last scale of its branch starts at zero: at first the block is ReLU(shortcut).
+    """
+
+    filters: int
+    stride: int
+    project: bool  # the shortcut changes width or size: the first block of a group
+    bottleneck: bool
+    sk_ratio: float
+    norm: partial
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        norm = partial(self.norm, scale_init=nn.initializers.zeros)
+        out = self.filters * (4 if self.bottleneck else 1)
+        shortcut = self._shortcut(x, out, train) if self.project else x
+        if self.bottleneck:
+            x = Conv(self.filters, 1, name="conv1")(x)
+            x = nn.relu(self.norm(name="bn1")(x, train))
+            x = self._middle(x, train)
+            x = norm(name="bn3")(Conv(out, 1, name="conv3")(x), train)
+        else:
+            x = Conv(self.filters, 3, self.stride, name="conv1")(x)
+            x = nn.relu(self.norm(name="bn1")(x, train))
+            x = norm(name="bn2")(Conv(out, 3, name="conv2")(x), train)
+        return nn.relu(x + shortcut)
+
+    def _shortcut(self, x, out, train):
+        stride = self.stride
+        if self.sk_ratio:  # ResNet-D: the average of all pixels, not every other one
+            x, stride = average_pool(x, self.stride), 1
+        x = Conv(out, 1, stride, name="shortcut_conv")(x)
+        return self.norm(name="shortcut_bn")(x, train)
+
+    def _middle(self, x, train):
+        """The 3x3 convolution of a bottleneck, which has its stride."""
+        streams = 2 if self.sk_ratio else 1
+        x = Conv(streams * self.filters, 3, self.stride, name="conv2")(x)
+        x = nn.relu(self.norm(name="bn2")(x, train))
+        return self._select(x, train) if self.sk_ratio else x
+
+    def _select(self, x, train):
+        """Selective kernel: mixes two streams, per image and channel, by a softmax."""
+        x = x.reshape(*x.shape[:-1], 2, self.filters)
+        y = jnp.mean(x.sum(-2), (1, 2), keepdims=True, dtype=jnp.float32)
+        y = y.astype(x.dtype)
+        y = Conv(max(int(self.filters * self.sk_ratio), 32), 1, name="squeeze_conv")(y)
+        y = nn.relu(self.norm(name="squeeze_bn")(y, train))
+        y = Conv(2 * self.filters, 1, name="excite_conv")(y)
+        y = nn.softmax(y.reshape(*y.shape[:-1], 2, self.filters), axis=-2)
+        return (x * y).sum(-2)
+
+
+def average_pool(x, stride: int):
+    """2x2 means; at stride 1 the last row and column have fewer pixels to average."""
+    if stride == 1:
+        return nn.avg_pool(x, (2, 2), padding="SAME", count_include_pad=False)
+    return nn.avg_pool(x, (2, 2), (stride, stride), padding=[padding(2)] * 2)
+
+
+def max_pool(x, pool: str):
+    """3x3 maxima at stride 2, padded as in TensorFlow ("same") or PyTorch ("torch")."""
+    return nn.max_pool(x, (3, 3), (2, 2), "SAME" if pool == "same" else [(1, 1)] * 2)
+
+
+class ResNet(nn.Module):
+    """[N, H, W, 3] uint8 or float in [0, 1] -> h [N, F] float32.
+
+    Build it by a factory, which checks the words. F is 8 times `channels`, with
+    bottlenecks 32 times. The published SimCLR networks are float32 throughout; in
+    bfloat16 the parameters, their gradients, all statistics and h stay float32.
+    """
+
+    depth: int
+    channels: int  # of the first group
+    sk_ratio: float
+    stem: str
+    pool: str
+    dtype: str
+    bn_groups: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        norm = partial(BatchNorm, groups=self.bn_groups, dtype=self.dtype)
+        x = pixels(x, self.mean, self.std, self.dtype)
+        x = self._stem(x, norm, train)
+        for g, blocks in enumerate(BLOCKS[self.depth]):
+            for b in range(blocks):
+                x = Block(
+                    self.channels * 2**g,
+                    stride=2 if g > 0 and b == 0 else 1,
+                    project=b == 0,
+                    bottleneck=self.depth >= BOTTLENECK,
+                    sk_ratio=self.sk_ratio,
+                    norm=norm,
+                    name=f"layer{g + 1}_{b}",
+                )(x, train)
+        return jnp.mean(x, (1, 2), dtype=jnp.float32)
+
+    def _stem(self, x, norm, train):
+        width, large = self.channels, self.stem == "imagenet"
+        if large and self.sk_ratio:  # ResNet-D: three small kernels for one of 7x7
+            convs = [(width // 2, 3, 2), (width // 2, 3, 1), (width, 3, 1)]
+        elif large:
+            convs = [(width, 7, 2)]
+        else:
+            convs = [(width, 3, 2 if self.stem == "small" else 1)]
+        for i, (features, size, stride) in enumerate(convs, start=1):
+            x = Conv(features, size, stride, name=f"conv{i}")(x)
+            x = nn.relu(norm(name=f"bn{i}")(x, train))
+        return max_pool(x, self.pool) if large else x
+
+
+def resnet(
+    depth: int,
+    *,
+    width: int = 1,
+    sk_ratio: float = 0.0,
+    stem: str = "imagenet",
+    pool: str = "same",
+    dtype: str = "float32",
+    bn_groups: int = 1,
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0),
+    std: tuple[float, ...] = (1.0, 1.0, 1.0),
+) -> ResNet:
+    """A ResNet of published depth.
+
+    Args:
+      depth: 18, 34 (basic blocks), 50, 101, 152 or 200 (bottlenecks).
+      width: multiplies all channels; F = 512 or, with bottlenecks, 2048 times width.
+      sk_ratio: 0.0625 for the selective kernels, stem and shortcuts of SimCLR v2; 0.0
+        for none.
+      stem: "imagenet" (7x7 at stride 2, max-pool), "cifar" (3x3), "small" (3x3 at
+        stride 2).
+      pool: where the "imagenet" stem's max-pool pads: "same" (TensorFlow) or "torch".
+      dtype: of activations and products, "float32" or "bfloat16".
+      bn_groups: groups of rows with batch norm statistics of their own; 1 is all.
+      mean, std: of the pixels in [0, 1], per channel; SimCLR takes them as they are.
+
+    Raises:
+      ValueError: a word or number is not among the above.
+    """
+    _check("depth", depth, tuple(BLOCKS))
+    _check("stem", stem, STEMS)
+    _check("pool", pool, POOLS)
+    _check("dtype", dtype, DTYPES)
+    if width < 1 or bn_groups < 1 or sk_ratio < 0:
+        raise ValueError(
+            "width and bn_groups must be at least 1 and sk_ratio at least 0.0; got "
+            f"width = {width}, bn_groups = {bn_groups}, sk_ratio = {sk_ratio}."
+        )
+    if sk_ratio and depth < BOTTLENECK:
+        raise ValueError(
+            f"Selective kernels (sk_ratio = {sk_ratio}) need bottlenecks, depth 50 or "
+            f"more; ResNet-{depth} has basic blocks. Set sk_ratio = 0.0."
+        )
+    return ResNet(depth, 64 * width, sk_ratio, stem, pool, dtype, bn_groups, mean, std)
+
+
+def resnet10(
+    *,
+    channels: int = 16,
+    stem: str = "imagenet",
+    dtype: str = "float32",
+    bn_groups: int = 1,
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0),
+    std: tuple[float, ...] = (1.0, 1.0, 1.0),
+) -> ResNet:
+    """A ResNet for laptops: one basic block in each group, F = 8 * channels.
+
+    The other arguments are those of `resnet`.
+    """
+    _check("stem", stem, STEMS)
+    _check("dtype", dtype, DTYPES)
+    if channels < 1 or bn_groups < 1:
+        raise ValueError(
+            "channels and bn_groups must be at least 1; got "
+            f"channels = {channels}, bn_groups = {bn_groups}."
+        )
+    return ResNet(10, channels, 0.0, stem, "same", dtype, bn_groups, mean, std)
+
+
+def _check(what: str, word, allowed: tuple):
+    if word not in allowed:
+        known = ", ".join(map(repr, allowed))
+        raise ValueError(f"{what} = {word!r} is not one of {known}.")
+
+
+resnet18 = partial(resnet, 18)
+resnet34 = partial(resnet, 34)
+resnet50 = partial(resnet, 50)
+resnet101 = partial(resnet, 101)
+resnet152 = partial(resnet, 152)
+resnet200 = partial(resnet, 200)

@@ -1,0 +1,190 @@
+"""The training door: config -> data, method, optimiser, loop.
+
+python -m simclr_jax.pretrain --config configs/NAME.py --workdir DIR
+    [--config.a.b=value ...]
+"""
+
+import jax
+from etils import epath
+
+from simclr_jax import colour, config, door, run, sharding
+from simclr_jax.data import pipeline
+from simclr_jax.data.feed import feed
+from simclr_jax.evaluate import plots
+from simclr_jax.evaluate.knn import knn
+from simclr_jax.train import loop
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.log import Log
+from simclr_jax.train.step import make_train_step
+
+GALLERY = 8  # pictures in views.png
+
+
+def main(argv: list[str]) -> None:
+    """Trains as the command line says; see door.leave for the exit codes."""
+    c, workdir = read(argv)
+    door.join_cluster()
+    pretrain(c, workdir)
+
+
+def read(argv: list[str]):
+    """The config and the work directory that a command line means.
+
+    Raises:
+      door.Mistake: with the nearest right spelling of what is wrong.
+      SystemExit: for words that are not understood at all; the message is printed.
+    """
+    parser = door.Parser(prog="simclr_jax.pretrain", description=__doc__)
+    parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
+    parser.add_argument("--workdir", required=True, help="where everything is kept")
+    arguments, changes = parser.parse_with_changes(argv)
+    with door.checking():
+        c = config.load(arguments.config)
+        config.override(c, changes)
+        config.check(c)
+    return c, arguments.workdir
+
+
+def pretrain(c, workdir: str):
+    """Begins the training that the config describes, or goes on with it.
+
+    Returns:
+      the final TrainState.
+
+    Raises:
+      door.Mistake: before anything is begun, if the config cannot be run.
+      door.Again: if told to stop; the state was saved.
+    """
+    mesh = sharding.make_mesh()
+    with door.checking(), jax.set_mesh(mesh):
+        source = run.open_data(c, c.data.split, workdir)
+        config.check_batch(
+            c.data.batch_size, mesh.size, jax.process_count(), len(source)
+        )
+        job = run.assemble(c, mesh, images=len(source), classes=source.classes)
+        judge = make_judge(c, job, source, mesh, workdir)
+        run.claim(c, workdir)
+    if jax.process_index() == 0:  # outside the mesh: the others take no part in it
+        draw_views(c, source, workdir)
+    with jax.set_mesh(mesh):
+        return train(c, job, source, judge, mesh, workdir)
+
+
+def train(c, job: run.Run, source, judge, mesh, workdir: str):
+    """The run itself, from the last checkpoint or from the beginning."""
+    first = jax.process_index() == 0
+    checkpoints = Checkpoints(
+        epath.Path(workdir).absolute() / "checkpoints", **c.checkpoint
+    )
+    start = checkpoints.latest or 0
+    log = Log(workdir, start, job.total, active=first)
+    introduce(c, job, source, mesh, start, workdir, log)
+    state = checkpoints.restore(run.abstract(job), start) if start else job.create()
+
+    views = run.recipe(c)
+    prepare = colour.prepare(views) if c.data.colour == "device" else lambda b: b
+    step = jax.jit(
+        make_train_step(job.method, job.tx, job.schedule, prepare),
+        donate_argnums=0,
+        out_shardings=(job.placement, sharding.replicated(mesh)),
+    )
+    batches = pipeline.train_batches(
+        source,
+        views,
+        batch_size=c.data.batch_size,
+        seed=c.seed,
+        start_step=start,
+        steps=job.total - start,
+        colour=c.data.colour,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    plan = loop.Plan(
+        start=start,
+        total=job.total,
+        batch_size=c.data.batch_size,
+        log_every=c.log_every,
+        judge_every=c.evaluate.every,
+        patience=c.patience,
+    )
+    state, done = loop.run(
+        step,
+        state,
+        feed(batches, mesh),
+        plan,
+        log=log,
+        checkpoints=checkpoints,
+        judge=judge,
+        stop=door.Told(checkpoints.preempted),
+        alive=door.Watchdog(),
+    )
+    checkpoints.close()
+    log.close()
+    if done < job.total:
+        raise door.Again(f"told to stop; saved at step {done} of {job.total}.")
+    log.say(f"done: {done} steps; everything is in {workdir}")
+    return state
+
+
+def make_judge(c, job: run.Run, source, mesh, workdir: str):
+    """state -> {"knn_accuracy"} of h on the evaluation split, if there are labels."""
+    if not (c.evaluate.every and source.classes):
+        return lambda state: {}
+    test_source = run.open_data(c, c.data.eval_split, workdir)
+    if not test_source.classes:
+        return lambda state: {}
+
+    def judge(state):
+        bank = run.features(c, job, state, source, mesh)
+        test = run.features(c, job, state, test_source, mesh)
+        said = knn(
+            bank.h,
+            bank.label,
+            test.h,
+            test.label,
+            source.classes,
+            mesh,
+            **c.evaluate.knn,
+        )
+        return {"knn_accuracy": said["accuracy"]}
+
+    return judge
+
+
+def introduce(c, job: run.Run, source, mesh, start, workdir, log: Log) -> None:
+    """Says what is about to happen."""
+    n, batch = len(source), c.data.batch_size
+    parameters = sum(x.size for x in jax.tree.leaves(job.shapes.params))
+    log.say(
+        f"{c.method.name}, {c.encoder.name} ({parameters / 1e6:.2f} M parameters), "
+        f"{source.name}: {n} pictures in {n // batch} batches of {batch}"
+    )
+    peak, where = float(job.schedule(job.warmup)), mesh.devices.flat[0].platform
+    log.say(
+        f"{job.total} steps, {job.warmup} of warm-up, {c.optim.name} with a rate up to "
+        f"{peak:.4g}; on {mesh.size} {where} device(s) of {jax.process_count()} "
+        "process(es)"
+    )
+    if c.steps:
+        log.say(f"steps={c.steps} is the whole run; warm-up is at most a tenth of it")
+    if job.warmup >= job.total:
+        log.say("the warm-up is as long as the run: the rate never reaches its peak")
+    if not source.classes:
+        log.say("no labels: no online probe, no accuracies")
+    if start:
+        log.say(f"going on from the checkpoint of step {start}")
+    log.say(f"work directory: {workdir}")
+
+
+def draw_views(c, source, workdir: str) -> None:
+    """Writes views.png: pictures and the views of them that the encoder gets."""
+    path = epath.Path(workdir) / "views.png"
+    if path.exists():
+        return
+    images = pipeline.pictures(source, range(min(GALLERY, len(source))))
+    views = pipeline.preview(c, images, c.seed)
+    plots.gallery(views, path, originals=images)
+
+
+if __name__ == "__main__":
+    door.leave(main)

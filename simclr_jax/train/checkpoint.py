@@ -1,0 +1,120 @@
+"""Saving and restoring the state with Orbax, in the background."""
+
+import jax
+import orbax.checkpoint as ocp
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read."""
+
+    def __init__(self, directory, step, doing: str, cause: Exception):
+        lines = [line for line in str(cause).splitlines() if line.strip()]
+        reason = lines[0][:300] if lines else type(cause).__name__
+        if "RESOURCE_EXHAUSTED" in str(cause) or "No space left" in str(cause):
+            reason = "no space left on the device. Earlier checkpoints are untouched"
+        super().__init__(
+            f"Could not {doing} checkpoint {step} of {directory}: {reason}"
+        )
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last few, and every n-th for good."""
+
+    def __init__(self, directory, *, every: int, keep: int = 3, keep_every: int = 0):
+        """
+        Args:
+          every: steps between two saves.
+          keep: how many of the last to keep.
+          keep_every: checkpoints whose step this divides stay for good; 0: none do.
+        """
+        self.directory, self._every = directory, every
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            keep_period=keep_every or None,
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(directory, options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest whole checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state, *, force: bool = False) -> None:
+        """Starts to write the state if a save is due (or `force`); returns at once.
+
+        Raises:
+          CheckpointError: if this or the previous save failed.
+        """
+        due = force or step % self._every == 0
+        if not due or step == self.latest:
+            return
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardSave(state))
+            self._manager.save(step, args=args, force=True)
+        except (ValueError, OSError) as cause:
+            raise CheckpointError(self.directory, step, "write", cause) from cause
+
+    def preempted(self, step: int) -> bool:
+        """Whether any process of a multi-process run was told to stop."""
+        return self._manager.reached_preemption(step)
+
+    def restore(self, template, step: int):
+        """The state of a step.
+
+        Args:
+          template: the state's tree of shapes, dtypes and shardings.
+
+        Raises:
+          CheckpointError: if it is missing, damaged or of another shape.
+        """
+        return _restore(self._manager, self.directory, step, template)
+
+    def wait(self) -> None:
+        """Waits until all is written.
+
+        Raises:
+          CheckpointError: if it could not be.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except (ValueError, OSError) as cause:
+            raise CheckpointError(self.directory, "", "write", cause) from cause
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+
+def restore_latest(directory, template):
+    """The newest state of a run that may still be going on, and its step.
+
+    Raises:
+      ValueError: if there is none yet.
+      CheckpointError: if it is damaged or of another shape.
+    """
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    if not directory.exists():
+        raise ValueError(f"{directory.parent} holds no checkpoint yet.")
+    with ocp.CheckpointManager(directory, options=options) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise ValueError(f"{directory.parent} holds no checkpoint yet.")
+        return _restore(manager, directory, step, template), step
+
+
+def _restore(manager, directory, step, template):
+    try:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+        return manager.restore(step, args=args)["state"]
+    except Exception as cause:  # Orbax raises five unrelated types
+        raise CheckpointError(directory, step, "read", cause) from cause
+
+
+def template(shapes, placement):
+    """The abstract state to restore into: shapes with their place on the mesh."""
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        shapes,
+        placement,
+    )

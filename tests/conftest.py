@@ -1,0 +1,32 @@
+"""Eight simulated devices, no accelerator, one compilation cache for all runs."""
+
+import os
+import pathlib
+import tempfile
+
+DEVICES = 8
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+import pytest
+
+from simclr_jax import door, sharding
+
+cache = pathlib.Path(tempfile.gettempdir()) / f"simclr_jax_tests_{jax.__version__}"
+for key, value in (
+    ("JAX_COMPILATION_CACHE_DIR", str(cache)),
+    ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0"),
+    ("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1"),
+):
+    os.environ[key] = value  # for the processes that tests start
+    jax.config.update(key.lower(), int(value) if value.lstrip("-").isdigit() else value)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Lets a door's `main` run inside the test: on one device, joining no cluster."""
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+    monkeypatch.setattr(door, "join_cluster", lambda: None)

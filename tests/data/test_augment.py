@@ -1,0 +1,320 @@
+"""Windows, resizing, decoding and draws against the spec and against other code."""
+
+import dataclasses
+import io
+import itertools
+
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from simclr_jax.data import augment
+from simclr_jax.data.recipes import View, crop_flip, simclr
+
+DRAWS = 20_000
+
+
+def windows(height, width, view, n=DRAWS):
+    """(y, x, h, w) of n windows, [n, 4]."""
+    keys = augment.crop_keys(1, 0, 0, np.arange(n))[:, 0]
+    shape = tf.constant([height, width, 3])
+
+    @tf.function
+    def draw(keys):
+        def one(key):
+            begin, size = augment.window(shape, key, view)
+            return tf.concat([begin[:2], size[:2]], 0)
+
+        return tf.map_fn(one, keys, fn_output_signature=tf.int32, parallel_iterations=1)
+
+    return draw(tf.constant(keys)).numpy()
+
+
+# Spec 1.2 and 9.6.
+@pytest.mark.parametrize(
+    ("crop", "height", "width", "mean", "median"),
+    [
+        ("tf_bbox", 256, 256, 0.422, 0.387),
+        ("tf_bbox", 375, 500, 0.387, None),
+        ("tf_bbox", 32, 32, 0.433, 0.391),
+        ("inception_log", 256, 256, 0.534, 0.539),
+        ("inception_log", 375, 500, 0.519, None),
+    ],
+)
+def test_crop_statistics(crop, height, width, mean, median):
+    y, x, h, w = windows(height, width, View(size=32, crop=crop)).T
+    area = h * w / (height * width)
+    assert area.mean() == pytest.approx(mean, abs=0.005)
+    if median is not None:
+        assert np.median(area) == pytest.approx(median, abs=0.006)
+    assert min(y.min(), x.min()) >= 0
+    assert (y + h).max() <= height
+    assert (x + w).max() <= width
+    assert area.max() <= 1
+    if crop == "tf_bbox":
+        assert area.min() >= 0.1  # a whole-picture box must be covered to a tenth
+        assert not np.any((y + h == height) & (h < height))  # exclusive upper end
+    else:
+        assert 0.07 < area.min() < 0.09
+        assert np.any((y + h == height) & (h < height))
+    if height == 256 and crop == "tf_bbox":
+        assert (w / h).mean() == pytest.approx(1.042, abs=0.005)
+    if height == 256 and crop == "inception_log":
+        free = (h < 128) & (w < 128)  # small windows are hardly ever clamped
+        aspect = np.log(w / h)[free]
+        assert aspect.mean() == pytest.approx(0, abs=0.01)
+        assert aspect.std() == pytest.approx(np.log(16 / 9) / 12**0.5, abs=0.01)
+
+
+def test_event_rates_are_the_recipe_s():
+    view = dataclasses.replace(simclr(size=32)[0], solarise=0.3)
+    drawn = augment.draw((view, view), 7, 3, 0, np.arange(DRAWS))
+    for view_draws in drawn:
+        for name in ("flip", "jitter", "grey", "blur", "solarise"):
+            p = getattr(view, name)
+            assert view_draws[name].mean() == pytest.approx(
+                p, abs=4 * (p * (1 - p) / DRAWS) ** 0.5
+            )
+
+
+def test_orders_are_uniform_over_all_24():
+    (drawn,) = augment.draw((simclr(size=32)[0],), 0, 0, 0, np.arange(DRAWS))
+    found, counts = np.unique(drawn["order"], axis=0, return_counts=True)
+    assert found.tolist() == [list(p) for p in itertools.permutations(range(4))]
+    expected = DRAWS / 24
+    assert np.sum((counts - expected) ** 2 / expected) < 49.7  # chi2, 23 dof, p = 0.001
+
+
+@pytest.mark.parametrize(
+    ("brightness", "low", "high"),
+    [("additive", -0.4, 0.4), ("multiplicative", 0.6, 1.4)],
+)
+def test_factors_fill_their_ranges_uniformly(brightness, low, high):
+    view = simclr(size=32, strength=0.5, brightness=brightness)[0]
+    (drawn,) = augment.draw((view,), 0, 0, 0, np.arange(DRAWS))
+    ranges = ((low, high), (0.6, 1.4), (0.6, 1.4), (-0.1, 0.1))
+    columns = [*zip(drawn["factors"].T, ranges, strict=True)]
+    columns.append((drawn["sigma"], (0.1, 2.0)))
+    for values, (a, b) in columns:
+        assert values.dtype == np.float32
+        u = (values - a) / (b - a)
+        assert u.min() >= -1e-6
+        assert u.max() <= 1 + 1e-6
+        bins = np.histogram(u, 10, (0, 1))[0]
+        assert np.abs(bins - DRAWS / 10).max() < 5 * (DRAWS * 0.09) ** 0.5
+
+
+def test_draws_are_independent_of_each_other():
+    """No two columns, views, epochs or seeds, nor neighbours, are correlated."""
+    view = simclr(size=32)[0]
+
+    def table(seed, epoch, start=0):
+        index = np.arange(start, start + DRAWS)
+        drawn = augment.draw((view, view), seed, epoch, 0, index)
+        return [
+            column
+            for d in drawn
+            for column in (d["flip"], d["jitter"], d["sigma"], *d["factors"].T)
+        ]
+
+    columns = table(0, 0) + table(1, 0) + table(0, 1) + table(0, 0, 1)
+    correlation = np.corrcoef(np.array(columns, np.float64)) - np.eye(len(columns))
+    assert np.abs(correlation).max() < 5 / DRAWS**0.5
+
+
+def test_draws_depend_on_the_picture_alone():
+    view = simclr(size=32)[0]
+    index = np.array([5, 0, 1_281_166, 77])
+    whole = augment.draw((view, view), -3, 2, 9, index)
+    for row, i in enumerate(index):
+        alone = augment.draw((view, view), -3, 2, 1, np.array([i]))
+        for a, b in zip(whole, alone, strict=True):
+            assert all(np.array_equal(a[k][row], b[k][0]) for k in a)
+
+
+def test_one_sigma_a_batch_where_asked_for():
+    view = simclr(size=32, blur_sigma="batch")[0]
+
+    def sigma(step):
+        drawn = augment.draw((view, view), 0, 0, step, np.arange(50))
+        assert all(len(np.unique(d["sigma"])) == 1 for d in drawn)
+        return [d["sigma"][0] for d in drawn]
+
+    steps = [sigma(step) for step in range(200)]
+    assert len(np.unique(steps)) == 400  # another in every view and step
+    assert np.mean(steps) == pytest.approx(1.05, abs=0.1)
+
+
+def test_crop_keys_are_distinct_from_colours_and_each_other():
+    keys = [
+        augment.crop_keys(2, seed, epoch, np.arange(100))
+        for seed, epoch in itertools.product((0, 1), (0, 1))
+    ]
+    assert len(np.unique(keys)) == np.size(keys)
+
+
+@pytest.mark.parametrize(
+    ("row", "size", "expected"),
+    [
+        (
+            range(4),
+            8,
+            (
+                -0.08823530,
+                0.16788322,
+                0.70992370,
+                1.25,
+                1.75,
+                2.29007630,
+                2.83211680,
+                3.08823560,
+            ),
+        ),
+        ((0, 0, 1, 0, 0, 0, 0, 0), 4, (-0.05882353, 0.5625, 0, 0)),
+    ],
+)
+def test_bicubic_fixtures(row, size, expected):
+    n = len(row)
+    image = np.broadcast_to(np.array(row, np.uint8)[None, :, None], (n, n, 3))
+    got = augment.resize(image, size)
+    np.testing.assert_allclose(got[0, :, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(got[:, 0, 0], np.full(size, got[0, 0, 0]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(37, 53, 32), (20, 11, 48)])
+def test_bicubic_is_jax_without_antialias(height, width, size):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    want = jax.image.resize(
+        image.astype(np.float32), (size, size, 3), "cubic", antialias=False
+    )
+    # TensorFlow reads its weights from a table of 1,024 entries.
+    np.testing.assert_allclose(augment.resize(image, size), want, atol=0.3)
+    exact = rng.integers(0, 256, (64, 128, 3)).astype(np.uint8)
+    want = jax.image.resize(
+        exact.astype(np.float32), (32, 32, 3), "cubic", antialias=False
+    )
+    np.testing.assert_allclose(augment.resize(exact, 32), want, atol=3e-4)
+
+
+# Spec 9.6: side and offset of the central crop.
+@pytest.mark.parametrize(
+    ("height", "width", "side", "y", "x"),
+    [
+        (375, 500, 328, 24, 86),
+        (500, 375, 328, 86, 24),
+        (331, 500, 290, 21, 105),
+        (332, 500, 290, 21, 105),
+        (256, 256, 224, 16, 16),
+        (224, 224, 196, 14, 14),
+        (600, 224, 196, 202, 14),
+    ],
+)
+def test_centre(height, width, side, y, x):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    got = augment.centre(tf.constant(image), side)
+    assert got.dtype == tf.uint8
+    np.testing.assert_array_equal(got, image[y : y + side, x : x + side])
+    # and at another size, by way of a float crop, a resize, a clip and one rounding
+    want = augment.resize(image[y : y + side, x : x + side], 96)
+    got = augment.centre(tf.constant(image), 96)
+    np.testing.assert_allclose(got, np.clip(want, 0, 255), atol=0.501)
+
+
+def test_small_pictures_are_neither_cut_nor_resized():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(augment.centre(tf.constant(image), 32), image)
+    other = rng.integers(0, 256, (40, 28, 3)).astype(np.uint8)
+    want = np.clip(augment.resize(other, 32), 0, 255)
+    np.testing.assert_allclose(augment.centre(other, 32), want, atol=0.501)
+
+
+def test_crop_is_the_resized_window():
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    view = crop_flip(size=24)[0]
+    key = augment.crop_keys(1, 0, 0, np.array([3]))[0, 0]
+    (y, x, _), (h, w, _) = augment.window(tf.constant([60, 80, 3]), key, view)
+    want = augment.resize(image[y : y + h, x : x + w], 24)
+    np.testing.assert_array_equal(augment.crop(image, key, view), want)
+
+
+def encoded(mode, kind, size=(20, 14), **words):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(90, 166, (4, 4, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    if mode == "I;16":
+        grey = np.asarray(image.convert("L"), np.uint16) * 257
+        image = Image.fromarray(grey)
+    else:
+        image = image.convert(mode)
+    file = io.BytesIO()
+    image.save(file, kind, **words)
+    return file.getvalue(), np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "words", "error"),
+    [
+        ("RGB", "JPEG", {"quality": 95}, 3),
+        ("RGB", "JPEG", {"progressive": True, "quality": 95}, 3),
+        ("L", "JPEG", {"quality": 95}, 3),
+        ("CMYK", "JPEG", {"quality": 95}, 8),
+        ("RGB", "PNG", {}, 0),
+        ("RGBA", "PNG", {}, 0),
+        ("L", "PNG", {}, 0),
+        ("P", "PNG", {}, 0),
+        ("I;16", "PNG", {}, None),
+        ("RGB", "BMP", {}, 0),
+        ("P", "GIF", {}, 0),
+        ("RGB", "WEBP", {"lossless": True}, 0),
+    ],
+)
+def test_decode_gives_three_channels(mode, kind, words, error):
+    data, want = encoded(mode, kind, **words)
+    got = tf.function(augment.decode)(tf.constant(data)).numpy()
+    assert (got.shape, got.dtype) == ((14, 20, 3), np.uint8)
+    if error is not None:
+        assert np.abs(got.astype(int) - want).mean() <= error
+
+
+def test_sixteen_bit_png_keeps_its_brightness():
+    data, _ = encoded("I;16", "PNG")
+    want = np.asarray(Image.open(io.BytesIO(encoded("L", "PNG")[0])))
+    got = augment.decode(tf.constant(data)).numpy()
+    assert np.abs(got[..., 0].astype(int) - want).max() <= 1
+
+
+def test_moving_pictures_give_their_first_frame():
+    rng = np.random.default_rng(0)
+    frames = [
+        Image.fromarray(rng.integers(0, 256, (9, 9), np.uint8)).convert("P")
+        for _ in range(3)
+    ]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    got = augment.decode(tf.constant(file.getvalue()))
+    np.testing.assert_array_equal(got, np.asarray(frames[0].convert("RGB")))
+
+
+def test_exif_does_not_turn_a_picture():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data, _ = encoded("RGB", "JPEG", exif=exif)
+    assert augment.decode(tf.constant(data)).shape == (14, 20, 3)
+
+
+def test_decoding_is_tensorflow_s_default():
+    """One operation for all formats; on JPEG the same bits as the JPEG one."""
+    for words in ({"quality": 90}, {"quality": 60, "subsampling": 2}):
+        data, _ = encoded("RGB", "JPEG", size=(61, 47), **words)
+        want = tf.io.decode_jpeg(data, channels=3)
+        np.testing.assert_array_equal(augment.decode(tf.constant(data)), want)
+
+
+def test_to_uint8_rounds_and_clips():
+    x = tf.constant([-3.0, 0.4, 0.6, 99.49, 254.6, 255.4, 300.0])
+    assert augment.to_uint8(x).numpy().tolist() == [0, 0, 1, 99, 255, 255, 255]

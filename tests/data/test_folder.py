@@ -1,0 +1,115 @@
+"""A folder of pictures: layouts, order, labels and clear errors."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from simclr_jax.data.folder import Folder
+
+
+def put(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return str(root)
+
+
+def names(source):
+    return [data.decode() for data in source.read(np.arange(len(source)))["image"]]
+
+
+def test_flat_and_unlabelled(tmp_path):
+    root = put(tmp_path, "b.JPG", "a.png", "c.webp", "d.gif", "e.bmp", "f.jpeg")
+    put(tmp_path, "notes.txt", ".hidden.png", ".cache/x.png", "Thumbs.db")
+    (tmp_path / "empty").mkdir()
+    for split in ("train", "all"):
+        source = Folder(root, split)
+        found = ["a.png", "b.JPG", "c.webp", "d.gif", "e.bmp", "f.jpeg"]
+        assert names(source) == found
+        assert (source.classes, source.class_names, source.block) == (0, (), 1)
+        assert source.read(np.arange(2)).keys() == {"image"}
+        assert source.describe(1) == f"{root}/b.JPG"
+
+
+def test_a_sub_folder_a_class_at_any_depth(tmp_path):
+    root = put(tmp_path, "dog/2.png", "dog/old/1.png", "cat/3.png", "dog/0.png")
+    source = Folder(root + "/", "train")
+    assert names(source) == ["cat/3.png", "dog/0.png", "dog/2.png", "dog/old/1.png"]
+    assert source.class_names == ("cat", "dog")
+    got = source.read(np.array([3, 0, 1]))
+    assert got["label"].tolist() == [1, 0, 1]
+    assert got["label"].dtype == np.int32
+    assert got["image"].tolist() == [b"dog/old/1.png", b"cat/3.png", b"dog/0.png"]
+
+
+@pytest.mark.parametrize("there", ["val", "validation"])
+def test_splits_with_classes_one_level_below(tmp_path, there):
+    put(tmp_path, "train/dog/1.png", "train/ant/2.png", f"{there}/dog/3.png")
+    root = put(tmp_path, "test/4.png", "other/5.png")
+    train, test = Folder(root, "train"), Folder(root, "test")
+    assert names(train) == ["train/ant/2.png", "train/dog/1.png"]
+    assert (names(test), test.classes) == (["test/4.png"], 0)
+    for split in ("val", "validation"):
+        source = Folder(root, split)
+        assert names(source) == [f"{there}/dog/3.png"]
+        assert source.class_names == ("ant", "dog")
+        # the number of "dog" in train, though val has no ant
+        assert source.read(np.array([0]))["label"].tolist() == [1]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    put(tmp_path / "far", "1.png", "2.png")
+    (tmp_path / "set" / "cat").mkdir(parents=True)
+    (tmp_path / "set" / "cat" / "x").symlink_to(tmp_path / "far")
+    (tmp_path / "set" / "cat" / "back").symlink_to(tmp_path / "set" / "cat")
+    (tmp_path / "set" / "dog").symlink_to(tmp_path / "far")
+    source = Folder(str(tmp_path / "set"), "train")
+    assert names(source) == ["1.png", "2.png"] * 2
+    assert source.read(np.arange(4))["label"].tolist() == [0, 0, 1, 1]
+
+
+def test_in_a_bucket():
+    for name in ("train/cat/a.png", "train/dog/b.JPG", "train/dog/in/c.png"):
+        folder = f"ram://folder/{name.rpartition('/')[0]}"
+        tf.io.gfile.makedirs(folder)
+        with tf.io.gfile.GFile(f"ram://folder/{name}", "wb") as file:
+            file.write(name.encode())
+    source = Folder("ram://folder/", "train")
+    assert names(source) == ["train/cat/a.png", "train/dog/b.JPG", "train/dog/in/c.png"]
+    assert source.class_names == ("cat", "dog")
+    assert source.describe(0) == "ram://folder/train/cat/a.png"
+    with pytest.raises(ValueError, match="no folder ram://nowhere"):
+        Folder("ram://nowhere", "train")
+
+
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(ValueError, match=rf"no folder {tmp_path}/nowhere"):
+        Folder(str(tmp_path / "nowhere"), "train")
+
+
+@pytest.mark.parametrize("made", [(), ("notes.txt",), ("cat/notes.txt",)])
+def test_a_folder_without_pictures(tmp_path, made):
+    with pytest.raises(ValueError, match=r"holds no pictures \(.jpg"):
+        Folder(put(tmp_path, *made), "train")
+
+
+def test_a_missing_split_lists_those_there_are(tmp_path):
+    root = put(tmp_path, "train/1.png", "test/1.png")
+    with pytest.raises(ValueError, match="no split 'val'; it has test, train"):
+        Folder(root, "val")
+    with pytest.raises(ValueError, match="no split 'test'; it has train, all"):
+        Folder(put(tmp_path / "flat", "1.png"), "test")
+
+
+def test_pictures_beside_classes(tmp_path):
+    root = put(tmp_path, "1.png", "cat/2.png")
+    with pytest.raises(ValueError, match=r"at the top .*1\.png.*sub-folders .*cat"):
+        Folder(root, "train")
+
+
+def test_a_picture_that_went_away_is_named(tmp_path):
+    source = Folder(put(tmp_path, "1.png", "2.png"), "train")
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(ValueError, match=rf"{tmp_path}/2.png cannot be read"):
+        source.read(np.arange(2))

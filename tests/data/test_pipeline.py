@@ -1,0 +1,346 @@
+"""The step number is the whole state; a picture's views depend on nothing else."""
+
+import io
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from simclr_jax.colour import prepare
+from simclr_jax.data import augment, pipeline
+from simclr_jax.data.order import Order
+from simclr_jax.data.pipeline import eval_batches, preview, train_batches
+from simclr_jax.data.recipes import View, crop_flip, simclr
+
+SIZE = 16
+VIEWS = simclr(size=SIZE)
+
+
+class Pictures:
+    """A source in memory: files in a list, or one array of decoded pictures."""
+
+    name, class_names, block = "memory", (), 1
+
+    def __init__(self, images, labels=None):
+        self.images, self.labels = images, labels
+        self.classes = 0 if labels is None else int(labels.max()) + 1
+        self.asked = []
+
+    def __len__(self):
+        return len(self.images)
+
+    def read(self, indices):
+        self.asked.append(indices)
+        batch = {"image": self.images[indices]}
+        if self.labels is not None:
+            batch["label"] = self.labels[indices]
+        return batch
+
+    def describe(self, index):
+        return f"memory/{index}.png"
+
+
+def pixels(n=24):
+    """Smooth pictures of many sizes."""
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        small = Image.fromarray(rng.integers(0, 256, (5, 5, 3)).astype(np.uint8))
+        yield np.asarray(small.resize((20 + i, 40 - i), Image.Resampling.BICUBIC))
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def objects(items):
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array
+
+
+@pytest.fixture
+def source():
+    files = objects([png(a) for a in pixels()])
+    return Pictures(files, (np.arange(24) % 3).astype(np.int32))
+
+
+def train(source, views=VIEWS, *, start=0, steps=5, batch=8, seed=1, **words):
+    return list(
+        train_batches(
+            source,
+            views,
+            batch_size=batch,
+            seed=seed,
+            start_step=start,
+            steps=steps,
+            **words,
+        )
+    )
+
+
+def assert_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("colour", ["host", "device"])
+def test_batch_is_as_promised(source, colour):
+    order = Order(24, 8, 1)
+    batches = train(source, colour=colour)
+    assert len(batches) == 5
+    for step, batch in enumerate(batches):
+        index, _ = order.indices(step, 0, 1)
+        np.testing.assert_array_equal(batch["index"], index)
+        np.testing.assert_array_equal(batch["label"], index % 3)
+        assert batch["index"].dtype == batch["label"].dtype == np.int32
+        assert [(v.shape, v.dtype) for v in batch["views"]] == [
+            ((8, SIZE, SIZE, 3), np.uint8)
+        ] * 2
+        assert ("draws" in batch) == (colour == "device")
+    assert set(batches[0]) <= {"views", "index", "label", "draws"}
+
+
+@pytest.mark.parametrize("colour", ["host", "device"])
+def test_any_step_starts_at_once(source, colour):
+    """Step 4 lies in the second epoch; the first three were never made."""
+    views = simclr(size=SIZE, blur_sigma="batch")
+    whole = train(source, views, colour=colour)
+    assert_equal(whole[4:], train(source, views, start=4, steps=1, colour=colour))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("colour", ["host", "device"])
+def test_processes_share_the_global_batch(source, colour, processes):
+    whole = train(source, colour=colour, steps=2)
+    parts = [
+        train(
+            source,
+            colour=colour,
+            steps=2,
+            process_index=p,
+            process_count=processes,
+        )
+        for p in range(processes)
+    ]
+    for step, batch in enumerate(whole):
+        rows = [part[step] for part in parts]
+        assert_equal(batch, jax.tree.map(lambda *a: np.concatenate(a), *rows))
+
+
+@pytest.mark.parametrize("colour", ["host", "device"])
+def test_chunks_leave_no_trace(source, colour, monkeypatch):
+    """Pictures are coloured in chunks, which may reach from one step into the next."""
+    views = simclr(size=SIZE, blur_sigma="batch")
+    whole = train(source, views, colour=colour)
+    monkeypatch.setattr(pipeline, "CHUNK", 3 * SIZE**2)
+    assert_equal(whole, train(source, views, colour=colour))
+
+
+def test_epochs_and_seeds_and_views_differ(source):
+    views = simclr(size=SIZE, blur=0.0)
+    seen = {}
+    for seed in (1, 2):
+        for step, batch in enumerate(train(source, views, steps=6, seed=seed)):
+            for row, index in enumerate(batch["index"]):
+                for v in (0, 1):
+                    key = (seed, step // 3, int(index), v)
+                    seen[key] = batch["views"][v][row].tobytes()
+    assert len(seen) == 2 * 2 * 24 * 2
+    assert len(set(seen.values())) > 0.99 * len(seen)
+
+
+@pytest.mark.parametrize("brightness", ["additive", "multiplicative"])
+def test_host_is_device_up_to_rounding(source, brightness):
+    """The same window, flip, factors: only where uint8 rounds differs."""
+    views = simclr(size=SIZE, brightness=brightness, strength=0.5, blur=0.0)
+    hosts = train(source, views, colour="host")
+    devices = train(source, views, colour="device")
+    coloured = jax.jit(prepare(views))
+    for host, device in zip(hosts, devices, strict=True):
+        for one, other in zip(host["views"], coloured(device)["views"], strict=True):
+            gap = np.abs(one / 255 - np.asarray(other))
+            assert gap.mean() < 1.5e-3  # a third of a level
+            assert np.quantile(gap, 0.999) < 0.02
+
+
+def test_views_may_be_unequal_and_many(source):
+    views = (
+        View(size=20, jitter=1.0, hue=0.1, crop="inception_log"),
+        View(size=12, area=(0.05, 0.4), solarise=1.0, copies=3),
+    )
+    (batch,) = train(source, views, steps=1)
+    assert [v.shape[1] for v in batch["views"]] == [20, 12, 12, 12]
+    assert len({v.tobytes() for v in batch["views"]}) == 4
+    # a view keeps its pixels when others join after it
+    (alone,) = train(source, views[:1], steps=1)
+    np.testing.assert_array_equal(alone["views"][0], batch["views"][0])
+
+
+def test_decoded_and_encoded_sources_give_the_same_pixels():
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (16, 24, 24, 3)).astype(np.uint8)
+    assert_equal(train(Pictures(array)), train(Pictures(objects([*map(png, array)]))))
+
+
+def test_crop_flip_only_crops_and_flips(source):
+    (view,) = crop_flip(size=SIZE)
+    for colour in ("host", "device"):
+        (batch,) = train(source, (view,), steps=1, colour=colour)
+        if colour == "device":
+            batch = prepare((view,))(batch)
+            batch["views"] = (np.asarray(batch["views"][0]) * 255,)
+        keys = augment.crop_keys(1, 1, 0, batch["index"])[:, 0]
+        (drawn,) = augment.draw((view,), 1, 0, 0, batch["index"])
+        for row, i in enumerate(batch["index"]):
+            image = augment.decode(tf.constant(source.images[i]))
+            want = np.clip(augment.crop(image, keys[row], view), 0, 255)
+            if drawn["flip"][row]:
+                want = want[:, ::-1]
+            np.testing.assert_allclose(batch["views"][0][row], want, atol=0.501)
+
+
+def test_without_labels_there_are_none(source):
+    source.labels = None
+    assert "label" not in train(source, steps=1)[0]
+    assert "label" not in next(iter(eval_batches(source, size=8, batch_size=4)))
+
+
+def test_files_that_end_in_zeros_arrive_whole():
+    """numpy's own string type would strip them."""
+    data = png(next(pixels(1))) + b"\0\0"
+    made = train(Pictures(objects([data] * 8)), steps=1)
+    assert made[0]["views"][0].std() > 0
+
+
+def test_reading_stays_a_bounded_number_of_batches_ahead(source):
+    batches = train_batches(
+        source, VIEWS, batch_size=8, seed=0, start_step=0, steps=1000
+    )
+    next(batches)
+    assert len(source.asked) < 16
+    assert max(map(len, source.asked)) == 8
+
+
+@pytest.mark.parametrize(
+    ("bad", "what"),
+    [
+        (b"not a picture", "Unknown image file format"),
+        (b"", "Input is empty"),
+        ("cut", "Invalid JPEG"),
+    ],
+)
+def test_an_unreadable_picture_is_named(source, bad, what):
+    if bad == "cut":
+        file = io.BytesIO()
+        Image.fromarray(next(pixels(1))).save(file, "JPEG")
+        bad = file.getvalue()[: len(file.getvalue()) // 2]
+    broken = int(Order(24, 8, 1).indices(1, 0, 1)[0][5])
+    source.images[broken] = bad
+    batches = train_batches(source, VIEWS, batch_size=8, seed=1, start_step=0, steps=3)
+    next(batches)  # the step before is whole
+    with pytest.raises(ValueError, match=rf"^memory/{broken}\.png .*{what}") as caught:
+        list(batches)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    assert "node" not in str(caught.value)
+    with pytest.raises(ValueError, match=rf"^memory/{broken}\.png "):
+        list(eval_batches(source, size=SIZE, batch_size=8))
+
+
+def test_an_error_of_the_source_comes_through_as_it_is(source):
+    whole = source.read
+
+    def read(indices):
+        if len(source.asked) > 2:
+            raise OSError("memory/disk is gone")
+        return whole(indices)
+
+    source.read = read
+    with pytest.raises(OSError, match=r"^memory/disk is gone$"):
+        train(source)
+
+
+def test_refusals_come_at_once(source):
+    words = {"seed": 0, "start_step": 0, "steps": 1}
+    with pytest.raises(ValueError, match='"host" or "device"'):
+        train_batches(source, VIEWS, batch_size=8, colour="tpu", **words)
+    with pytest.raises(ValueError, match="batch_size"):
+        train_batches(source, VIEWS, batch_size=25, **words)
+    with pytest.raises(ValueError, match="multiple of 3"):
+        train_batches(source, VIEWS, batch_size=8, process_count=3, **words)
+    with pytest.raises(ValueError, match="multiple of 3"):
+        eval_batches(source, size=8, batch_size=8, process_count=3)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_evaluation_walks_once_in_order(source, processes):
+    parts = [
+        list(
+            eval_batches(
+                source,
+                size=48,
+                batch_size=20,
+                process_index=p,
+                process_count=processes,
+            )
+        )
+        for p in range(processes)
+    ]
+    assert {len(part) for part in parts} == {2}
+    shapes = {batch["image"].shape for part in parts for batch in part}
+    assert shapes == {(20 // processes, 48, 48, 3)}
+    rows = [batch for batches in zip(*parts, strict=True) for batch in batches]
+    whole = jax.tree.map(lambda *a: np.concatenate(a), *rows)
+    mask = whole["mask"]
+    assert mask.sum() == 24
+    np.testing.assert_array_equal(whole["index"][mask], np.arange(24))
+    np.testing.assert_array_equal(whole["label"][mask], np.arange(24) % 3)
+    for image, data in zip(whole["image"][mask], source.images, strict=True):
+        want = augment.centre(augment.decode(tf.constant(data)), 48)
+        np.testing.assert_array_equal(image, want)
+
+
+def config(colour="host", **augment_words):
+    words = {"name": "simclr", "strength": 0.5} | augment_words
+    return ml_collections.ConfigDict(
+        {"data": {"image_size": SIZE, "colour": colour}, "augment": words}
+    )
+
+
+@pytest.mark.parametrize("colour", ["host", "device"])
+def test_preview_shows_what_training_sees(source, colour):
+    """Epoch 0 of a run with this seed, in the pictures' own order."""
+    images = list(pixels())
+    shown = preview(config(colour), images, seed=1)
+    batches = train(source, simclr(size=SIZE, strength=0.5), colour=colour, steps=3)
+    for batch in batches:
+        if colour == "device":
+            views = prepare(simclr(size=SIZE, strength=0.5))(batch)["views"]
+        else:
+            views = [x.astype(np.float32) / 255 for x in batch["views"]]
+        for seen, all_shown in zip(views, shown, strict=True):
+            np.testing.assert_allclose(all_shown[batch["index"]], seen, atol=1e-6)
+    assert {(x.shape, x.dtype.name) for x in shown} == {
+        ((24, SIZE, SIZE, 3), "float32")
+    }
+    assert len(shown) == 2
+
+
+def test_preview_reads_the_recipe():
+    images = list(pixels(3))
+    crop = ml_collections.ConfigDict(
+        {
+            "data": {"image_size": SIZE, "colour": "host"},
+            "augment": {"name": "crop_flip", "crop": "inception_log"},
+        }
+    )
+    assert len(preview(crop, images, 0)) == 1
+
+
+def test_preview_refuses_floats():
+    with pytest.raises(ValueError, match="number 1 is float32"):
+        preview(config(), [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), "f")], 0)

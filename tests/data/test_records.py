@@ -1,0 +1,227 @@
+"""Records: the same pictures from memory, from a disk and from a slow bucket."""
+
+import concurrent.futures
+import itertools
+import pathlib
+import threading
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from simclr_jax.data.order import Order
+from simclr_jax.data.records import Blocks, Records
+from simclr_jax.data.storage import Disk
+
+N = 2000
+
+
+def example(i, **features):
+    kinds = {
+        int: lambda v: tf.train.Feature(int64_list=tf.train.Int64List(value=[v])),
+        bytes: lambda v: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v])),
+    }
+    features = features or {"image": picture(i), "label": i % 7}
+    made = {key: kinds[type(value)](value) for key, value in features.items()}
+    message = tf.train.Example(features=tf.train.Features(feature=made))
+    return message.SerializeToString()
+
+
+def picture(i):
+    return b"%d:" % i + b"x" * (200 + i % 100)
+
+
+def write(path, messages):
+    with tf.io.TFRecordWriter(str(path)) as out:
+        for message in messages:
+            out.write(message)
+    return str(path)
+
+
+class Slow(Disk):
+    """A bucket: every request is counted and takes its time."""
+
+    remote = True
+
+    def __init__(self, latency=0.0):
+        super().__init__()
+        self.latency, self.requests, self.lock = latency, [], threading.Lock()
+        self.waiting = self.most_waiting = 0
+
+    def read(self, path, offset, length):
+        with self.lock:
+            self.requests.append((path, offset, length))
+            self.waiting += 1
+            self.most_waiting = max(self.most_waiting, self.waiting)
+        time.sleep(self.latency)
+        with self.lock:
+            self.waiting -= 1
+        return super().read(path, offset, length)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    cuts = [0, 700, 701, 1500, N]
+    return [
+        write(folder / f"x-{k}", [example(i) for i in range(*span)])
+        for k, span in enumerate(itertools.pairwise(cuts))
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def bucket(files, latency=0.0, block_bytes=16 * 310, cache_bytes=2**30):
+    storage = Slow(latency)
+    source = Records(
+        files,
+        name="x/train",
+        storage=storage,
+        hold_bytes=0,
+        block_bytes=block_bytes,
+        cache_bytes=cache_bytes,
+    )
+    storage.requests.clear()
+    return source, storage
+
+
+def check(source, indices):
+    got = source.read(indices)
+    assert got["image"].tolist() == [picture(i) for i in indices]
+    assert got["label"].tolist() == [i % 7 for i in indices]
+    assert got["label"].dtype == np.int32
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk", "bucket", "one record a block"])
+def test_all_kinds_read_the_same(files, kind):
+    if kind == "memory":
+        source = Records(files, name="x/train")
+    elif kind == "disk":
+        source = Records(files, name="x/train", hold_bytes=0)
+    else:
+        size = 16 * 310 if kind == "bucket" else 1
+        source, _ = bucket(files, block_bytes=size)
+        assert source.block == (16 if kind == "bucket" else 1)
+    assert len(source) == N
+    check(source, np.random.default_rng(0).integers(0, N, 300))
+    check(source, np.array([699, 700, 701, 0, N - 1]))  # around the files' ends
+    check(source, np.array([], np.int64))
+    assert "x/train record 700 (x-1, byte 0)" in source.describe(700)
+
+
+def test_without_labels(files):
+    source = Records(files, name="x/train", label="")
+    assert source.read(np.arange(3)).keys() == {"image"}
+
+
+def test_many_threads_read_at_once(files):
+    source, _ = bucket(files, cache_bytes=16 * 310 * 4)
+    rng = np.random.default_rng(1)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        batches = [rng.integers(0, N, 50) for _ in range(40)]
+        list(pool.map(lambda indices: check(source, indices), batches))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_bucket_answers_few_requests_a_batch(files, count):
+    """Each process asks for its share of blocks, evenly, and for about all once."""
+    order_of = {"batch_size": 64, "seed": 0, "window": 1}
+    total = 0
+    for process in range(count):
+        source, storage = bucket(files, cache_bytes=16 * 310 * 128)
+        order = Order(N, block=source.block, **order_of)
+        asked = []
+        for step in range(order.steps_per_epoch):
+            indices, _ = order.indices(step, process, count)
+            check(source, indices)
+            asked.append(len(storage.requests))
+            storage.requests.clear()
+        rows = 64 // count
+        assert max(asked) <= 1.5 * rows  # a lane's block, and a few in two files
+        assert sum(asked[1:]) < 0.5 * rows * (len(asked) - 1)  # a record each: 1.0
+        total += sum(asked)
+    blocks = N / 16
+    assert total < 2.1 * blocks  # lanes of 31 records share nearly every block of 16
+
+
+def test_requests_wait_side_by_side(files):
+    source, storage = bucket(files, latency=0.05)
+    indices, _ = Order(N, 64, seed=0, block=source.block).indices(0)
+    check(source, indices)
+    assert storage.most_waiting >= 16
+
+
+def test_neighbours_come_in_one_request(files):
+    source, storage = bucket(files)
+    check(source, np.arange(160, 176))
+    assert len(storage.requests) == 1
+    check(source, np.arange(160, 176)[::-1])
+    assert len(storage.requests) == 1
+    check(source, np.arange(696, 704))  # one block in three files
+    assert len(storage.requests) == 4
+
+
+def test_a_small_set_in_a_bucket_is_held(files):
+    storage = Slow()
+    source = Records(files, name="x/train", storage=storage)
+    assert source.block == 1
+    check(source, np.arange(N))
+    assert not storage.requests
+
+
+def test_through_tensorflows_file_systems(files):
+    far = [
+        path.replace(str(pathlib.Path(path).parent), "ram://records") for path in files
+    ]
+    for path, copy in zip(files, far, strict=True):
+        tf.io.gfile.copy(path, copy, overwrite=True)
+    for _ in range(2):  # builds the index, then finds it
+        source = Records(far, name="x/train", places=["ram://records"], hold_bytes=0)
+        assert source.block == 256
+        check(source, np.random.default_rng(2).integers(0, N, 100))
+    assert len(tf.io.gfile.glob("ram://records/simclr_jax.x-train.*.npz")) == 1
+    check(Records(far, name="x/train"), np.arange(N))
+
+
+def test_a_failed_request_is_tried_again_next_time(files, monkeypatch):
+    def fail(*_):
+        raise OSError("503")
+
+    source, storage = bucket(files)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "read", fail)
+        with pytest.raises(OSError, match="503"):
+            source.read(np.arange(4))
+    check(source, np.arange(4))
+
+
+def test_the_oldest_block_goes():
+    fetched = []
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        blocks = Blocks(lambda n: fetched.append(n) or n, 2, pool)
+        for number in (1, 2, 1, 3, 1, 2):
+            assert blocks.get([number]) == [number]
+    assert fetched == [1, 2, 3, 2]
+
+
+def test_a_record_without_a_picture_is_named(tmp_path):
+    messages = [example(0), example(1, label=3), example(2)]
+    path = write(tmp_path / "x", messages)
+    source = Records([path], name="x/train", hold_bytes=0)
+    with pytest.raises(ValueError, match=r"x/train record 1 .*'image' and 'label'"):
+        source.read(np.array([0, 2, 1]))
+
+
+def test_a_file_cut_after_its_index_is_named(tmp_path):
+    path = write(tmp_path / "x", [example(i) for i in range(5)])
+    source = Records([path], name="x/train", hold_bytes=0)
+    with open(path, "r+b") as file:
+        file.truncate(700)
+    with pytest.raises(
+        ValueError, match=r"record 4 .*shorter than when it was indexed"
+    ):
+        source.read(np.array([4]))

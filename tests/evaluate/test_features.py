@@ -1,0 +1,172 @@
+"""Extraction: every picture once, in order, compiled once, on any mesh."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax.evaluate.features import check, embed, extract, in_blocks
+from simclr_jax.sharding import make_mesh
+
+F, D, SIDE = 6, 3, 4
+
+
+class Outputs(NamedTuple):
+    h: jax.Array
+    z: jax.Array
+
+
+def encode(params, stats, images):
+    x = images.reshape(len(images), -1).astype(jnp.float32) / 255
+    h = jnp.matmul(x, params["w"], precision="highest") + stats["b"]
+    return Outputs(h[None], h[None, :, :D] * 2)
+
+
+def network():
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(SIDE * SIDE * 3, F)).astype(np.float32)
+    return {"w": w}, {"b": np.arange(F, dtype=np.float32)}
+
+
+def pictures(n):
+    return np.random.default_rng(1).integers(0, 256, (n, SIDE, SIDE, 3)).astype("u1")
+
+
+def batches(n, size, label=True, process=0, processes=1):
+    """In index order, the last one filled up with rows of picture 0, masked."""
+    x, each = pictures(n), size // processes
+    for start in range(0, n, size):
+        index = np.arange(start, start + size)[process * each : (process + 1) * each]
+        mask, index = index < n, np.where(index < n, index, 0).astype(np.int32)
+        batch = {"image": x[index], "index": index, "mask": mask}
+        yield batch | ({"label": (index % 10).astype(np.int32)} if label else {})
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("n", [1, 37, 48])
+def test_every_picture_once_and_in_order(n, devices):
+    params, stats = network()
+    mesh = make_mesh(jax.devices()[:devices])
+    got = extract(encode, params, stats, batches(n, 16), mesh)
+    h = pictures(n).reshape(n, -1) / 255.0 @ params["w"] + stats["b"]
+    np.testing.assert_allclose(got.h, h, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got.z, 2 * h[:, :D], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(got.index, np.arange(n))
+    np.testing.assert_array_equal(got.label, np.arange(n) % 10)
+    assert all(isinstance(x, np.ndarray) for x in got)
+    assert [x.dtype for x in got] == [np.float32, np.float32, np.int32, np.int32]
+
+
+def test_pictures_without_labels_give_an_empty_label_array():
+    got = extract(encode, *network(), batches(5, 8, label=False), make_mesh())
+    assert got.label.shape == (0,)
+    assert got.label.dtype == np.int32
+    assert got.h.shape == (5, F)
+
+
+def test_compiles_once_over_batches_and_calls():
+    traced = []
+
+    def counted(params, stats, images):
+        traced.append(images.shape)
+        return encode(params, stats, images)
+
+    for n in (40, 24):
+        extract(counted, *network(), batches(n, 8), make_mesh())
+    assert traced == [(8, SIDE, SIDE, 3)]
+
+
+def test_only_features_move_between_devices():
+    """The encoder runs where the pictures are; h and z are gathered afterwards."""
+    mesh = make_mesh()
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    batch = jax.device_put(next(batches(16, 16)), rows)
+    plan = str(embed.lower(encode, *network(), batch, mesh).compile().as_text())
+    moved = [line for line in plan.splitlines() if "all-gather(" in line]
+    assert moved
+    assert not any("u8[" in line or f",{SIDE},3" in line for line in moved)
+
+
+def test_a_split_without_pictures_is_an_error():
+    with pytest.raises(ValueError, match="no pictures"):
+        extract(encode, *network(), [], make_mesh())
+
+
+def test_blocks_hold_the_rows_and_the_filling():
+    mesh = make_mesh(jax.devices()[:4])
+    x = np.arange(10, dtype=np.int32)
+    blocks = in_blocks(x, 6, mesh, fill=-1)  # 6 rounds up to 8, which 4 divides
+    assert blocks.shape == (2, 8)
+    assert blocks.sharding.shard_shape(blocks.shape) == (2, 2)
+    np.testing.assert_array_equal(blocks.ravel(), [*x, *[-1] * 6])
+    assert in_blocks(x, 4096, mesh).shape == (1, 12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_label": np.empty(0, np.int32)}, "train split has no labels"),
+        ({"test_label": np.empty(0, np.int32)}, "test split has no labels"),
+        ({"test_label": np.array([0, 3])}, "from 0 to 3, but there are 3"),
+        ({"test_label": np.array([0, -1])}, "from -1 to 0"),
+        ({"train_label": np.array([0])}, r"got \(2, 4\) and \(1,\)"),
+        ({"test": np.zeros((2, 5), np.float32)}, "width 4 .* width 5"),
+        ({"train": np.full((2, 4), np.nan, np.float32)}, "diverged"),
+        ({"train": np.full((2, 4), np.inf, np.float32)}, "diverged"),
+    ],
+)
+def test_check_names_what_is_wrong(change, message):
+    good = {
+        "train": np.zeros((2, 4), np.float32),
+        "train_label": np.array([0, 1]),
+        "test": np.zeros((2, 4), np.float32),
+        "test_label": np.array([1, 2]),
+        "classes": 3,
+    }
+    check(**good)
+    with pytest.raises(ValueError, match=message):
+        check(**good | change)
+
+
+def test_two_processes_each_get_all_rows(tmp_path):
+    """Two processes with two devices each against this one."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    root = pathlib.Path(__file__).parents[2]
+    env |= {"PYTHONPATH": str(root)}
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(port), str(i), str(tmp_path)],
+            env=env,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
+    for job in jobs:
+        _, errors = job.communicate(timeout=120)
+        assert job.returncode == 0, errors.decode()
+    alone = extract(encode, *network(), batches(37, 16), make_mesh())
+    for i in range(2):
+        theirs = np.load(tmp_path / f"{i}.npz")
+        for name, x in alone._asdict().items():
+            np.testing.assert_allclose(theirs[name], x, rtol=1e-5, atol=1e-6)
+
+
+def process(port, i, folder):
+    jax.distributed.initialize(f"localhost:{port}", 2, int(i))
+    mine = batches(37, 16, process=int(i), processes=2)
+    got = extract(encode, *network(), mine, make_mesh())
+    np.savez(pathlib.Path(folder) / f"{i}.npz", **got._asdict())
+
+
+if __name__ == "__main__":
+    process(*sys.argv[1:])

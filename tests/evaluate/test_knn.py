@@ -1,0 +1,104 @@
+"""kNN against a naive float64 vote, in blocks of any size, on any mesh."""
+
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax.evaluate import knn as module
+from simclr_jax.evaluate.knn import knn
+from simclr_jax.sharding import make_mesh
+
+
+def naive(train, train_label, test, test_label, classes, k, temperature):
+    """One query at a time, one neighbour at a time, in float64."""
+    train, test = train.astype(np.float64), test.astype(np.float64)
+    train = train / np.linalg.norm(train, axis=1, keepdims=True)
+    right = 0
+    for x, label in zip(test, test_label, strict=True):
+        sim = train @ (x / np.linalg.norm(x))
+        votes = np.zeros(classes)
+        for i in np.argsort(-sim, kind="stable")[:k]:
+            votes[train_label[i]] += np.exp(sim[i] / temperature)
+        right += np.argmax(votes) == label
+    return right / len(test)
+
+
+def blobs(n, seed, classes=7, width=16, noise=1.2):
+    centres = np.random.default_rng(99).normal(size=(classes, width))
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, classes, n).astype(np.int32)
+    x = centres[label] + noise * rng.normal(size=(n, width))
+    return x.astype(np.float32), label
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Several blocks of queries and bank, so that their seams are crossed."""
+    monkeypatch.setattr(module, "QUERIES", 8)
+    monkeypatch.setattr(module, "BANK", 32)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+    ("bank", "queries", "k", "temperature"),
+    [
+        (301, 77, 20, 0.1),  # no multiples of anything
+        (64, 64, 1, 0.1),  # whole blocks; the nearest alone
+        (301, 77, 50, 0.07),  # more neighbours than a block of the bank has rows
+        (45, 5, 200, 0.5),  # more neighbours than pictures
+    ],
+)
+def test_equals_the_naive_vote(small_blocks, devices, bank, queries, k, temperature):
+    data = *blobs(bank, 0), *blobs(queries, 1), 7
+    mesh = make_mesh(jax.devices()[:devices])
+    got = knn(*data, mesh, k=k, temperature=temperature)
+    assert got["count"] == queries
+    want = naive(*data, k=k, temperature=temperature)
+    assert 0.2 < want < 1.0 or queries == 5  # hard enough to be wrong about
+    assert got["accuracy"] == pytest.approx(want, abs=1e-9)
+
+
+def test_defaults_in_one_block_equal_the_naive_vote():
+    data = *blobs(500, 0), *blobs(100, 1), 7
+    want = naive(*data, k=200, temperature=0.1)
+    assert knn(*data, make_mesh())["accuracy"] == pytest.approx(want, abs=1e-9)
+
+
+def test_the_settings_matter():
+    """The vote is weighted and k counts; else the tests above would prove little."""
+    data = *blobs(301, 0), *blobs(77, 1), 7
+    scores = {
+        s: naive(*data, *s) for s in ((301, 0.1), (301, 9.0), (1, 0.1), (20, 0.1))
+    }
+    assert scores[301, 0.1] != scores[301, 9.0]
+    assert scores[1, 0.1] != scores[20, 0.1]
+
+
+def test_of_equal_neighbours_the_earlier_counts(small_blocks):
+    """All the bank is one point: the k first vote, over the seams of blocks."""
+    bank = np.tile(np.eye(1, 4, dtype=np.float32), (100, 1))
+    label = np.where(np.arange(100) < 40, 1, 0).astype(np.int32)
+    query, mesh = bank[:3], make_mesh()
+    for k, answer in ((1, 1), (40, 1), (79, 1), (81, 0), (100, 0)):
+        truth = np.full(3, answer, np.int32)
+        assert knn(bank, label, query, truth, 2, mesh, k=k)["accuracy"] == 1.0
+
+
+def test_of_equal_votes_the_lower_class_wins():
+    bank = np.tile(np.eye(1, 4, dtype=np.float32), (4, 1))
+    label = np.array([2, 1, 2, 1], np.int32)
+    answer = knn(bank, label, bank[:1], np.array([1], np.int32), 3, make_mesh(), k=4)
+    assert answer == {"accuracy": 1.0, "count": 1}
+
+
+def test_a_cold_vote_neither_overflows_nor_forgets():
+    x, label = blobs(60, 0)
+    got = knn(x, label, x, label, 7, make_mesh(), k=60, temperature=1e-3)
+    assert got["accuracy"] == 1.0  # everybody's nearest neighbour is oneself
+
+
+@pytest.mark.parametrize("settings", [{"k": 0}, {"temperature": 0.0}])
+def test_impossible_settings_are_refused(settings):
+    x, label = blobs(10, 0)
+    with pytest.raises(ValueError, match="k >= 1 and temperature > 0"):
+        knn(x, label, x, label, 7, make_mesh(), **settings)

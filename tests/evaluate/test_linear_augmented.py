@@ -1,0 +1,165 @@
+"""The papers' linear evaluation against a plain float64 loop, and on real pictures."""
+
+import io
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+
+from simclr_jax.data.pipeline import eval_batches
+from simclr_jax.evaluate import linear as module
+from simclr_jax.evaluate.features import Features, extract
+from simclr_jax.evaluate.linear import linear_augmented
+from simclr_jax.sharding import make_mesh
+
+SIDE, CLASSES = 8, 3
+
+
+class Outputs(NamedTuple):
+    h: jax.Array
+    z: jax.Array
+
+
+def encode(params, stats, images):
+    """The mean colour, stretched by a parameter; z is its first two channels."""
+    colour = jnp.mean(images.astype(jnp.float32) / 255, (1, 2))
+    h = colour * params["stretch"] - stats["mean"]
+    return Outputs(h[None], h[None, :, :2])
+
+
+NETWORK = {"stretch": np.float32(2)}, {"mean": np.float32(1)}
+
+
+class Colours:
+    """Noisy pictures whose class is their strongest channel, as PNGs in memory."""
+
+    name, classes, class_names, block = "colours/train", CLASSES, (), 1
+
+    def __init__(self, n, seed):
+        rng = np.random.default_rng(seed)
+        self.label = rng.integers(0, CLASSES, n).astype(np.int32)
+        x = rng.integers(0, 160, (n, SIDE, SIDE, 3))
+        x[np.arange(n), :, :, self.label] += 30
+        self.data = np.array([png(picture) for picture in x], object)
+
+    def __len__(self):
+        return len(self.data)
+
+    def read(self, indices):
+        return {"image": self.data[indices], "label": self.label[indices]}
+
+    def describe(self, index):
+        return f"picture {index}"
+
+
+def png(picture):
+    file = io.BytesIO()
+    matplotlib.image.imsave(file, picture.astype(np.uint8), format="png")
+    return file.getvalue()
+
+
+def features(source, mesh):
+    batches = eval_batches(source, size=SIDE, batch_size=16)
+    return extract(encode, *NETWORK, batches, mesh)
+
+
+def test_learns_from_real_batches_and_judges_every_test_picture():
+    mesh, train = make_mesh(), Colours(72, 0)
+    test = features(Colours(45, 1), mesh)
+    said = []
+    got = linear_augmented(
+        *(encode, *NETWORK, train, test, "h", SIDE, mesh),
+        lambda done, total: said.append((done, total)),
+        epochs=20,
+        batch_size=16,
+        lr=20.0,
+    )
+    assert got["count"] == 45
+    assert got["accuracy"] > 0.9
+    assert said == [(i, 91) for i in range(1, 92)]  # floor(72 * 20 / 16) + 1
+
+
+def plain_loop(batches, feature, lr, weight_decay):
+    """Nesterov SGD of momentum 0.9 down half a cosine, in float64."""
+    total, width = len(batches), {"h": 3, "z": 2}[feature]
+    kernel, bias = np.zeros((width, CLASSES)), np.zeros(CLASSES)
+    momentum = [0.0, 0.0]
+    for t, batch in enumerate(batches):
+        x = 2 * batch["views"][0].mean((1, 2)) / 255 - 1
+        x = x[:, :width]
+        p = np.exp(x @ kernel + bias)
+        p = p / p.sum(1, keepdims=True) - np.eye(CLASSES)[batch["label"]]
+        grads = x.T @ p / len(x) + weight_decay * kernel, p.mean(0)
+        rate = lr * len(x) / 256 / 2 * (1 + np.cos(np.pi * t / total))
+        momentum = [0.9 * m + g for m, g in zip(momentum, grads, strict=True)]
+        kernel = kernel - rate * (grads[0] + 0.9 * momentum[0])
+        bias = bias - rate * (grads[1] + 0.9 * momentum[1])
+    return kernel, bias
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("feature", ["h", "z"])
+def test_equals_a_plain_loop(monkeypatch, devices, feature):
+    rng = np.random.default_rng(0)
+    batches = [
+        {
+            "views": (rng.integers(0, 256, (16, SIDE, SIDE, 3)).astype(np.uint8),),
+            "label": rng.integers(0, CLASSES, 16).astype(np.int32),
+            "index": np.arange(16, dtype=np.int32),
+        }
+        for _ in range(9)
+    ]
+    asked = {}
+
+    def fake(source, views, **settings):
+        asked.update(settings, views=views)
+        return iter(batches)
+
+    monkeypatch.setattr(module, "train_batches", fake)
+    monkeypatch.setattr(module, "judge", lambda head, *rest: head)
+    head = linear_augmented(
+        *(encode, *NETWORK, Colours(64, 0), blank(), feature, SIDE),
+        make_mesh(jax.devices()[:devices]),
+        epochs=2,
+        batch_size=16,
+        lr=5.0,
+        weight_decay=0.05,
+        seed=3,
+    )
+    kernel, bias = plain_loop(batches, feature, 5.0, 0.05)
+    np.testing.assert_allclose(head["kernel"], kernel, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(head["bias"], bias, rtol=1e-4, atol=1e-6)
+    assert (asked["steps"], asked["start_step"], asked["seed"]) == (9, 0, 3)
+    (view,) = asked["views"]
+    assert (view.size, view.flip) == (SIDE, 0.5)
+    assert view.jitter == view.grey == view.blur == view.solarise == 0
+
+
+def blank(labels=4):
+    h = np.zeros((4, 3), np.float32)
+    return Features(h, h[:, :2], np.zeros(labels, np.int32), np.arange(4))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"feature": "p"}, 'A feature is "h" or "z"'),
+        ({"batch_size": 12}, "does not divide by the 8 devices.*batch_size=8"),
+        ({"test": blank(labels=0)}, "test split has no labels"),
+        (
+            {"test": blank()._replace(h=np.full((4, 3), np.nan))},
+            "test features are not",
+        ),
+        ({"lr": np.inf}, "lr=inf is too high"),
+    ],
+)
+def test_what_cannot_work_is_refused(change, message):
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.1}
+    settings |= {key: x for key, x in change.items() if key in settings}
+    test, feature = change.get("test", blank()), change.get("feature", "h")
+    where = Colours(32, 0), test, feature, SIDE, make_mesh()
+    with pytest.raises(ValueError, match=message):
+        linear_augmented(encode, *NETWORK, *where, **settings)

@@ -1,0 +1,94 @@
+"""The pictures exist, have the right proportions and show what they were given."""
+
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from simclr_jax.evaluate import plots
+
+NAMES = tuple(f"kind {i}" for i in range(12))
+
+
+def blobs(n, classes, apart=6.0):
+    rng = np.random.default_rng(0)
+    label = (np.arange(n) % classes).astype(np.int32)
+    centres = apart * rng.normal(size=(classes, 32))
+    return (centres[label] + rng.normal(size=(n, 32))).astype(np.float32), label
+
+
+def share(path, colour):
+    """Of the pixels, how many have nearly this colour."""
+    pixels = matplotlib.image.imread(path)[..., :3]
+    return np.mean(np.all(np.abs(pixels - np.array(colour)) < 0.02, -1))
+
+
+def test_gallery_shows_every_picture_and_view(tmp_path):
+    red, green = np.zeros((2, 10, 32, 32, 3), np.float32)
+    red[..., 0], green[..., 1] = 1, 1
+    blue = [np.full((20, 30, 3), (0, 0, 255), np.uint8)] * 10  # not square
+    plots.gallery((red, green), tmp_path / "views.png", originals=blue)
+    reds, greens = (share(tmp_path / "views.png", c) for c in np.eye(3)[:2])
+    blues = share(tmp_path / "views.png", (0, 0, 1))
+    assert reds == pytest.approx(greens, rel=0.05)
+    assert reds > 0.1
+    assert blues == pytest.approx(reds * 2 / 3, rel=0.15)  # its shape is kept
+
+
+def test_gallery_without_originals(tmp_path):
+    plots.gallery([np.ones((3, 96, 96, 3), np.float32)] * 3, tmp_path / "views.png")
+    assert (tmp_path / "views.png").stat().st_size
+
+
+def test_gallery_refuses_unequal_numbers(tmp_path):
+    views = np.ones((3, 8, 8, 3)), np.ones((2, 8, 8, 3))
+    with pytest.raises(ValueError, match="'view 1': 3, 'view 2': 2"):
+        plots.gallery(views, tmp_path / "views.png")
+
+
+def test_neighbours_on_the_map_are_of_a_kind():
+    h, label = blobs(120, 4)
+    xy = plots._tsne(h, seed=0)
+    assert xy.shape == (120, 2)
+    apart = np.linalg.norm(xy[:, None] - xy[None], axis=-1) + np.eye(120) * 1e9
+    assert np.mean(label[np.argmin(apart, 1)] == label) > 0.95
+
+
+@pytest.mark.parametrize("names", [NAMES[:3], ()])
+def test_embedding_colours_the_classes(tmp_path, names):
+    h, label = blobs(60, 3)
+    plots.embedding(h, label, names, tmp_path / "embedding.png", points=50)
+    for colour in plots.COLOURS[:3]:
+        assert share(tmp_path / "embedding.png", rgb(colour)) > 5e-5
+    assert share(tmp_path / "embedding.png", rgb(plots.COLOURS[3])) < 5e-6
+
+
+def test_embedding_of_many_classes_leaves_some_grey(tmp_path):
+    h, label = blobs(60, 12)
+    plots.embedding(h, label, NAMES, tmp_path / "embedding.png")
+    assert share(tmp_path / "embedding.png", rgb(plots.REST)) > 5e-5
+
+
+def test_embedding_needs_no_labels(tmp_path):
+    h, _ = blobs(5, 2)
+    plots.embedding(h, np.empty(0, np.int32), (), tmp_path / "embedding.png")
+    assert share(tmp_path / "embedding.png", rgb(plots.COLOURS[0])) > 1e-4
+
+
+def test_embedding_of_too_few_is_refused(tmp_path):
+    h, label = blobs(4, 2)
+    with pytest.raises(ValueError, match="5 pictures or more, got 4"):
+        plots.embedding(h, label, NAMES, tmp_path / "embedding.png")
+
+
+def test_curves_read_lines_with_unlike_keys(tmp_path):
+    lines = [{"step": i, "loss": 5 - 0.1 * i, "lr": 0.1} for i in range(1, 40)]
+    lines.insert(20, {"step": 20, "knn_accuracy": 0.4})
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    plots.curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    assert share(tmp_path / "curves.png", rgb(plots.COLOURS[0])) > 1e-4
+
+
+def rgb(colour):
+    return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]

@@ -1,0 +1,171 @@
+"""Reading, changing and comparing configs."""
+
+import pathlib
+
+import pytest
+
+from simclr_jax import config
+
+CONFIGS = [str(p) for p in sorted(pathlib.Path("configs").glob("[a-z]*_*.py"))]
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, "configs/quickstart.py"])
+def test_every_config_is_built_and_survives_json(path):
+    c = config.load(path)
+    config.check(c)
+    assert config.plain(config.restored(config.plain(c))) == config.plain(c)
+    assert config.restored(config.plain(c)).to_dict() == c.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "like", "value"),
+    [
+        ("3", 1, 3),
+        ("3", 1.0, 3.0),
+        ("1e-6", 1.0, 1e-6),
+        ("true", False, True),
+        ("False", True, False),
+        ("3", "text", "3"),
+        ("(1, 2.5)", (0.0, 0.0), (1, 2.5)),
+        ("('a',)", ("b", "c"), ("a",)),
+    ],
+)
+def test_values(text, like, value):
+    said = config.value(text, like, "key")
+    assert said == value
+    assert type(said) is type(like)
+
+
+@pytest.mark.parametrize(
+    ("text", "like"),
+    [
+        ("true", 1),
+        ("1", True),
+        ("1.5", 1),
+        ("x", 1.0),
+        ("(1,)", (0.0, 0.0)),
+        ("(1, True)", (0.0, 0.0)),
+        ("3", (0.0, 0.0)),
+        ("(1,)", ("a",)),
+    ],
+)
+def test_wrong_types(text, like):
+    with pytest.raises(ValueError, match="wants"):
+        config.value(text, like, "key")
+
+
+def test_another_name_brings_its_own_defaults():
+    c = config.load("configs/simclr_imagenet.py:width=2")
+    config.override(c, [("encoder.sk_ratio", "0.0625"), ("encoder.name", "resnet101")])
+    assert (c.encoder.name, c.encoder.width) == ("resnet101", 2)  # the file's choice
+    assert c.encoder.sk_ratio == 0.0625  # the command line's, whatever the order
+    config.override(c, [("optim.name", "adamw")])
+    assert c.optim.weight_decay == 0.1  # adamw's own
+    assert c.optim.lr == 0.3  # of the section, not of one optimiser
+    assert "trust" not in c.optim
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", (4096, "linear", 0.3, 1e-6, 10, 2, "additive", 100)),
+        ("lr_scaling=sqrt", (4096, "sqrt", 0.075, 1e-6, 10, 2, "additive", 100)),
+        ("batch=512,epochs=800", (512, "linear", 0.3, 1e-6, 10, 2, "additive", 800)),
+        ("version=v2", (4096, "sqrt", 0.1, 1e-4, 40, 3, "multiplicative", 800)),
+    ],
+)
+def test_imagenet_presets_do_not_mix_versions(arguments, expected):
+    c = config.load(f"configs/simclr_imagenet.py:{arguments}")
+    assert expected == (
+        c.data.batch_size,
+        c.optim.lr_scaling,
+        c.optim.lr,
+        c.optim.weight_decay,
+        c.optim.warmup_epochs,
+        c.method.layers,
+        c.augment.brightness,
+        c.epochs,
+    )
+    assert c.method.temperature == 0.1
+    assert c.method.directions == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", ["version=v3", "version=v2,lr_scaling=linear", "sk=true", "depth=3"]
+)
+def test_presets_that_do_not_exist(arguments):
+    with pytest.raises(ValueError, match=r"v2|depth"):
+        config.load(f"configs/simclr_imagenet.py:{arguments}")
+
+
+def test_cifar10_is_the_released_recipe():
+    from simclr_jax import run
+
+    c = config.load("configs/simclr_cifar10.py")
+    assert run.length(c, 50_000) == (97657, 976)
+    assert (c.augment.strength, c.augment.blur) == (0.5, 0.0)
+
+
+def test_steps_are_the_whole_length():
+    from simclr_jax import run
+
+    c = config.load("configs/simclr_imagenet.py")
+    assert run.length(c, 1_281_167) == (31279, 3127)
+    with c.unlocked():
+        c.steps = 200
+    assert run.length(c, 1_281_167) == (200, 20)
+
+
+def test_differences_name_both_values():
+    old = config.plain(config.load("configs/quickstart.py"))
+    c = config.load("configs/quickstart.py")
+    assert c.data.colour == "host"
+    changes = [
+        ("optim.lr", "0.7"),
+        ("log_every", "1"),
+        ("checkpoint.every", "3"),
+        ("data.data_dir", "elsewhere"),
+        ("data.colour", "device"),
+    ]
+    config.override(c, changes)
+    found = config.differences(old, config.plain(c))
+    assert len(found) == 1
+    assert found[0].startswith("optim.lr: was ")
+    assert found[0].endswith("now 0.7")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("c.optim.lrr = 1.0", "lrr"),
+        ("c.optim.lr = 'fast'", "TypeError"),
+        ("c.optim.lr = = 1", "SyntaxError"),
+        ("return c.nothing", "nothing"),
+    ],
+)
+def test_mistakes_inside_a_config_file(tmp_path, line, message):
+    (tmp_path / "mine").mkdir()
+    text = "from configs import base\ndef get_config():\n    c = base.get_config()\n"
+    text += f"    {line}\n    return c\n"
+    (tmp_path / "mine" / "own.py").write_text(text)
+    with pytest.raises(ValueError, match=rf"own\.py.*{message}"):
+        config.load(str(tmp_path / "mine" / "own.py"))
+
+
+@pytest.mark.parametrize(
+    "change", [("patience", "0"), ("checkpoint.keep", "0"), ("evaluate.every", "-1")]
+)
+def test_numbers_out_of_range(change):
+    c = config.load("configs/quickstart.py")
+    config.override(c, [change])
+    with pytest.raises(ValueError, match=change[0]):
+        config.check(c)
+
+
+def test_a_run_of_no_step():
+    from simclr_jax import run
+
+    c = config.load("configs/quickstart.py")
+    c.epochs = 0.01
+    with pytest.raises(ValueError, match="not one step"):
+        run.length(c, 5000)

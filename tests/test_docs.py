@@ -1,0 +1,122 @@
+"""Every command in README.md and in the docstrings: run short, or read and built."""
+
+import ast
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+
+import jax
+import pytest
+
+from simclr_jax import config, pretrain, run, sharding
+from simclr_jax.evaluate import __main__ as evaluate
+
+PLACES = [
+    pathlib.Path("README.md"),
+    *sorted(pathlib.Path("configs").glob("*.py")),
+    pathlib.Path("simclr_jax/pretrain.py"),
+    pathlib.Path("simclr_jax/evaluate/__main__.py"),
+]
+
+
+def commands(path):
+    """The shell commands of a page's ```bash blocks or of a module's docstring."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        text = ast.get_docstring(ast.parse(text)) or ""
+        lines = text.replace("\\\n", " ").splitlines()
+        return [line.strip() for line in lines if line.startswith("python -m")]
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+ALL = [(path, command) for path in PLACES for command in commands(path)]
+PATTERN = re.compile(r"NAME|KEY=|a\.b=|\[")  # shows a form, is no command
+
+
+def words_of(command):
+    words = shlex.split(command)
+    while "=" in words[0]:
+        words.pop(0)  # XLA_FLAGS=...
+    return words
+
+
+def test_there_are_commands_of_every_kind():
+    kinds = {" ".join(words_of(command)[:3]) for _, command in ALL}
+    assert {"python -m simclr_jax.pretrain", "python -m simclr_jax.evaluate"} <= kinds
+    assert {"make quickstart", "make test"} <= {command for _, command in ALL}
+    assert len(ALL) > 15
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=lambda x: str(x)[:90])
+def test_is_understood(path, command, tmp_path):
+    if PATTERN.search(command):
+        pytest.skip("a pattern, not a command")
+    words = words_of(command)
+    if words[0] == "make":
+        subprocess.run(["make", "-n", *words[1:]], check=True, capture_output=True)
+    elif words[:2] == ["launch/local.sh", "2"] or words[2:3] == ["simclr_jax.pretrain"]:
+        c, _ = pretrain.read(words[2 if words[0] == "launch/local.sh" else 3 :])
+        mesh = sharding.make_mesh(jax.devices()[:1])
+        job = run.assemble(c, mesh, images=1_281_167, classes=1000)
+        assert job.total > job.warmup
+    elif words[:3] == ["python", "-m", "simclr_jax.evaluate"]:
+        arguments, changes = evaluate.parser().parse_with_changes(words[3:])
+        run.claim(config.load("configs/quickstart.py"), tmp_path)
+        evaluate.read_config(tmp_path, changes)
+        assert arguments.workdir
+    elif words[:2] == ["python", "-c"]:
+        compile(words[2], "README.md", "exec")
+    else:
+        assert words[0] == "tensorboard", f"{path}: what is {command!r}?"
+
+
+def short(command, workdir):
+    """The same words for a run of two steps somewhere else."""
+    words = words_of(command)
+    at = next(i for i, w in enumerate(words) if w.startswith("--workdir")) + 1
+    return [*words[3:at], str(workdir), *words[at + 1 :]]
+
+
+def test_the_quickstart_and_its_judgements_run(tmp_path, in_process, capsys):
+    """All commands about runs/quickstart, in the order of the README."""
+    told = subprocess.run(
+        ["make", "-n", "quickstart"], check=True, capture_output=True, text=True
+    ).stdout
+    recipe = [line for line in told.splitlines() if "-m simclr_jax" in line]
+    first, second = [line[line.index("-m ") :] for line in recipe]
+    less = ["--config.steps=2", "--config.data.batch_size=64"]
+    pretrain.main(short(f"python {first}", tmp_path) + less)
+    evaluate.main(short(f"python {second}", tmp_path))
+    said = capsys.readouterr().out
+    assert re.search(r"h, untrained resnet10 +\d+\.\d +\d+\.\d\n", said)
+    assert re.search(r"h, after 2 steps +\d+\.\d +\d+\.\d\n", said)
+    assert re.search(r"z, its projection +\d+\.\d +\d+\.\d\n", said)
+    for name in ("embedding.png", "curves.png", "views.png", "results.json"):
+        assert (tmp_path / name).stat().st_size > 200
+
+    judging = [
+        command
+        for _, command in ALL
+        if "simclr_jax.evaluate --workdir runs/quickstart --protocol" in command
+    ]
+    assert len(judging) >= 3
+    for command in judging:
+        less = ["--config.evaluate.linear_augmented.epochs=1"]
+        less += ["--config.evaluate.linear_augmented.batch_size=512"]
+        evaluate.main(short(command, tmp_path) + less)
+        assert "%" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_the_whole_quickstart(tmp_path):
+    """make quickstart as it stands: the lesson shows."""
+    subprocess.run(["make", "quickstart", f"WORKDIR={tmp_path}"], check=True)
+    results = json.loads((tmp_path / "results.json").read_text())
+    linear = {name: said["accuracy"] for name, said in results["linear"].items()}
+    assert linear["h"] >= linear["untrained_h"] + 0.10
+    assert linear["h"] > linear["z"]
+    assert linear["h"] > 0.452

@@ -1,0 +1,42 @@
+"""What the compiled SimCLR step sends between devices: z once, sums, and no picture."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from simclr_jax import colour
+from simclr_jax.data import augment
+from simclr_jax.data.recipes import RECIPES, expand
+from simclr_jax.sharding import by_batch, make_mesh
+from tests.tools import (
+    collectives,
+    compiled_step,
+    small_batch,
+    small_method,
+    small_optimiser,
+    small_state,
+)
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_one_gather_of_z_and_no_image_traffic(where):
+    mesh, n, side = make_mesh(), 32, 20
+    views = expand(RECIPES["simclr"](size=side, blur=0.5))
+    batch = small_batch(n, side)
+    prepare = lambda b: b  # noqa: E731
+    if where == "device":
+        prepare = colour.prepare(views)
+        batch["draws"] = augment.draw(views, 0, 0, 0, jnp.arange(n))
+    with jax.set_mesh(mesh):
+        method, tx = small_method("simclr"), small_optimiser()
+        state = small_state(method, tx, batch, mesh)
+        batch = jax.device_put(batch, by_batch(mesh))
+        step = compiled_step(method, tx, mesh, prepare=prepare)
+        found = collectives(step.lower(state, batch).compile())
+    gathers = [kinds for kind, kinds in found if kind == "all-gather"]
+    assert len(gathers) == 1
+    assert "f32[2,32,8]" in gathers[0].replace("f32[2,8,32]", "f32[2,32,8]")
+    # All else are sums over the devices: of gradients, statistics and metrics.
+    assert {kind for kind, _ in found} == {"all-gather", "all-reduce"}
+    sums = [kinds for kind, kinds in found if kind == "all-reduce"]
+    assert not any(f"{side},{side}" in kinds for kinds in sums)

@@ -1,0 +1,262 @@
+"""The training door on real pictures: what it leaves behind, resuming, and mistakes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from simclr_jax import config, door, pretrain, run, sharding
+from simclr_jax.train import checkpoint
+from simclr_jax.train.checkpoint import CheckpointError, restore_latest
+from simclr_jax.train.loop import Diverged
+from tests.tools import plain
+
+SMALL = (  # a run of seconds
+    "--config.data.batch_size=32",
+    "--config.encoder.channels=4",
+    "--config.method.hidden=16",
+    "--config.log_every=2",
+    "--config.checkpoint.every=2",
+    "--config.steps=6",
+)
+
+
+@pytest.fixture(autouse=True)
+def alone(in_process):
+    """All runs here are within the test's process, on one device."""
+
+
+def train(workdir, *changes):
+    where = ["--config=configs/quickstart.py", f"--workdir={workdir}"]
+    pretrain.main([*where, *SMALL, *changes])
+
+
+def lines(workdir):
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def final_state(workdir):
+    saved = json.loads((workdir / "config.json").read_text())
+    c, mesh = config.restored(saved), sharding.make_mesh()
+    job = run.assemble(c, mesh, images=5000, classes=10)
+    return restore_latest(workdir / "checkpoints", run.abstract(job))
+
+
+def test_what_a_run_leaves_behind(tmp_path, capsys):
+    train(tmp_path, "--config.evaluate.every=4")
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
+    for line in lines(tmp_path):
+        assert {"loss", "lr", "images_per_second", "probe_accuracy"} <= line.keys()
+        assert ("knn_accuracy" in line) == (line["step"] == 4)
+    steps = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert steps == ["2", "4", "6"]
+    assert (tmp_path / "views.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 6
+    said = capsys.readouterr().err
+    assert "6 steps, 0 of warm-up" in said
+    assert "step 6/6" in said
+
+    # TensorBoard reads the same numbers back.
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path)).Reload()
+    losses = [(e.step, e.value) for e in events.Scalars("loss")]
+    expected = [(line["step"], line["loss"]) for line in lines(tmp_path)]
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("colour", ["host", "device"])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, colour):
+    """Metrics and final state to the bit, over a stop between two log lines."""
+    train(tmp_path / "whole", f"--config.data.colour={colour}")
+    with monkeypatch.context() as patch:
+        patch.setattr(door.Told, "__call__", lambda self, done: done == 3)
+        with pytest.raises(door.Again, match="saved at step 3 of 6"):
+            train(tmp_path / "parts", f"--config.data.colour={colour}")
+    train(tmp_path / "parts", f"--config.data.colour={colour}")
+
+    def without_time(workdir):
+        return [{**line, "images_per_second": 0} for line in lines(workdir)]
+
+    whole, parts = without_time(tmp_path / "whole"), without_time(tmp_path / "parts")
+    assert [line["step"] for line in parts] == [2, 4, 6]
+    assert parts == whole
+    (a, step_a), (b, step_b) = map(
+        final_state, (tmp_path / "whole", tmp_path / "parts")
+    )
+    assert step_a == step_b == 6
+    for x, y in zip(plain(a), plain(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_crash_drops_the_lines_that_come_again(tmp_path):
+    train(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    before = lines(tmp_path)
+    surplus = json.dumps({"step": 8, "loss": 0.0}) + '\n{"step": 9, "lo'
+    path.write_text(path.read_text() + surplus)
+    train(tmp_path)  # finished already: nothing to do, the surplus line goes
+    assert lines(tmp_path) == before
+
+
+def test_a_resumed_run_may_change_little(tmp_path):
+    train(tmp_path)
+    train(tmp_path, "--config.log_every=3", "--config.checkpoint.keep=2")
+    with pytest.raises(door.Mistake, match=r"optim\.lr: was 0\.\d+, now 0\.25"):
+        train(tmp_path, "--config.optim.lr=0.25")
+
+
+def test_a_run_that_diverges_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "simclr_jax.methods.simclr.nt_xent", lambda z, t: (z.sum() * np.nan, {})
+    )
+    with pytest.raises(Diverged, match="not finite in the last 4 steps"):
+        train(tmp_path, "--config.patience=3")
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: write failed\nNo space left on device")
+
+    train(tmp_path, "--config.steps=6")
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", full)
+    with pytest.raises(CheckpointError, match="no space left on the device") as error:
+        train(tmp_path / "other")
+    assert door.report(error.value) == door.FAILED
+    _, step = final_state(tmp_path)  # what was there before is whole
+    assert step == 6
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.method.hiden=3", "Did you mean 'hidden'"),
+        ("--config.metod.hidden=3", "Did you mean 'method'"),
+        ("--config.method.name=simcrl", "Did you mean 'simclr'"),
+        ("--config.encoder.name=resnet51", "Did you mean 'resnet50'"),
+        ("--config.seed=true", "wants int"),
+        ("--config.optim.lr=fast", "wants float"),
+        ("--config.method=simclr", "is a section"),
+        ("--config.data.colour=hots", "Did you mean 'host'"),
+        ("--config.optim.lr_scaling=lin", "There are: linear, none, sqrt"),
+        ("--config.data.batch_size=6000", "larger than the data set of 5000"),
+        ("--config.data.name=cifar10_mni", "Did you mean 'cifar10_mini'"),
+        ("--config.data.split=trian", "train"),
+        ("--config.epochs=0.0", "epochs must be above 0"),
+        ("--config.optim.undecayed=('scael',)", "matches no parameter"),
+        ("--config.augment.brightness=add", "additive"),
+        ("--config.encoder.stem=cfar", "cifar"),
+    ],
+)
+def test_mistakes_before_anything_is_begun(tmp_path, argument, message, capsys):
+    with pytest.raises(door.Mistake) as error:
+        train(tmp_path / "work", argument)
+    assert door.report(error.value) == door.USAGE
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "work" / "metrics.jsonl").exists()
+    assert not (tmp_path / "work" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["config.epochs=3"], "left-over word 'config.epochs=3'"),
+        (["--confg", "x"], "Did you mean --config?"),
+        (["--config.seed"], "--config.seed wants a value"),
+        (["--config", "configs/quickstrt.py"], "Did you mean configs/quickstart.py"),
+        (["--config", "configs/quickstart.py:epochs=3"], "unknown 'epochs'"),
+    ],
+)
+def test_mistakes_of_the_command_line(tmp_path, arguments, message, capsys):
+    with pytest.raises((SystemExit, door.Mistake)) as error:
+        train(tmp_path, *arguments)
+    code = getattr(error.value, "code", None) or door.report(error.value)
+    assert code == door.USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_a_batch_must_divide_over_the_devices(tmp_path, monkeypatch):
+    mesh = Mesh(jax.devices(), sharding.DATA)
+    monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+    with pytest.raises(door.Mistake, match=r"over 8 devices .* 24 or 32"):
+        train(tmp_path, "--config.data.batch_size=28")
+
+
+# Other people's pictures.
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve unlabelled pictures of several sizes and kinds."""
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    (tmp_path / "mine").mkdir()
+    for i in range(12):
+        pixels = draw.integers(0, 256, (20 + i, 30 - i, 3), np.uint8)
+        kind = ("png", "jpg", "bmp")[i % 3]
+        Image.fromarray(pixels).save(tmp_path / "mine" / f"{i:02}.{kind}")
+    return tmp_path / "mine"
+
+
+OWN = ("--config.data.batch_size=4", "--config.data.image_size=16")
+
+
+def test_pictures_without_labels(tmp_path, folder, capsys):
+    from simclr_jax.evaluate import __main__ as evaluate
+
+    train(tmp_path / "work", *OWN, f"--config.data.name={folder}")
+    assert "no labels: no online probe, no accuracies" in capsys.readouterr().err
+    assert "probe_loss" not in lines(tmp_path / "work")[-1]
+    changes = ["--config.data.eval_split=train"]
+    evaluate.main([f"--workdir={tmp_path / 'work'}", *changes])
+    assert "has no labels: no accuracies" in capsys.readouterr().out
+    assert (tmp_path / "work" / "embedding.png").exists()
+    with pytest.raises(door.Mistake, match="knn needs labels"):
+        evaluate.main([f"--workdir={tmp_path / 'work'}", "--protocol=knn", *changes])
+
+
+@pytest.mark.parametrize("name", ["00.png", "11.bmp"])
+def test_an_unreadable_picture_is_named(tmp_path, folder, name, capsys):
+    """The first is met when views.png is drawn, the last in the loop."""
+    (folder / name).write_bytes(b"GIF89a, but not really")
+    with pytest.raises(Exception, match=f"{name} is not a readable") as error:
+        train(tmp_path / "work", *OWN, f"--config.data.name={folder}")
+    assert door.report(error.value) == door.FAILED
+    assert "Traceback" not in capsys.readouterr().err
+    saved = sorted(p.name for p in (tmp_path / "work").glob("checkpoints/*"))
+    assert bool(saved) == (name != "00.png")  # what was learnt is kept
+
+
+def test_an_empty_folder(tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(door.Mistake, match="none"):
+        train(tmp_path / "work", f"--config.data.name={tmp_path / 'none'}")
+
+
+def test_a_work_directory_that_cannot_be(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(door.Mistake) as error:
+        train(tmp_path / "file")
+    assert "file" in str(error.value)
+
+
+def test_labels_of_one_split_only(tmp_path, folder, capsys):
+    """Classes to train on, flat pictures to judge on: no accuracies, and no crash."""
+    from simclr_jax.evaluate import __main__ as evaluate
+
+    for part in ("train/cat", "train/dog", "val"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        for picture in folder.iterdir():
+            (tmp_path / "set" / part / picture.name).write_bytes(picture.read_bytes())
+    changes = [f"--config.data.name={tmp_path / 'set'}", "--config.data.eval_split=val"]
+    train(tmp_path / "work", *OWN, *changes, "--config.evaluate.every=2")
+    assert "probe_loss" in lines(tmp_path / "work")[-1]
+    assert "knn_accuracy" not in lines(tmp_path / "work")[-1]
+    evaluate.main([f"--workdir={tmp_path / 'work'}"])
+    assert "has no labels" in capsys.readouterr().out

@@ -1,0 +1,81 @@
+"""What several tests share: a tiny run of any method, and a look at compiled plans."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from simclr_jax import sharding
+from simclr_jax.methods.catalog import METHODS
+from simclr_jax.methods.probe import with_probe
+from simclr_jax.models.resnet import resnet10
+from simclr_jax.train.optim import NORMS_AND_BIASES, sgd
+from simclr_jax.train.step import make_train_step
+
+CLASSES = 10
+SMALL = {"simclr": {"hidden": 16, "out": 8}}  # one row a method: small widths
+
+
+def small_method(name: str, probe: bool = True):
+    """A method of the catalogue around an encoder that compiles in a second."""
+    method = METHODS[name](resnet10(channels=4, stem="small"), **SMALL[name])
+    return with_probe(method, CLASSES) if probe else method
+
+
+def small_batch(n: int = 16, side: int = 8, seed: int = 0) -> dict:
+    """Two views of n pictures of noise, and labels."""
+    draw = np.random.default_rng(seed)
+    views = tuple(
+        draw.integers(0, 256, (n, side, side, 3)).astype(np.uint8) for _ in range(2)
+    )
+    return {"views": views, "label": draw.integers(0, CLASSES, n).astype(np.int32)}
+
+
+def small_state(method, tx, batch, mesh):
+    """The state at step 0, replicated."""
+
+    def create(rng):
+        zero = jnp.zeros((), jnp.int32)
+        state = method.init(rng, batch["views"])
+        opt_state = tx.init(state.params)
+        return state.replace(opt_state=opt_state, step=zero, skipped=zero, streak=zero)
+
+    place = sharding.replicated(mesh)
+    return jax.jit(create, out_shardings=place)(jax.random.key(0))
+
+
+def small_optimiser():
+    """SGD without decay of norms, biases and the probe."""
+    return sgd(weight_decay=1e-4, undecayed=(*NORMS_AND_BIASES, "^probe/"))
+
+
+def compiled_step(method, tx, mesh, rate=0.1, prepare=lambda batch: batch):
+    """The jitted train step, donating its state."""
+    place = sharding.replicated(mesh)
+    step = make_train_step(method, tx, lambda step: jnp.float32(rate), prepare)
+    return jax.jit(step, donate_argnums=0, out_shardings=(place, place))
+
+
+def plain(tree):
+    """The leaves as numpy arrays, keys as their bits."""
+    return [
+        np.asarray(
+            jax.random.key_data(x)
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+            else x
+        )
+        for x in jax.tree.leaves(tree)
+    ]
+
+
+COLLECTIVE = re.compile(
+    r"= (\S+|\([^)]*\)) "
+    r"(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
+
+
+def collectives(compiled) -> list[tuple[str, str]]:
+    """(kind, result type) of every collective of a compiled program."""
+    return [(kind, kinds) for kinds, kind in COLLECTIVE.findall(compiled.as_text())]
