@@ -58,7 +58,7 @@ def _feistel(x, half, key):
 
 
 def _digest(keys):
-    digest = np.uint64(0)
+    digest = np.zeros_like(keys[0])
     for key in keys:
         digest = _mix(digest ^ _mix(key))
     return digest

@@ -36,8 +36,9 @@ def warmup_cosine(peak: float, warmup: int, total: int):
 
     def schedule(step):
         step = jnp.asarray(step, jnp.float32)
-        done = jnp.clip((step - warmup) / max(total - warmup, 1), 0, 1)
-        cosine = peak / 2 * (1 + jnp.cos(jnp.pi * done))
+        left = jnp.clip((total - step) / max(total - warmup, 1), 0, 1)
+        # (1 + cos(pi (1 - left))) / 2, but exact to the last step, where 1 + cos is not
+        cosine = peak * jnp.sin(jnp.pi / 2 * left) ** 2
         return jnp.where(step < warmup, peak * step / max(warmup, 1), cosine)
 
     return schedule
