@@ -10,6 +10,7 @@ import pathlib
 import sys
 import types
 from collections.abc import Callable
+from operator import getitem
 
 import ml_collections as mlc
 
@@ -34,6 +35,17 @@ WORDS = {  # fields whose value is one of a few words
     "data.colour": ("host", "device"),
     "placement": ("replicated", "fsdp"),
 }
+POSITIVE = (
+    *("epochs", "log_every", "patience", "probe.views"),
+    *("data.batch_size", "data.image_size", "checkpoint.every", "checkpoint.keep"),
+    *("evaluate.batch_size", "evaluate.knn.k", "evaluate.knn.temperature"),
+    *("evaluate.linear.iterations", "evaluate.linear_augmented.epochs"),
+    *("evaluate.linear_augmented.batch_size", "evaluate.linear_augmented.lr"),
+)
+NOT_NEGATIVE = (
+    *("steps", "checkpoint.keep_every", "optim.lr", "optim.warmup_epochs"),
+    *("evaluate.every", "evaluate.linear.l2", "evaluate.linear_augmented.weight_decay"),
+)
 MAY_CHANGE = ("log_every", "checkpoint.", "data.data_dir", "data.colour")
 
 
@@ -211,26 +223,27 @@ def rename(c: mlc.ConfigDict, part: str, name: str) -> None:
 
 def check(c: mlc.ConfigDict) -> None:
     """Rules that the types alone do not keep."""
+    numbers = dict(_numbers(c))
+    for key, said in numbers.items():
+        if not abs(said) < 2**63:
+            raise ValueError(f"{key}={said} is not a number to compute with.")
     for key, known in WORDS.items():
-        *parents, last = key.split(".")
-        place = functools.reduce(getattr, parents, c)
-        choose(place[last], known, key)
-    at_least = {
-        "epochs": c.epochs > 0,
-        "steps": c.steps >= 0,
-        "log_every": c.log_every > 0,
-        "data.batch_size": c.data.batch_size > 0,
-        "data.image_size": c.data.image_size > 0,
-        "checkpoint.every": c.checkpoint.every > 0,
-        "checkpoint.keep": c.checkpoint.keep > 0,
-        "evaluate.every": c.evaluate.every >= 0,
-        "evaluate.batch_size": c.evaluate.batch_size > 0,
-        "patience": c.patience > 0,
-    }
-    for key, fine in at_least.items():
-        if not fine:
-            zero = key in ("steps", "evaluate.every")
-            raise ValueError(f"{key} must be {'0 or more' if zero else 'above 0'}.")
+        choose(str(functools.reduce(getitem, key.split("."), c)), known, key)
+    for key in POSITIVE:
+        if not numbers[key] > 0:
+            raise ValueError(f"{key}={numbers[key]}: must be above 0.")
+    for key in NOT_NEGATIVE:
+        if not numbers[key] >= 0:
+            raise ValueError(f"{key}={numbers[key]}: must be 0 or more.")
+
+
+def _numbers(c, inside: str = ""):
+    """(key, number) for every number of a config."""
+    for key, said in c.items():
+        if isinstance(said, mlc.ConfigDict):
+            yield from _numbers(said, f"{inside}{key}.")
+        elif isinstance(said, int | float):
+            yield f"{inside}{key}", said
 
 
 def check_batch(batch_size: int, devices: int, processes: int, images: int) -> None:

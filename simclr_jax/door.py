@@ -14,17 +14,26 @@ from collections.abc import Callable
 
 import jax
 
-from simclr_jax.data.errors import UnreadablePicture
+from simclr_jax.data.errors import STORAGE, UnreadablePicture
 from simclr_jax.train.checkpoint import CheckpointError
-from simclr_jax.train.loop import Diverged
 
 DONE, FAILED, USAGE, AGAIN = 0, 1, 2, 75
 
 HEARTBEAT = 60  # seconds without one after which a peer counts as lost
+LOST = (  # what collectives and the coordination service say of a peer that is gone
+    *("Gloo", "NCCL", "Connection closed by peer", "Connection reset", "heartbeat"),
+    *("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "Barrier"),
+)
+
+# What may happen to any run, and explains itself without a stack.
+FAILURES = (CheckpointError, FloatingPointError, UnreadablePicture, *STORAGE)
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that says a mistake in one line and knows near spellings."""
+
+    def __init__(self, **words):
+        super().__init__(allow_abbrev=False, **words)
 
     def error(self, message):
         print(f"{self.prog}: {message}", file=sys.stderr)
@@ -70,7 +79,7 @@ def checking():
         yield
     except UnreadablePicture:
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, *STORAGE) as error:
         raise Mistake(str(error)) from error
 
 
@@ -178,7 +187,7 @@ def report(error: BaseException) -> int:
     if lost_peer(error):
         print(f"try again: lost a peer: {str(error).splitlines()[0]}", file=sys.stderr)
         return AGAIN
-    if isinstance(error, CheckpointError | Diverged | UnreadablePicture | OSError):
+    if isinstance(error, FAILURES):
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     traceback.print_exception(error)
@@ -187,6 +196,5 @@ def report(error: BaseException) -> int:
 
 def lost_peer(error: BaseException) -> bool:
     """Whether a collective failed because another process is gone."""
-    signs = ("Gloo", "Connection closed by peer", "Connection reset", "heartbeat")
     several = jax.process_count() > 1
-    return several and any(sign in str(error) for sign in signs)
+    return several and any(sign in str(error) for sign in LOST)

@@ -4,10 +4,12 @@ python -m simclr_jax.pretrain --config configs/NAME.py --workdir DIR
     [--config.a.b=value ...]
 """
 
+import os
+
 import jax
 from etils import epath
 
-from simclr_jax import colour, config, door, run, sharding
+from simclr_jax import colour, config, door, processes, run, sharding
 from simclr_jax.data import pipeline
 from simclr_jax.data.feed import feed
 from simclr_jax.evaluate import plots
@@ -42,7 +44,7 @@ def read(argv: list[str]):
         c = config.load(arguments.config)
         config.override(c, changes)
         config.check(c)
-    return c, arguments.workdir
+    return c, os.path.expanduser(arguments.workdir)
 
 
 def pretrain(c, workdir: str):
@@ -63,7 +65,7 @@ def pretrain(c, workdir: str):
         )
         job = run.assemble(c, mesh, images=len(source), classes=source.classes)
         judge = make_judge(c, job, source, mesh, workdir)
-        run.claim(c, workdir)
+        run.claim(c, source, workdir)
     if jax.process_index() == 0:  # outside the mesh: the others take no part in it
         draw_views(c, source, workdir)
     with jax.set_mesh(mesh):
@@ -77,8 +79,10 @@ def train(c, job: run.Run, source, judge, mesh, workdir: str):
         epath.Path(workdir).absolute() / "checkpoints", **c.checkpoint
     )
     start = checkpoints.latest or 0
+    with door.checking():
+        processes.agree(str(start), checkpoints.directory)
     log = Log(workdir, start, job.total, active=first)
-    introduce(c, job, source, mesh, start, workdir, log)
+    introduce(c, job, source, mesh, start, workdir, log, judged=judge is not None)
     state = checkpoints.restore(run.abstract(job), start) if start else job.create()
 
     views = run.recipe(c)
@@ -127,16 +131,19 @@ def train(c, job: run.Run, source, judge, mesh, workdir: str):
 
 
 def make_judge(c, job: run.Run, source, mesh, workdir: str):
-    """state -> {"knn_accuracy"} of h on the evaluation split, if there are labels."""
+    """(state, alive) -> {"knn_accuracy"} of h on the evaluation split.
+
+    None where it is not asked for, or where a split has no labels.
+    """
     if not (c.evaluate.every and source.classes):
-        return lambda state: {}
+        return None
     test_source = run.open_data(c, c.data.eval_split, workdir)
     if not test_source.classes:
-        return lambda state: {}
+        return None
 
-    def judge(state):
-        bank = run.features(c, job, state, source, mesh)
-        test = run.features(c, job, state, test_source, mesh)
+    def judge(state, alive):
+        bank = run.features(c, job, state, source, mesh, alive)
+        test = run.features(c, job, state, test_source, mesh, alive)
         said = knn(
             bank.h,
             bank.label,
@@ -151,7 +158,7 @@ def make_judge(c, job: run.Run, source, mesh, workdir: str):
     return judge
 
 
-def introduce(c, job: run.Run, source, mesh, start, workdir, log: Log) -> None:
+def introduce(c, job, source, mesh, start, workdir, log: Log, *, judged) -> None:
     """Says what is about to happen."""
     n, batch = len(source), c.data.batch_size
     parameters = sum(x.size for x in jax.tree.leaves(job.shapes.params))
@@ -171,6 +178,8 @@ def introduce(c, job: run.Run, source, mesh, start, workdir, log: Log) -> None:
         log.say("the warm-up is as long as the run: the rate never reaches its peak")
     if not source.classes:
         log.say("no labels: no online probe, no accuracies")
+    elif c.evaluate.every and not judged:
+        log.say(f"no labels in {c.data.eval_split}: no kNN during the run")
     if start:
         log.say(f"going on from the checkpoint of step {start}")
     log.say(f"work directory: {workdir}")
@@ -178,12 +187,9 @@ def introduce(c, job: run.Run, source, mesh, start, workdir, log: Log) -> None:
 
 def draw_views(c, source, workdir: str) -> None:
     """Writes views.png: pictures and the views of them that the encoder gets."""
-    path = epath.Path(workdir) / "views.png"
-    if path.exists():
-        return
     images = pipeline.pictures(source, range(min(GALLERY, len(source))))
     views = pipeline.preview(c, images, c.seed)
-    plots.gallery(views, path, originals=images)
+    plots.gallery(views, epath.Path(workdir) / "views.png", originals=images)
 
 
 if __name__ == "__main__":

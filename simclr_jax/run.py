@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from etils import epath
-from jax.experimental import multihost_utils
 
-from simclr_jax import config, sharding
+from simclr_jax import config, processes, sharding
 from simclr_jax.data import pipeline
 from simclr_jax.data.sources import Source, open_source
 from simclr_jax.evaluate.features import Features, extract
@@ -41,16 +40,10 @@ def open_data(c, split: str, workdir: str) -> Source:
 
     Process 0 goes first: what it downloads or indexes, the others find.
     """
-    several, first = jax.process_count() > 1, jax.process_index() == 0
-    if several and not first:
-        multihost_utils.sync_global_devices("data is open")
-    try:
+    with processes.first_goes_first():
         return open_source(
             c.data.name, data_dir=c.data.data_dir, split=split, workdir=workdir
         )
-    finally:  # after an error, too: the others will meet the same
-        if several and first:
-            multihost_utils.sync_global_devices("data is open")
 
 
 def recipe(c):
@@ -129,6 +122,9 @@ def assemble(c, mesh, *, images: int, classes: int) -> Run:
         )
 
     shapes = jax.eval_shape(create)
+    label = jax.ShapeDtypeStruct((c.data.batch_size,), jnp.int32)
+    batch = {"views": views, "label": label}  # a loss that cannot be says so now
+    jax.eval_shape(method.loss, shapes.params, shapes.blind(), batch, shapes.rng)
     where = sharding.replicated(mesh)
     if c.placement == "fsdp":
         placement = sharding.fsdp(mesh, shapes)
@@ -154,8 +150,13 @@ def abstract(run: Run):
     return template(run.shapes, run.placement)
 
 
-def features(c, run: Run, state, source: Source, mesh) -> Features:
-    """Features of all pictures of a source by the branch that the method keeps."""
+def features(
+    c, run: Run, state, source: Source, mesh, alive: Callable[[], None] = lambda: None
+) -> Features:
+    """Features of all pictures of a source by the branch that the method keeps.
+
+    alive: called with each batch of them.
+    """
     batches = pipeline.eval_batches(
         source,
         size=c.data.image_size,
@@ -164,27 +165,84 @@ def features(c, run: Run, state, source: Source, mesh) -> Features:
         process_count=jax.process_count(),
     )
     params, stats = run.method.kept(state)
-    return extract(run.method.network.encode, params, stats, batches, mesh)
+    return extract(run.method.network.encode, params, stats, fed(batches, alive), mesh)
 
 
-def claim(c, workdir) -> None:
+def fed(batches, alive: Callable[[], None]):
+    """The same batches; calls `alive` with each."""
+    for batch in batches:
+        alive()
+        yield batch
+
+
+# A work directory: whose it is, and on what data it began.
+
+
+def claim(c, source: Source, workdir) -> None:
     """Makes the work directory the config's own, or finds that it is already.
 
+    One in which no step was logged and nothing was saved is anybody's.
+
     Raises:
-      ValueError: if it belongs to a run with another config; it lists the differences.
+      ValueError: if it belongs to a run with another config or on other pictures, with
+        the differences; or if the processes do not share it.
     """
-    path = epath.Path(workdir) / "config.json"
-    mine = config.plain(c)
-    if path.exists():
-        lines = config.differences(json.loads(path.read_text()), mine)
-        if lines:
-            told = "\n  ".join(lines)
-            raise ValueError(
-                f"{workdir} belongs to a run with another config:\n  {told}\n"
-                "Take another --workdir, or the config that began it."
-            )
-    if jax.process_index() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = path.with_suffix(".json.new")  # no other process sees half a file
-        written.write_text(json.dumps(mine, indent=2) + "\n")
-        written.replace(path)
+    folder = epath.Path(workdir)
+    mine = {
+        "config.json": config.plain(c),
+        "data.json": {
+            "pictures": len(source),
+            "classes": source.classes,
+            "pictures read together": source.block,
+        },
+    }
+    with processes.first_goes_first():
+        for name, now in mine.items():
+            if _has_begun(folder) and (folder / name).exists():
+                _compare(read_saved(folder, name), now, folder)
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, now in mine.items():
+                written = folder / f"{name}.new"  # no other process sees half a file
+                written.write_text(json.dumps(now, indent=2) + "\n")
+                written.replace(folder / name)
+    path = folder / "config.json"
+    processes.agree(path.read_text() if path.exists() else "", workdir)
+
+
+def _has_begun(folder) -> bool:
+    saved = folder / "checkpoints"
+    return (folder / "metrics.jsonl").exists() or (
+        saved.exists() and any(saved.iterdir())
+    )
+
+
+def _compare(was: dict, now: dict, folder) -> None:
+    lines = config.differences(was, now)
+    if lines:
+        told = "\n  ".join(lines)
+        raise ValueError(
+            f"{folder} belongs to a run with another config or other data:\n  {told}\n"
+            "Take another --workdir, or what began it."
+        )
+
+
+def read_saved(workdir, name: str = "config.json") -> dict:
+    """What a run has written down about itself.
+
+    Raises:
+      ValueError: if it is not there or was damaged.
+    """
+    path = epath.Path(workdir) / name
+    if not path.exists():
+        raise ValueError(f"{workdir} is no work directory: it has no {name}.")
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError:
+        saved = None
+    if not isinstance(saved, dict):
+        raise ValueError(
+            f"{path} is damaged: it is no JSON object. Without it nobody knows what "
+            f"{workdir} holds; take another --workdir, or put the file back."
+        )
+    return saved

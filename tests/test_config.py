@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import pytest
 
 from simclr_jax import config
@@ -153,13 +154,87 @@ def test_mistakes_inside_a_config_file(tmp_path, line, message):
 
 
 @pytest.mark.parametrize(
-    "change", [("patience", "0"), ("checkpoint.keep", "0"), ("evaluate.every", "-1")]
+    ("key", "text"),
+    [
+        ("patience", "0"),
+        ("checkpoint.keep", "0"),
+        ("checkpoint.keep_every", "-1"),
+        ("evaluate.every", "-1"),
+        ("evaluate.knn.k", "0"),
+        ("evaluate.linear_augmented.batch_size", "0"),
+        ("evaluate.linear_augmented.epochs", "-3"),
+        ("probe.views", "-1"),
+        ("optim.warmup_epochs", "-2.0"),
+        ("seed", "99999999999999999999"),
+        ("epochs", "1e400"),
+    ],
 )
-def test_numbers_out_of_range(change):
+def test_numbers_out_of_range(key, text):
+    c = config.load("configs/quickstart.py")
+    config.override(c, [(key, text)])
+    with pytest.raises(ValueError, match=rf"{key}=.*(must be|not a number)"):
+        config.check(c)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("method.out", "0"), "out = 0"),
+        (("method.hidden", "-1"), "hidden = -1"),
+        (("method.temperature", "0.0"), "temperature must be above 0"),
+        (("encoder.std", "(0.0, 1.0, 1.0)"), "std is above 0"),
+        (("encoder.bn_groups", "3"), "3 groups needs a batch that they divide"),
+        (("augment.name", "crop_flip"), r"wants z of shape \[2, N, D\]"),
+        (("optim.undecayed", "('(',)"), "no regular expression"),
+    ],
+)
+@pytest.mark.parametrize("classes", [0, 10])
+def test_parts_that_cannot_be_built(change, message, classes):
+    """Before anything is compiled, with the probe and without it."""
+    from simclr_jax import run, sharding
+
     c = config.load("configs/quickstart.py")
     config.override(c, [change])
-    with pytest.raises(ValueError, match=change[0]):
-        config.check(c)
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    with pytest.raises(ValueError, match=message):
+        run.assemble(c, mesh, images=5000, classes=classes)
+
+
+# What others script against: neither these keys nor their types may go.
+STAYING = {
+    "seed": int,
+    "epochs": float,
+    "steps": int,
+    "log_every": int,
+    "data.name": str,
+    "data.data_dir": str,
+    "data.batch_size": int,
+    "data.image_size": int,
+    "data.colour": str,
+    "data.split": str,
+    "data.eval_split": str,
+    "augment.name": str,
+    "augment.strength": float,
+    "augment.brightness": str,
+    "checkpoint.every": int,
+    "evaluate.every": int,
+    "method.name": str,
+    "encoder.name": str,
+    "encoder.dtype": str,
+    "optim.name": str,
+    "optim.lr": float,
+    "optim.lr_scaling": str,
+}
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, "configs/quickstart.py"])
+def test_names_that_stay(path):
+    c = config.load(path)
+    for key, kind in STAYING.items():
+        place = c
+        for part in key.split("."):
+            place = place[part]
+        assert type(place) is kind, key
 
 
 def test_a_run_of_no_step():

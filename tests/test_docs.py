@@ -12,6 +12,7 @@ import pytest
 
 from simclr_jax import config, pretrain, run, sharding
 from simclr_jax.evaluate import __main__ as evaluate
+from tests.tools import begin_in
 
 PLACES = [
     pathlib.Path("README.md"),
@@ -64,8 +65,8 @@ def test_is_understood(path, command, tmp_path):
         job = run.assemble(c, mesh, images=1_281_167, classes=1000)
         assert job.total > job.warmup
     elif words[:3] == ["python", "-m", "simclr_jax.evaluate"]:
-        arguments, changes = evaluate.parser().parse_with_changes(words[3:])
-        run.claim(config.load("configs/quickstart.py"), tmp_path)
+        arguments, changes = evaluate.read(words[3:])
+        begin_in(tmp_path, config.load("configs/quickstart.py"))
         evaluate.read_config(tmp_path, changes)
         assert arguments.workdir
     elif words[:2] == ["python", "-c"]:

@@ -1,6 +1,11 @@
 """The training door on real pictures: what it leaves behind, resuming, and mistakes."""
 
+import itertools
 import json
+import re
+import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -8,6 +13,8 @@ import pytest
 from jax.sharding import Mesh
 
 from simclr_jax import config, door, pretrain, run, sharding
+from simclr_jax.data import pipeline
+from simclr_jax.data.errors import UnreadablePicture
 from simclr_jax.train import checkpoint
 from simclr_jax.train.checkpoint import CheckpointError, restore_latest
 from simclr_jax.train.loop import Diverged
@@ -102,6 +109,52 @@ def test_a_crash_drops_the_lines_that_come_again(tmp_path):
     assert lines(tmp_path) == before
 
 
+def test_a_picture_that_breaks_a_run_leaves_no_gap(tmp_path, monkeypatch):
+    """It stops right after a step to be logged; mended, the run goes on as if whole."""
+    changes = ("--config.log_every=3", "--config.checkpoint.every=100")
+    train(tmp_path / "whole", *changes)
+    whole = pipeline.train_batches
+
+    def broken(*arguments, **words):
+        yield from itertools.islice(whole(*arguments, **words), 4)  # one ahead
+        raise UnreadablePicture("a.png is not a readable picture")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "train_batches", broken)
+        with pytest.raises(UnreadablePicture):
+            train(tmp_path / "parts", *changes)
+    assert [line["step"] for line in lines(tmp_path / "parts")] == [3]
+    train(tmp_path / "parts", *changes)
+    seen = [
+        [(line["step"], line["loss"]) for line in lines(tmp_path / part)]
+        for part in ("whole", "parts")
+    ]
+    assert seen[0] == seen[1]
+
+
+def test_a_run_that_stopped_before_its_first_line_is_judged(
+    tmp_path, monkeypatch, capsys
+):
+    from simclr_jax.evaluate import __main__ as evaluate
+
+    monkeypatch.setattr(door.Told, "__call__", lambda self, done: done == 1)
+    with pytest.raises(door.Again):
+        train(tmp_path, "--config.log_every=5")
+    assert not (tmp_path / "metrics.jsonl").exists()
+    evaluate.main([f"--workdir={tmp_path}"])
+    said = capsys.readouterr().out
+    assert "h, after 1 steps" in said
+    assert said.endswith("embedding.png, results.json\n")
+    results = json.loads((tmp_path / "results.json").read_text())
+    for protocol in ("knn", "linear"):
+        assert results[protocol].keys() == {"untrained_h", "h", "z"}
+        for name, score in results[protocol].items():
+            assert score["count"] == 1000
+            assert score["step"] == (0 if name == "untrained_h" else 1)
+            assert 0 <= score["accuracy"] <= 1
+    assert results["knn"]["h"]["settings"] == {"k": 200, "temperature": 0.1}
+
+
 def test_a_resumed_run_may_change_little(tmp_path):
     train(tmp_path)
     train(tmp_path, "--config.log_every=3", "--config.checkpoint.keep=2")
@@ -117,17 +170,54 @@ def test_a_run_that_diverges_says_so(tmp_path, monkeypatch):
         train(tmp_path, "--config.patience=3")
 
 
-def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_clear_line(tmp_path):
+    """Real writes that fail: no file of the run may grow beyond 20 kB."""
+    train(tmp_path)
+    script = f"""
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from simclr_jax import door, pretrain, run, sharding
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+pretrain.draw_views = lambda *_: None  # views.png is larger
+pretrain.epath.Path("{tmp_path}/metrics.jsonl").unlink()
+words = {["--config=configs/quickstart.py", *SMALL]!r}
+door.leave(lambda argv: pretrain.main([*words, "--workdir={tmp_path}/full"]))
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert said.returncode == door.FAILED
+    assert "Traceback" not in said.stderr
+    assert re.search(
+        rf"error: A checkpoint could not be written to {tmp_path}/full/checkpoints: "
+        r".*File too large.*the same command goes on from the last of them\.$",
+        said.stderr,
+        re.MULTILINE,
+    )
+    _, step = final_state(tmp_path)  # what was there before is whole
+    assert step == 6
+
+
+def test_a_disk_without_space_is_called_so(tmp_path, monkeypatch):
     def full(self, *args, **kwargs):
         raise ValueError("RESOURCE_EXHAUSTED: write failed\nNo space left on device")
 
-    train(tmp_path, "--config.steps=6")
     monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", full)
     with pytest.raises(CheckpointError, match="no space left on the device") as error:
-        train(tmp_path / "other")
+        train(tmp_path)
     assert door.report(error.value) == door.FAILED
-    _, step = final_state(tmp_path)  # what was there before is whole
-    assert step == 6
+
+
+def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path):
+    train(tmp_path)
+    for path in (tmp_path / "checkpoints" / "6").rglob("manifest.ocdbt"):
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"Checkpoint 6 .*remove .*/6: the one"):
+        train(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    train(tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
 
 
 @pytest.mark.parametrize(
@@ -145,10 +235,12 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
         ("--config.data.batch_size=6000", "larger than the data set of 5000"),
         ("--config.data.name=cifar10_mni", "Did you mean 'cifar10_mini'"),
         ("--config.data.split=trian", "train"),
-        ("--config.epochs=0.0", "epochs must be above 0"),
+        ("--config.epochs=0.0", "epochs=0.0: must be above 0"),
         ("--config.optim.undecayed=('scael',)", "matches no parameter"),
         ("--config.augment.brightness=add", "additive"),
         ("--config.encoder.stem=cfar", "cifar"),
+        ("--config.evaluate.knn.k=0", "must be above 0"),
+        ("--config.encoder.bn_groups=3", "a batch that they divide"),
     ],
 )
 def test_mistakes_before_anything_is_begun(tmp_path, argument, message, capsys):
@@ -185,6 +277,37 @@ def test_a_batch_must_divide_over_the_devices(tmp_path, monkeypatch):
     monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
     with pytest.raises(door.Mistake, match=r"over 8 devices .* 24 or 32"):
         train(tmp_path, "--config.data.batch_size=28")
+
+
+def test_a_work_directory_in_a_bucket(tmp_path, monkeypatch):
+    """All but the checkpoints, which Orbax writes by its own way to buckets."""
+    from etils.epath import backend, gpath
+
+    from simclr_jax.evaluate import __main__ as evaluate
+
+    as_it_is = gpath._GPath._path_str.fget
+
+    def on_disk(self):
+        return as_it_is(self).replace("gs://", f"{tmp_path}/")
+
+    def checkpoints(directory, **words):
+        return checkpoint.Checkpoints(kept, **words)
+
+    kept, disk = tmp_path / "checkpoints", property(lambda _: backend.os_backend)
+    monkeypatch.setattr(gpath._GPath, "_path_str", property(on_disk))
+    monkeypatch.setattr(gpath._GPath, "_backend", disk)
+    monkeypatch.setattr(pretrain, "Checkpoints", checkpoints)
+    monkeypatch.setattr(
+        evaluate, "restore_latest", lambda _, t: restore_latest(kept, t)
+    )
+    train("gs://bucket/work")
+    evaluate.main(["--workdir=gs://bucket/work"])
+    work = tmp_path / "bucket" / "work"
+    assert {path.name.partition(".")[0] for path in work.iterdir()} == {
+        *("config", "data", "metrics", "results"),
+        *("views", "curves", "embedding", "events"),
+    }
+    assert [line["step"] for line in lines(work)] == [2, 4, 6]
 
 
 # Other people's pictures.
@@ -233,6 +356,15 @@ def test_an_unreadable_picture_is_named(tmp_path, folder, name, capsys):
     assert bool(saved) == (name != "00.png")  # what was learnt is kept
 
 
+def test_other_pictures_are_not_gone_on_with(tmp_path, folder):
+    """The order and the length of a run hang on how many pictures there are."""
+    changes = (*OWN, f"--config.data.name={folder}")
+    train(tmp_path / "work", *changes)
+    (folder / "00.png").unlink()
+    with pytest.raises(door.Mistake, match="pictures: was 12, now 11"):
+        train(tmp_path / "work", *changes)
+
+
 def test_an_empty_folder(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(door.Mistake, match="none"):
@@ -258,5 +390,6 @@ def test_labels_of_one_split_only(tmp_path, folder, capsys):
     train(tmp_path / "work", *OWN, *changes, "--config.evaluate.every=2")
     assert "probe_loss" in lines(tmp_path / "work")[-1]
     assert "knn_accuracy" not in lines(tmp_path / "work")[-1]
+    assert "no labels in val: no kNN during the run" in capsys.readouterr().err
     evaluate.main([f"--workdir={tmp_path / 'work'}"])
     assert "has no labels" in capsys.readouterr().out

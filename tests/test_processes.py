@@ -1,7 +1,6 @@
 """Several processes: the same losses as one, and a clean end when told to stop."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -11,6 +10,8 @@ import time
 import numpy as np
 import pytest
 
+from tests.tools import with_devices
+
 SMALL = (
     "--config=configs/quickstart.py",
     "--config.data.batch_size=32",
@@ -18,11 +19,6 @@ SMALL = (
     "--config.method.hidden=16",
     "--config.log_every=1",
 )
-
-
-def environment(devices: int) -> dict:
-    flag = f"--xla_force_host_platform_device_count={devices}"
-    return os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
 
 
 def losses(workdir):
@@ -36,11 +32,11 @@ def test_two_processes_train_as_one(tmp_path):
     run += ["--config.evaluate.every=4"]
     one = subprocess.Popen(
         [sys.executable, "-m", "simclr_jax.pretrain", *run, f"--workdir={tmp_path}/1"],
-        env=environment(4),
+        env=with_devices(4),
     )
     two = subprocess.run(
         ["launch/local.sh", "2", *run, f"--workdir={tmp_path}/2"],
-        env=environment(2) | {"PYTHON": sys.executable},
+        env=with_devices(2) | {"PYTHON": sys.executable},
         timeout=300,
     )
     assert one.wait(300) == two.returncode == 0
@@ -58,7 +54,7 @@ def test_told_to_stop_it_saves_and_says_try_again(tmp_path):
     """SIGTERM, as a preempted machine gets it: exit code 75 and a checkpoint."""
     command = [sys.executable, "-m", "simclr_jax.pretrain", *SMALL]
     command += ["--config.steps=100000", f"--workdir={tmp_path}"]
-    child = subprocess.Popen(command, env=environment(1), stderr=subprocess.PIPE)
+    child = subprocess.Popen(command, env=with_devices(1), stderr=subprocess.PIPE)
     deadline = time.monotonic() + 200
     while not (tmp_path / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -74,48 +70,103 @@ def test_told_to_stop_it_saves_and_says_try_again(tmp_path):
 def test_a_mistake_ends_with_2_and_one_line(tmp_path):
     command = [sys.executable, "-m", "simclr_jax.pretrain", *SMALL]
     command += [f"--workdir={tmp_path}", "--config.data.batch_size=9999"]
-    said = subprocess.run(command, env=environment(1), capture_output=True, text=True)
+    said = subprocess.run(command, env=with_devices(1), capture_output=True, text=True)
     assert said.returncode == 2
     assert said.stderr.splitlines()[-1].startswith("error: data.batch_size=9999 is")
     assert "Traceback" not in said.stderr
 
 
-def start_two(workdir):
-    """Two processes of a run that will not end by itself; returns when it trains."""
+def start_two(*workdirs, steps=100_000, before=""):
+    """Two processes of a run, each with its work directory.
+
+    before: Python for each of them to run first.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     several = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
-    command = [sys.executable, "-m", "simclr_jax.pretrain", *SMALL]
-    command += ["--config.steps=100000", f"--workdir={workdir}"]
-    children = [
+    script = (
+        f"{before}\nfrom simclr_jax import door, pretrain\ndoor.leave(pretrain.main)"
+    )
+    words = [*SMALL, f"--config.steps={steps}", "--config.optim.lr=0.01"]
+    return [
         subprocess.Popen(
-            command,
-            env=environment(1) | several | {"JAX_PROCESS_ID": str(k)},
+            [sys.executable, "-c", script, *words, f"--workdir={workdir}"],
+            env=with_devices(1) | several | {"JAX_PROCESS_ID": str(k)},
             stderr=subprocess.PIPE,
         )
-        for k in range(2)
+        for k, workdir in enumerate(workdirs)
     ]
+
+
+def wait_for(path):
     deadline = time.monotonic() + 200
-    while not (workdir / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return children
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def ends(children, timeout=200):
+    """Exit codes and what was said on stderr."""
+    said = [child.communicate(timeout=timeout)[1].decode() for child in children]
+    return [child.returncode for child in children], said
+
+
+def test_one_of_two_told_to_stop_stops_both(tmp_path):
+    children = start_two(tmp_path, tmp_path)
+    wait_for(tmp_path / "metrics.jsonl")
+    children[1].send_signal(signal.SIGTERM)
+    codes, said = ends(children)
+    assert codes == [75, 75]
+    assert all("told to stop; saved at step" in text for text in said)
+    (saved,) = (tmp_path / "checkpoints").iterdir()
+    assert int(saved.name) == len(losses(tmp_path))
 
 
 @pytest.mark.long
-def test_one_of_two_told_to_stop_stops_both(tmp_path):
-    children = start_two(tmp_path)
+def test_two_that_were_stopped_go_on_as_if_nothing_had_been(tmp_path):
+    children = start_two(tmp_path / "a", tmp_path / "a", steps=60)
+    wait_for(tmp_path / "a" / "metrics.jsonl")
     children[1].send_signal(signal.SIGTERM)
-    said = [child.communicate(timeout=100)[1] for child in children]
-    assert [child.returncode for child in children] == [75, 75]
-    assert all(b"told to stop; saved at step" in text for text in said)
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+    assert ends(children)[0] == [75, 75]
+    stopped = len(losses(tmp_path / "a"))
+    assert 0 < stopped < 60
+    codes, said = ends(start_two(tmp_path / "a", tmp_path / "a", steps=60))
+    assert codes == [0, 0]
+    assert f"going on from the checkpoint of step {stopped}" in said[0]
+    ends(start_two(tmp_path / "b", tmp_path / "b", steps=60))
+    assert len(losses(tmp_path / "a")) == 60
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
 @pytest.mark.long
 def test_a_lost_peer_means_try_again(tmp_path):
-    children = start_two(tmp_path)
+    children = start_two(tmp_path, tmp_path)
+    wait_for(tmp_path / "metrics.jsonl")
     children[1].kill()
-    _, said = children[0].communicate(timeout=100)
-    assert children[0].returncode == 75
-    assert b"try again: lost a peer" in said
-    assert b"Traceback" not in said
+    (code, _), (said, _) = ends(children)
+    assert code == 75
+    assert "try again: lost a peer" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.long
+def test_a_work_directory_that_is_not_shared(tmp_path):
+    codes, said = ends(start_two(tmp_path / "a", tmp_path / "b"))
+    assert codes == [2, 2]
+    assert all("needs a work directory that all of them share" in x for x in said)
+
+
+@pytest.mark.long
+def test_the_others_wait_while_process_0_prepares_the_data(tmp_path):
+    """Longer than the half minute after which a collective gives up."""
+    before = """
+import os, time
+from simclr_jax import run
+ready = run.open_source
+def slowly(*arguments, **words):
+    time.sleep(45 if os.environ["JAX_PROCESS_ID"] == "0" else 0)
+    return ready(*arguments, **words)
+run.open_source = slowly
+"""
+    codes, _ = ends(start_two(tmp_path, tmp_path, steps=3, before=before))
+    assert codes == [0, 0]
+    assert len(losses(tmp_path)) == 3

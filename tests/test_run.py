@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from simclr_jax import config, door, run, sharding
 from simclr_jax.evaluate import __main__ as evaluate
 from simclr_jax.train.step import make_train_step
-from tests.tools import small_batch
+from tests.tools import begin_in, small_batch
 
 
 def one_step(placement):
@@ -72,11 +73,15 @@ def test_the_probe_is_spared_unless_adapted():
         (["--config.evaluate.knn.kk=3"], "Did you mean 'k'"),
         (["--protocol=linea"], "invalid choice"),
         (["--features=x"], "invalid choice"),
+        (["--features=z"], "goes with a --protocol: knn, linear, linear_augmented"),
+        (["--protoc=knn"], "Did you mean --protocol?"),
+        (["--config.evaluate.knn.k=0"], "evaluate.knn.k=0: must be above 0"),
+        (["--config.evaluate.linear_augmented.epochs=-3"], "must be above 0"),
     ],
 )
 def test_mistakes_at_the_judging_door(tmp_path, in_process, words, message, capsys):
     c = config.load("configs/quickstart.py")
-    run.claim(c, tmp_path)
+    begin_in(tmp_path, c)
     with pytest.raises((SystemExit, door.Mistake)) as error:
         evaluate.main([f"--workdir={tmp_path}", *words])
     code = getattr(error.value, "code", None) or door.report(error.value)
@@ -87,6 +92,51 @@ def test_mistakes_at_the_judging_door(tmp_path, in_process, words, message, caps
 def test_a_place_without_a_run(tmp_path, in_process):
     with pytest.raises(door.Mistake, match=r"has no config\.json"):
         evaluate.main([f"--workdir={tmp_path}"])
-    run.claim(config.load("configs/quickstart.py"), tmp_path)
+    begin_in(tmp_path, config.load("configs/quickstart.py"))
     with pytest.raises(door.Mistake, match="no checkpoint yet"):
         evaluate.main([f"--workdir={tmp_path}"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"seed": '])
+def test_a_damaged_config_is_named(tmp_path, in_process, text):
+    begin_in(tmp_path, config.load("configs/quickstart.py"))
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(door.Mistake, match=r"config\.json is damaged"):
+        evaluate.main([f"--workdir={tmp_path}"])
+
+
+def test_who_has_done_nothing_may_begin_again(tmp_path):
+    """A config that was wrong must not spoil the directory for the right one."""
+    c = config.load("configs/quickstart.py")
+    begin_in(tmp_path, c)
+    c.optim.lr = 0.1
+    begin_in(tmp_path, c)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    begin_in(tmp_path, c)
+    c.optim.lr = 0.2
+    with pytest.raises(ValueError, match=r"optim\.lr: was 0\.1, now 0\.2"):
+        begin_in(tmp_path, c)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (door.Mistake("no"), door.USAGE, "error: no"),
+        (door.Again("later"), door.AGAIN, "try again: later"),
+        (FloatingPointError("not finite"), door.FAILED, "error: not finite"),
+        (OSError("disk"), door.FAILED, "error: disk"),
+        (tf.errors.UnavailableError(None, None, "far"), door.FAILED, "error: far"),
+        (ZeroDivisionError("ours"), door.FAILED, "ZeroDivisionError"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_exit_codes(error, code, said, capsys):
+    assert door.report(error) == code
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("text", ["Gloo AllGather failed", "UNAVAILABLE: gone"])
+def test_a_lost_peer_is_to_try_again(monkeypatch, text):
+    assert door.report(RuntimeError(text)) == door.FAILED
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert door.report(RuntimeError(text)) == door.AGAIN

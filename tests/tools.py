@@ -1,12 +1,14 @@
 """What several tests share: a tiny run of any method, and a look at compiled plans."""
 
+import os
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax import sharding
+from simclr_jax import run, sharding
+from simclr_jax.data.sources import open_source
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.methods.probe import with_probe
 from simclr_jax.models.resnet import resnet10
@@ -15,6 +17,12 @@ from simclr_jax.train.step import make_train_step
 
 CLASSES = 10
 SMALL = {"simclr": {"hidden": 16, "out": 8}}  # one row a method: small widths
+
+
+def with_devices(count: int) -> dict[str, str]:
+    """The environment for a process with that many simulated devices."""
+    flags = re.sub(r"count=\d+", f"count={count}", os.environ["XLA_FLAGS"])
+    return os.environ | {"XLA_FLAGS": flags}
 
 
 def small_method(name: str, probe: bool = True):
@@ -48,6 +56,11 @@ def small_state(method, tx, batch, mesh):
 def small_optimiser():
     """SGD without decay of norms, biases and the probe."""
     return sgd(weight_decay=1e-4, undecayed=(*NORMS_AND_BIASES, "^probe/"))
+
+
+def begin_in(workdir, c):
+    """Makes a folder the work directory of a run that has not done a step."""
+    run.claim(c, open_source("cifar10_mini", split="train"), workdir)
 
 
 def compiled_step(method, tx, mesh, rate=0.1, prepare=lambda batch: batch):

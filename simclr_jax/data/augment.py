@@ -20,21 +20,12 @@ which is clipped before the device gets to see it.
 
 import numpy as np
 
+from simclr_jax.data.hash import GOLDEN, mix
 from simclr_jax.data.tensorflow import tf
-
-# The accelerators belong to JAX; TensorFlow would take all their memory.
 
 GREY = (0.2989, 0.5870, 0.1140)
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _CROP, _COLOUR, _BATCH = 0, 1, 2  # streams, so that no two draws share a key
-
-
-def _mix(x):
-    """The finaliser of splitmix64: a bijection of uint64 that looks random."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def _bits(count, *key):
@@ -42,8 +33,8 @@ def _bits(count, *key):
     h = np.zeros(1, np.uint64)
     for part in key:
         part = np.atleast_1d(part).astype(np.uint64)  # arrays wrap, scalars warn
-        h = _mix(h ^ _mix(part + _GOLDEN))
-    return _mix(h[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
+        h = mix(h ^ mix(part + GOLDEN))
+    return mix(h[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)
 
 
 def _uniform(count, *key):

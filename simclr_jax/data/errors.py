@@ -1,4 +1,8 @@
-"""What can be wrong with data once a run is under way."""
+"""What can be wrong with data, and with the places where it is kept."""
+
+from simclr_jax.data.tensorflow import tf
+
+STORAGE = (OSError, tf.errors.OpError)  # what disks raise, and what buckets do
 
 
 class UnreadablePicture(ValueError):

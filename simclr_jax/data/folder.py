@@ -2,12 +2,12 @@
 
 import concurrent.futures
 import os
+import sys
 
 import numpy as np
 
-from simclr_jax.data.errors import UnreadablePicture
+from simclr_jax.data.errors import STORAGE, UnreadablePicture
 from simclr_jax.data.storage import storage_of
-from simclr_jax.data.tensorflow import tf
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 SPLITS = ("train", "val", "validation", "test")
@@ -21,7 +21,8 @@ class Folder:
 
     Sub-folders named train, val, validation or test are splits; without any of them the
     whole folder is the split "train", or "all". In a split, pictures lie at the top and
-    have no label, or in sub-folders, at any depth, that are the classes. Hidden files
+    have no label, or in sub-folders, at any depth, that are the classes; a single
+    sub-folder tells nothing apart, so its pictures have no label either. Hidden files
     and folders and other kinds of files are passed over, links are followed. The order
     is that of the sorted names, and the classes are those of all splits together, so
     that a class keeps its number where a split has no picture of it.
@@ -64,6 +65,8 @@ class Folder:
             self.files = [file for files in found for file in files]
             numbers = [self.class_names.index(name) for name in folders]
             self._label = np.repeat(np.array(numbers, np.int32), [*map(len, found)])
+        if len(self.class_names) == 1:
+            self.class_names = ()
         self.classes = len(self.class_names)
         if not self.files:
             raise ValueError(
@@ -97,7 +100,7 @@ class Folder:
     def _read_one(self, i):
         try:
             return self._storage.read_all(self.files[i])
-        except (OSError, tf.errors.OpError) as error:
+        except STORAGE as error:
             raise UnreadablePicture(
                 f"{self.files[i]} cannot be read: {error}"
             ) from error
@@ -117,9 +120,15 @@ class Folder:
 
 
 def _splits(storage, root):
-    folders = [name for name in _visible(storage, root)[0] if name in SPLITS]
+    every, files = _visible(storage, root)
+    folders = [name for name in every if name in SPLITS]
     if not folders:
         return dict.fromkeys(WHOLE, root)
+    beside = [name for name in every if name not in SPLITS]
+    beside += filter(_is_picture, files)
+    if beside:
+        shown = ", ".join(beside[:3]) + (", ..." if len(beside) > 3 else "")
+        print(f"{root}: passing over {shown} beside the splits", file=sys.stderr)
     return {name: f"{root}/{name}" for name in folders}
 
 

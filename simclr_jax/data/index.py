@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from simclr_jax.data.errors import STORAGE
 from simclr_jax.data.storage import storage_of
-from simclr_jax.data.tensorflow import tf
 
 HEADER, FOOTER = 12, 4  # bytes around a payload
 CHUNK = 2**23  # bytes a request where a request is dear; whole files pass through
@@ -169,7 +169,7 @@ def _load(path, files):
         data = storage_of(path).read_all(path)
         with np.load(io.BytesIO(data)) as kept:
             counts, lengths = kept["counts"], kept["lengths"]
-    except (OSError, tf.errors.OpError, ValueError, KeyError, zipfile.BadZipFile):
+    except (*STORAGE, ValueError, KeyError, zipfile.BadZipFile):
         return None  # not there, not ours to read, or half a file from a full disk
     good = len(counts) == files and counts.sum() == len(lengths)
     return (counts, lengths) if good else None
@@ -181,7 +181,7 @@ def _save(paths, counts, lengths):
     for path in paths:
         try:
             storage_of(path).write(path, buffer.getvalue())
-        except (OSError, tf.errors.OpError):
+        except STORAGE:
             continue  # read-only: the next place
         return path
     return "memory only, as no folder could be written"

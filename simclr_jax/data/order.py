@@ -8,10 +8,11 @@ import dataclasses
 
 import numpy as np
 
+from simclr_jax.data.hash import GOLDEN, mix
+
 ROUNDS = 6
 LANES = 64
 STRIDE = 39  # odd and near 64 / golden ratio: neighbouring lanes start far apart
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def permute(i, n, *keys):
@@ -65,14 +66,7 @@ def _digest(keys):
 
 
 def _mix(x):
-    """The finaliser of splitmix64: every output bit depends on every input bit.
-
-    Of arrays, which wrap around in silence where numpy's scalars would warn.
-    """
-    x = x + GOLDEN
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return mix(x + GOLDEN)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,7 +131,9 @@ def preview(config, images, seed: int):
       ValueError: for something other than pictures, and what the recipe refuses.
     """
     for i, image in enumerate(images):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        image = np.asarray(image)
+        fits = image.ndim == 3 and image.shape[2] == 3 and image.size
+        if image.dtype != np.uint8 or not fits:
             raise ValueError(
                 f"preview wants pictures as uint8 [H, W, 3]; number {i} is "
                 f"{image.dtype} {list(image.shape)}."
@@ -191,6 +193,7 @@ def _rows(views, seed, epoch, step, index):
 
 
 def _map(dataset, f):
+    f = tf.autograph.experimental.do_not_convert(f)  # no tensor decides a branch
     return dataset.map(f, num_parallel_calls=WORKERS, deterministic=True)
 
 
@@ -269,7 +272,8 @@ class _Pictures:
             }
 
         steps = tf.data.Dataset.range(self.steps.start, self.steps.stop)
-        return steps.map(batch).prefetch(1).unbatch()
+        one_at_a_time = steps.map(tf.autograph.experimental.do_not_convert(batch))
+        return one_at_a_time.prefetch(1).unbatch()
 
     def batches(self, dataset):
         """Iterates over batches of one step each, naming the picture that breaks it."""

@@ -66,6 +66,7 @@ def open_source(
       ValueError: unknown or missing set, folder or split, or files that are damaged;
         says what there is.
     """
+    data_dir = os.path.expanduser(data_dir)
     open_one = functools.cache(_opener(name, data_dir, workdir))
     parts = [_part(open_one, term.strip(), split) for term in split.split("+")]
     source, start, stop = parts[0]

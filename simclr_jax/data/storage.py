@@ -97,7 +97,10 @@ class Bucket:
         return tf.io.gfile.exists(path)
 
     def is_dir(self, path: str) -> bool:
-        return tf.io.gfile.isdir(path)
+        try:  # gfile.isdir would call a bucket that cannot be reached no folder
+            return tf.io.gfile.stat(path).is_directory
+        except tf.errors.NotFoundError:
+            return False
 
     def entries(self, path: str) -> tuple[list[str], list[str]]:
         # A bucket marks folders by a slash; to ask for each file would take a request.

@@ -32,7 +32,7 @@ def find(name: str, data_dir: str):
         return tfds.core.read_only_builder.builder_from_files(
             name, data_dir=data_dir or None
         )
-    except ValueError:  # not found, or no name that TFDS could parse
+    except (ValueError, KeyError):  # not found, or no name or path that it can parse
         return None
 
 

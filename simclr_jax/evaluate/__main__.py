@@ -9,6 +9,7 @@ embedding.png. Only linear_augmented is to be compared with published numbers.
 """
 
 import json
+import os
 
 import jax
 from etils import epath
@@ -25,7 +26,7 @@ MAY_SET = ("evaluate.", "data.data_dir", "data.eval_split")
 
 def main(argv: list[str]) -> None:
     """Judges as the command line says; see door.leave for the exit codes."""
-    arguments, changes = parser().parse_with_changes(argv)
+    arguments, changes = read(argv)
     with door.checking():
         c = read_config(arguments.workdir, changes)
     door.join_cluster()
@@ -36,34 +37,37 @@ def main(argv: list[str]) -> None:
         if arguments.protocol:
             with door.checking():
                 judged.need_labels(arguments.protocol)
-                judged.score(arguments.protocol, arguments.features)
+            judged.score(arguments.protocol, arguments.features or "h")
         else:
-            with door.checking():
-                judged.quick()
+            judged.quick()
 
 
-def parser() -> door.Parser:
-    """The words of the command line."""
+def read(argv: list[str]):
+    """What a command line says: (arguments, changes of the config)."""
     words = door.Parser(prog="simclr_jax.evaluate", description=__doc__)
     words.add_argument("--workdir", required=True)
     words.add_argument("--protocol", default="", choices=list(config.PROTOCOLS))
-    words.add_argument("--features", default="h", choices=["h", "z"])
-    return words
+    words.add_argument("--features", default="", choices=["h", "z"])
+    arguments, changes = words.parse_with_changes(argv)
+    if arguments.features and not arguments.protocol:
+        known = ", ".join(config.PROTOCOLS)
+        words.error(f"--features goes with a --protocol: {known}.")
+    arguments.workdir = os.path.expanduser(arguments.workdir)
+    return arguments, changes
 
 
 def read_config(workdir: str, changes):
     """The config of the run, with those changes that do not touch what was trained."""
-    path = epath.Path(workdir) / "config.json"
-    if not path.exists():
-        raise ValueError(f"{workdir} is no work directory: it has no config.json.")
+    saved = run.read_saved(workdir)
     for key, _ in changes:
         if not key.startswith(MAY_SET):
             raise ValueError(
                 f"--config.{key} belongs to the training; here one may set "
                 f"{', '.join(MAY_SET)}."
             )
-    c = config.restored(json.loads(path.read_text()))
+    c = config.restored(saved)
     config.override(c, changes)
+    config.check(c)
     return c
 
 
@@ -106,24 +110,28 @@ class Judged:
     def score(self, protocol: str, feature: str, *, trained: bool = True) -> float:
         """Accuracy in [0, 1] by a protocol, noted in results.json."""
         chosen = self.c.evaluate[protocol].to_dict()
-        if protocol == "linear_augmented":
-            said = self._linear_augmented(feature, chosen)
-        else:
-            train, test = self.features(trained)
-            said = {"knn": knn, "linear": linear}[protocol](
-                getattr(train, feature),
-                train.label,
-                getattr(test, feature),
-                test.label,
-                self.train.classes,
-                self.mesh,
-                **chosen,
-            )
+        with door.checking():  # settings that do not suit the data
+            if protocol == "linear_augmented":
+                said = self._linear_augmented(feature, chosen)
+            else:
+                said = self._of_features(protocol, feature, trained, chosen)
         name = feature if trained else f"untrained_{feature}"
         said |= {"step": self.step if trained else 0, "data": self._data()}
         said["settings"] = chosen
         self._note(protocol, name, said)
         return said["accuracy"]
+
+    def _of_features(self, protocol, feature, trained, chosen: dict) -> dict:
+        train, test = self.features(trained)
+        return {"knn": knn, "linear": linear}[protocol](
+            getattr(train, feature),
+            train.label,
+            getattr(test, feature),
+            test.label,
+            self.train.classes,
+            self.mesh,
+            **chosen,
+        )
 
     def _linear_augmented(self, feature: str, chosen: dict) -> dict:
         test = run.features(self.c, self.job, self.state, self.test, self.mesh)
@@ -159,17 +167,16 @@ class Judged:
         written.replace(path)
 
     def quick(self) -> None:
-        """The table and the picture."""
-        first = jax.process_index() == 0
-        _, test = self.features()
-        if first:
-            names = self.test.class_names
-            plots.embedding(test.h, test.label, names, self.workdir / "embedding.png")
-            plots.curves(self.workdir / "metrics.jsonl", self.workdir / "curves.png")
-        if not self.labelled:
-            if first:
-                print(f"{self._data()} has no labels: no accuracies.")
-            return
+        """The table and the pictures."""
+        self.features()
+        if self.labelled:
+            self._table()
+        elif jax.process_index() == 0:
+            print(f"{self._data()} has no labels: no accuracies.")
+        if jax.process_index() == 0:
+            self._draw()
+
+    def _table(self) -> None:
         rows = [
             (f"h, untrained {self.c.encoder.name}", "h", False),
             (f"h, after {self.step} steps", "h", True),
@@ -179,11 +186,23 @@ class Judged:
             (title, *(self.score(p, f, trained=t) for p in ("knn", "linear")))
             for title, f, t in rows
         ]
-        if first:
+        if jax.process_index() == 0:
             print(f"\n{'accuracy in % (quick)':30} {'kNN':>6} {'linear':>7}")
             for title, near, line in table:
                 print(f"{title:30} {100 * near:6.1f} {100 * line:7.1f}")
-            print(f"\n{self.workdir}: embedding.png, curves.png, results.json")
+
+    def _draw(self) -> None:
+        """Writes the pictures that there is enough for, and says what lies where."""
+        _, test = self.features()
+        names = self.test.class_names
+        if len(test.h) >= plots.FEWEST:
+            plots.embedding(test.h, test.label, names, self.workdir / "embedding.png")
+        metrics = self.workdir / "metrics.jsonl"
+        if metrics.exists():  # a run that was stopped early may have none yet
+            plots.curves(metrics, self.workdir / "curves.png")
+        made = ("embedding.png", "curves.png", "results.json")
+        there = [name for name in made if (self.workdir / name).exists()]
+        print(f"\n{self.workdir}: {', '.join(there)}")
 
 
 if __name__ == "__main__":

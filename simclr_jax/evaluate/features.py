@@ -63,12 +63,15 @@ def extract(encode: Callable, params, stats, batches: Iterable, mesh: Mesh) -> F
     landed += map(_fetch, flying)
     if not sum(len(rows["index"]) for rows in landed):
         raise ValueError("The split has no pictures, so there are no features of it.")
-    columns = {k: np.concatenate([rows[k] for rows in landed]) for k in landed[0]}
-    order = np.argsort(columns["index"], kind="stable")  # processes take turns
-    label = columns["label"][order] if "label" in columns else np.empty(0, np.int32)
-    return Features(
-        columns["h"][order], columns["z"][order], label, columns["index"][order]
-    )
+    order = np.argsort(np.concatenate([rows["index"] for rows in landed]))
+    label = _column(landed, "label", order) if "label" in landed[0] else np.empty(0)
+    h, z, index = (_column(landed, name, order) for name in ("h", "z", "index"))
+    return Features(h, z, label.astype(np.int32), index)
+
+
+def _column(landed: list[dict], name: str, order) -> np.ndarray:
+    """Rows of all batches in that order; frees the parts, which may be many GB."""
+    return np.concatenate([rows.pop(name) for rows in landed])[order]
 
 
 def _fetch(rows: dict) -> dict:
@@ -116,8 +119,9 @@ def check_split(name: str, x, label, classes: int) -> None:
     """What every protocol asks of features and labels.
 
     Raises:
-      ValueError: for missing labels, labels outside [0, classes), arrays other than
-        [N, F] and [N], and features that are not finite.
+      ValueError: for missing labels, labels outside [0, classes), and arrays other
+        than [N, F] and [N].
+      FloatingPointError: for features that are not finite.
     """
     if not len(label):
         raise ValueError(
@@ -135,7 +139,7 @@ def check_split(name: str, x, label, classes: int) -> None:
             f"but there are {classes} classes: they must lie in [0, {classes})."
         )
     if not np.isfinite(x.sum(dtype=np.float64)):
-        raise ValueError(
+        raise FloatingPointError(
             f"The {name} features are not all finite: the encoder has diverged. "
             "Judge an earlier checkpoint, or train with a lower rate."
         )

@@ -191,8 +191,9 @@ def linear_augmented(
       {"accuracy": in [0, 1], "count": M}.
 
     Raises:
-      ValueError: for an unknown feature, a batch that does not divide, a head that
-        diverged, and as `features.check_split` and `data.pipeline.train_batches`.
+      ValueError: for an unknown feature, a batch that does not divide, and as
+        `features.check_split` and `data.pipeline.train_batches`.
+      FloatingPointError: for a head that diverged.
     """
     if feature not in ("h", "z"):
         raise ValueError(f'A feature is "h" or "z", got {feature!r}.')
@@ -248,7 +249,7 @@ def linear_augmented(
         progress(done, total)
     head, _ = state
     if not np.isfinite(jax.device_get(head["bias"])).all():
-        raise ValueError(
+        raise FloatingPointError(
             "The linear head is not finite: the encoder has diverged, or "
             f"evaluate.linear_augmented.lr={lr} is too high."
         )

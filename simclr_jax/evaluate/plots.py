@@ -14,6 +14,7 @@ COLOURS = (
 MARKERS = "os^Dv"  # and shapes, for who cannot tell the colours apart
 REST = "#d8d8d8"
 DOWN = 8  # pictures of the gallery in one column
+FEWEST = 5  # pictures that make a map
 
 
 def gallery(views: Sequence[np.ndarray], path, originals: Sequence = ()) -> None:
@@ -65,7 +66,7 @@ def embedding(
     Of more than ten classes the ten most frequent have colours, the rest is grey.
 
     Args:
-      h: [N, F], N at least 5.
+      h: [N, F], N at least FEWEST.
       label: [N] integers, or [0] where there are none: then all points look alike.
       class_names: C names; may be empty.
       path: of the PNG; may be remote.
@@ -73,10 +74,12 @@ def embedding(
       seed: of that draw and of t-SNE.
 
     Raises:
-      ValueError: for fewer than 5 pictures.
+      ValueError: for fewer than FEWEST pictures.
     """
-    if len(h) < 5:
-        raise ValueError(f"A map of features wants 5 pictures or more, got {len(h)}.")
+    if len(h) < FEWEST:
+        raise ValueError(
+            f"A map of features wants {FEWEST} pictures or more, got {len(h)}."
+        )
     order = np.random.default_rng(seed).permutation(len(h))[:points]
     xy = _tsne(h[order], seed)
     figure = _figure(7.5, 6)

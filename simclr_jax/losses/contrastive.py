@@ -38,9 +38,7 @@ def nt_xent(z, temperature: float):
     positive = jnp.sum(z[:1] * z[1:], -1) / temperature  # [1, N], for both views
     loss = jnp.mean(jax.nn.logsumexp(sim, axis=(2, 3)) - positive)
 
-    twins = sim[
-        0, :, 1
-    ]  # [N, N] view 0 against view 1: the right answer is the diagonal
+    twins = sim[0, :, 1]  # [N, N]: view 0 against view 1, right on the diagonal
     guess = jax.nn.softmax(twins)
     entropy = -jnp.mean(jnp.sum(guess * jnp.log(guess + 1e-8), -1))
     right = jnp.argmax(twins, -1) == jnp.arange(twins.shape[0])

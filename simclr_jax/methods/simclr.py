@@ -20,6 +20,8 @@ def simclr(
     out: int = 128,
     directions: float = 2.0,  # the released code sums the two directions: twice eq. 1
 ) -> Method:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}.")
     head = projector(layers=layers, hidden=hidden, out=out)
     net = network(encoder, head, joint=True)
 

@@ -51,8 +51,11 @@ def projector(*, layers: int = 2, hidden: int = 0, out: int = 128) -> MLP:
     """SimCLR's head: v1 has 2 layers, v2 has 3; hidden = 0 is as wide as h.
 
     Raises:
-      ValueError: fewer than one layer.
+      ValueError: fewer than one layer, or a width that none can have.
     """
-    if layers < 1:
-        raise ValueError(f"A projector needs at least 1 layer, got layers = {layers}.")
+    if layers < 1 or hidden < 0 or out < 1:
+        raise ValueError(
+            "A projector needs layers and out of at least 1, and hidden of at least 0 "
+            f"(as wide as h); got layers = {layers}, hidden = {hidden}, out = {out}."
+        )
     return MLP((hidden,) * (layers - 1) + (out,))

@@ -265,6 +265,7 @@ def resnet(
     _check("stem", stem, STEMS)
     _check("pool", pool, POOLS)
     _check("dtype", dtype, DTYPES)
+    _check_pixels(mean, std)
     if width < 1 or bn_groups < 1 or sk_ratio < 0:
         raise ValueError(
             "width and bn_groups must be at least 1 and sk_ratio at least 0.0; got "
@@ -293,6 +294,7 @@ def resnet10(
     """
     _check("stem", stem, STEMS)
     _check("dtype", dtype, DTYPES)
+    _check_pixels(mean, std)
     if channels < 1 or bn_groups < 1:
         raise ValueError(
             "channels and bn_groups must be at least 1; got "
@@ -305,6 +307,14 @@ def _check(what: str, word, allowed: tuple):
     if word not in allowed:
         known = ", ".join(map(repr, allowed))
         raise ValueError(f"{what} = {word!r} is not one of {known}.")
+
+
+def _check_pixels(mean, std):
+    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
+        raise ValueError(
+            "mean and std are of red, green and blue, in [0, 1], and std is above 0; "
+            f"got mean = {mean}, std = {std}."
+        )
 
 
 resnet18 = partial(resnet, 18)

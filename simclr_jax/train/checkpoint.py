@@ -1,20 +1,39 @@
 """Saving and restoring the state with Orbax, in the background."""
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or read."""
+    """A checkpoint could not be written or read; says which and why."""
 
-    def __init__(self, directory, step, doing: str, cause: Exception):
-        lines = [line for line in str(cause).splitlines() if line.strip()]
-        reason = lines[0][:300] if lines else type(cause).__name__
-        if "RESOURCE_EXHAUSTED" in str(cause) or "No space left" in str(cause):
-            reason = "no space left on the device. Earlier checkpoints are untouched"
-        super().__init__(
-            f"Could not {doing} checkpoint {step} of {directory}: {reason}"
-        )
+
+def _unwritten(directory, cause: Exception) -> CheckpointError:
+    """The error for a checkpoint that could not be written."""
+    reason = _reason(cause)
+    if "RESOURCE_EXHAUSTED" in str(cause) or "No space left" in str(cause):
+        reason = "no space left on the device"
+    return CheckpointError(
+        f"A checkpoint could not be written to {directory}: {reason}. Those written "
+        "before are untouched; the same command goes on from the last of them."
+    )
+
+
+def _unread(directory, step: int, cause: Exception) -> CheckpointError:
+    """The error for a checkpoint that could not be read."""
+    return CheckpointError(
+        f"Checkpoint {step} of {directory} could not be read: {_reason(cause)}. If it "
+        f"is damaged, remove {directory / str(step)}: the one before it is then the "
+        "newest."
+    )
+
+
+def _reason(cause: Exception) -> str:
+    """The first and the last words of an error; the middle of Orbax's is its stack."""
+    text = " ".join(str(cause).split()) or type(cause).__name__
+    return text if len(text) < 600 else f"{text[:200]} ... {text[-300:]}"
 
 
 class Checkpoints:
@@ -40,20 +59,23 @@ class Checkpoints:
         """The step of the newest whole checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state, *, force: bool = False) -> None:
-        """Starts to write the state if a save is due (or `force`); returns at once.
+    def due(self, step: int) -> bool:
+        """Whether the state of this step is one to save."""
+        return step % self._every == 0
+
+    def save(self, step: int, state) -> None:
+        """Starts to write the state, unless it is saved already; returns at once.
 
         Raises:
           CheckpointError: if this or the previous save failed.
         """
-        due = force or step % self._every == 0
-        if not due or step == self.latest:
+        if step == self.latest:
             return
         try:
             args = ocp.args.Composite(state=ocp.args.StandardSave(state))
             self._manager.save(step, args=args, force=True)
         except (ValueError, OSError) as cause:
-            raise CheckpointError(self.directory, step, "write", cause) from cause
+            raise _unwritten(self.directory, cause) from cause
 
     def preempted(self, step: int) -> bool:
         """Whether any process of a multi-process run was told to stop."""
@@ -79,7 +101,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except (ValueError, OSError) as cause:
-            raise CheckpointError(self.directory, "", "write", cause) from cause
+            raise _unwritten(self.directory, cause) from cause
 
     def close(self) -> None:
         self.wait()
@@ -100,6 +122,8 @@ def restore_latest(directory, template):
         step = manager.latest_step()
         if step is None:
             raise ValueError(f"{directory.parent} holds no checkpoint yet.")
+        if jax.process_count() > 1:  # a run that goes on may save one right now
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
         return _restore(manager, directory, step, template), step
 
 
@@ -108,7 +132,7 @@ def _restore(manager, directory, step, template):
         args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
         return manager.restore(step, args=args)["state"]
     except Exception as cause:  # Orbax raises five unrelated types
-        raise CheckpointError(directory, step, "read", cause) from cause
+        raise _unread(directory, step, cause) from cause
 
 
 def template(shapes, placement):

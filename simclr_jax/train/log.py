@@ -3,11 +3,14 @@
 import json
 import math
 import sys
+import tempfile
 import time
 
 from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+COPY_EVERY = 60  # seconds, of the events to a bucket
 
 
 class Log:
@@ -28,13 +31,12 @@ class Log:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._forget(start)
-        # TensorBoard's events are appended to, which buckets cannot do.
+        # TensorBoard's writer knows only disks: for a bucket, events are copied there.
         remote = "://" in str(workdir)
-        self._events = None
-        if remote:
-            self.say("no TensorBoard events: the work directory is remote")
-        else:
-            self._events = SummaryWriter(str(workdir), purge_step=start + 1)
+        here = tempfile.mkdtemp(prefix="simclr_jax_events_") if remote else workdir
+        self._events = SummaryWriter(str(here), purge_step=start + 1)
+        self._events_here = epath.Path(here) if remote else None
+        self._copied = time.monotonic()
         self._bar = tqdm(
             total=total,
             initial=start,
@@ -68,9 +70,10 @@ class Log:
         line = json.dumps({"step": step} | finite)  # JSON knows no NaN
         with self._path.open("a") as file:
             file.write(line + "\n")
-        if self._events is not None:
-            for name, value in metrics.items():
-                self._events.add_scalar(name, value, step)
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+        if time.monotonic() - self._copied > COPY_EVERY:
+            self._copy_events()
         speed = metrics["images_per_second"]
         if not self._bar.disable:
             self._bar.n = step
@@ -87,11 +90,18 @@ class Log:
             flush=True,
         )
 
+    def _copy_events(self) -> None:
+        self._events.flush()
+        self._copied = time.monotonic()
+        if self._events_here is not None:
+            for path in self._events_here.iterdir():
+                (self._path.parent / path.name).write_bytes(path.read_bytes())
+
     def close(self) -> None:
         if self.active:
             self._bar.close()
-            if self._events is not None:
-                self._events.close()
+            self._copy_events()
+            self._events.close()
 
 
 def _step(line: str) -> int | None:

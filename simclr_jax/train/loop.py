@@ -3,15 +3,16 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax
 
-from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint import CheckpointError, Checkpoints
 from simclr_jax.train.log import Log
 
 
-class Diverged(RuntimeError):
+class Diverged(FloatingPointError):
     """Too many steps in a row had no finite loss or gradient."""
 
 
@@ -39,7 +40,7 @@ def run(
     *,
     log: Log,
     checkpoints: Checkpoints,
-    judge: Callable = lambda state: {},
+    judge: Callable | None = None,
     stop: Callable[[int], bool] = lambda step: False,
     alive: Callable[[], None] = lambda: None,
 ):
@@ -51,7 +52,7 @@ def run(
     Args:
       step: the compiled (state, batch) -> (state, metrics).
       batches: global batches, from step plan.start on.
-      judge: state -> more metrics, every plan.judge_every steps.
+      judge: (state, alive) -> more metrics, every plan.judge_every steps.
       stop: steps done -> whether to save and leave now.
       alive: called whenever the run has got on.
 
@@ -63,25 +64,27 @@ def run(
       CheckpointError: if a checkpoint could not be written.
     """
     meter = _Meter(log, plan, alive)
-    for done in range(plan.start + 1, plan.total + 1):
-        with _saving(checkpoints, done - 1, state):
-            batch = next(batches)
-        with jax.transfer_guard("disallow"):  # nothing of a step waits for the host
-            state, metrics = step(state, batch)
-        alive()
+    done = plan.start
+    with _arriving(checkpoints):
+        for done in range(plan.start + 1, plan.total + 1):
+            with _saving(checkpoints, meter, done - 1, state):
+                batch = next(batches)
+            with jax.transfer_guard("disallow"):  # nothing of a step waits for the host
+                state, metrics = step(state, batch)
+            alive()
+            meter.flush()
+            if judge is not None and due(done, plan.judge_every):
+                meter.hold(done, metrics)
+                meter.flush(partial(judge, state, alive))
+            elif due(done, plan.log_every) or done == plan.total:
+                meter.hold(done, metrics)
+            if checkpoints.due(done):
+                meter.flush()  # no checkpoint is ahead of the metrics
+                checkpoints.save(done, state)
+            if stop(done):
+                break
         meter.flush()
-        judging = due(done, plan.judge_every)
-        if judging or due(done, plan.log_every) or done == plan.total:
-            meter.hold(done, metrics)
-        if judging:
-            meter.flush(lambda state=state: judge(state))
         checkpoints.save(done, state)
-        if stop(done):
-            break
-    else:
-        done = plan.total
-    meter.flush()
-    checkpoints.save(done, state, force=True)
     checkpoints.wait()
     return state, done
 
@@ -119,12 +122,27 @@ class _Meter:
 
 
 @contextlib.contextmanager
-def _saving(checkpoints: Checkpoints, done: int, state):
+def _saving(checkpoints: Checkpoints, meter: _Meter, done: int, state):
     """Saves the state if the data fails; several processes would have to agree."""
     try:
         yield
     except Exception:
         if jax.process_count() == 1 and done:
-            checkpoints.save(done, state, force=True)
-            checkpoints.wait()
+            meter.flush()
+            checkpoints.save(done, state)
+        raise
+
+
+@contextlib.contextmanager
+def _arriving(checkpoints: Checkpoints):
+    """Lets what is being written arrive before a failure ends the process.
+
+    Not with several processes: one that has failed alone would wait for the others.
+    """
+    try:
+        yield
+    except Exception:
+        if jax.process_count() == 1:
+            with contextlib.suppress(CheckpointError):
+                checkpoints.wait()
         raise

@@ -26,10 +26,17 @@ def matched(rules, params):
       the tree of params with a bool at each leaf.
 
     Raises:
-      ValueError: if a rule finds nothing; it lists the paths.
+      ValueError: if a rule finds nothing, with a list of the paths, or is no regular
+        expression.
     """
     names = paths(params)
     for rule in rules:
+        try:
+            re.compile(rule)
+        except re.error as error:
+            raise ValueError(
+                f"The optimiser's rule {rule!r} is no regular expression: {error}."
+            ) from error
         if not any(re.search(rule, name) for name in names):
             known = "\n  ".join(names)
             raise ValueError(

@@ -58,6 +58,19 @@ def test_splits_with_classes_one_level_below(tmp_path, there):
         assert source.read(np.array([0]))["label"].tolist() == [1]
 
 
+def test_one_sub_folder_tells_nothing_apart(tmp_path):
+    source = Folder(put(tmp_path, "images/1.png", "images/more/2.png"), "train")
+    assert names(source) == ["images/1.png", "images/more/2.png"]
+    assert (source.classes, source.class_names) == (0, ())
+    assert source.read(np.arange(2)).keys() == {"image"}
+
+
+def test_what_lies_beside_the_splits_is_mentioned(tmp_path, capsys):
+    root = put(tmp_path, "train/cat/1.png", "train/dog/1.png", "cow/1.png", "2.png")
+    assert len(Folder(root, "train")) == 2
+    assert "passing over cow, 2.png beside the splits" in capsys.readouterr().err
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path):
     put(tmp_path / "far", "1.png", "2.png")
     (tmp_path / "set" / "cat").mkdir(parents=True)
@@ -81,6 +94,15 @@ def test_in_a_bucket():
     assert source.describe(0) == "ram://folder/train/cat/a.png"
     with pytest.raises(ValueError, match="no folder ram://nowhere"):
         Folder("ram://nowhere", "train")
+
+
+def test_a_bucket_that_cannot_be_reached_is_no_missing_folder(monkeypatch):
+    def fail(path):
+        raise tf.errors.FailedPreconditionError(None, None, "no credentials")
+
+    monkeypatch.setattr(tf.io.gfile, "stat", fail)
+    with pytest.raises(tf.errors.FailedPreconditionError, match="no credentials"):
+        Folder("gs://bucket/pictures", "train")
 
 
 def test_a_missing_folder(tmp_path):

@@ -14,6 +14,7 @@ from simclr_jax.data import augment, pipeline
 from simclr_jax.data.order import Order
 from simclr_jax.data.pipeline import eval_batches, preview, train_batches
 from simclr_jax.data.recipes import View, crop_flip, simclr
+from simclr_jax.data.sources import open_source
 
 SIZE = 16
 VIEWS = simclr(size=SIZE)
@@ -341,6 +342,37 @@ def test_preview_reads_the_recipe():
     assert len(preview(crop, images, 0)) == 1
 
 
-def test_preview_refuses_floats():
-    with pytest.raises(ValueError, match="number 1 is float32"):
-        preview(config(), [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), "f")], 0)
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.zeros((8, 8, 3), "f"), r"float32 \[8, 8, 3\]"),
+        (np.zeros((8, 8), np.uint8), r"uint8 \[8, 8\]"),
+        (np.zeros((0, 8, 3), np.uint8), r"uint8 \[0, 8, 3\]"),
+        ([[0, 1]], r"int64 \[1, 2\]"),
+    ],
+)
+def test_preview_refuses_what_is_no_picture(image, said):
+    with pytest.raises(ValueError, match=f"number 1 is {said}"):
+        preview(config(), [np.zeros((8, 8, 3), np.uint8), image], 0)
+
+
+def test_host_and_device_differ_as_documented():
+    """The embedded pictures, as the CIFAR configs see them: augment.py's table."""
+    source = open_source("cifar10_mini", split="train")
+    for brightness, numbers in (
+        ("additive", (0.075, 0.0061, 0.0010)),
+        ("multiplicative", (0.086, 0.0065, 0.0011)),
+    ):
+        views = simclr(size=32, brightness=brightness, strength=0.5, blur=0.0)
+        gap = []
+        for host, device in zip(
+            train(source, views, batch=500, steps=2),
+            train(source, views, batch=500, steps=2, colour="device"),
+            strict=True,
+        ):
+            coloured = jax.jit(prepare(views))(device)["views"]
+            pairs = zip(host["views"], coloured, strict=True)
+            gap += [np.abs(a / np.float32(255) - np.asarray(b)) for a, b in pairs]
+        found = np.max(gap), np.quantile(gap, 0.999), np.mean(gap)
+        np.testing.assert_allclose(found[1:], numbers[1:], rtol=0.1)
+        assert found[0] < 1.5 * numbers[0]  # one pixel of millions: it may be larger

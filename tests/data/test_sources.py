@@ -77,6 +77,19 @@ def test_a_folder_by_its_path_or_as_data_dir(tmp_path, monkeypatch):
         assert source.describe(0) == f"{path}/a.png"
 
 
+def test_home_is_written_out(tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = open_source("folder", data_dir="~/pictures", split="train")
+    assert source.describe(0) == f"{tmp_path}/pictures/a.png"
+
+
+def test_a_scheme_that_nobody_knows():
+    with pytest.raises(ValueError, match="no-such://place"):
+        open_source("cifar10", data_dir="no-such://place", split="train")
+
+
 @pytest.mark.parametrize("split", ["", "train[", "train+", "train[a:b]", "train[::2]"])
 def test_a_split_that_cannot_be_read(split):
     with pytest.raises(ValueError, match="cannot be read at"):
