@@ -2,13 +2,17 @@
 
 import ast
 import json
+import os
 import pathlib
 import re
 import shlex
 import subprocess
+import sys
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 from simclr_jax import config, pretrain, run, sharding
 from simclr_jax.evaluate import __main__ as evaluate
@@ -34,8 +38,13 @@ def commands(path):
     return [line.strip() for line in lines if line.strip()]
 
 
-ALL = [(path, command) for path in PLACES for command in commands(path)]
 PATTERN = re.compile(r"NAME|KEY=|a\.b=|\[")  # shows a form, is no command
+ALL = [
+    (path, command)
+    for path in PLACES
+    for command in commands(path)
+    if not PATTERN.search(command)
+]
 
 
 def words_of(command):
@@ -54,8 +63,6 @@ def test_there_are_commands_of_every_kind():
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=lambda x: str(x)[:90])
 def test_is_understood(path, command, tmp_path):
-    if PATTERN.search(command):
-        pytest.skip("a pattern, not a command")
     words = words_of(command)
     if words[0] == "make":
         subprocess.run(["make", "-n", *words[1:]], check=True, capture_output=True)
@@ -110,6 +117,46 @@ def test_the_quickstart_and_its_judgements_run(tmp_path, in_process, capsys):
         less += ["--config.evaluate.linear_augmented.batch_size=512"]
         evaluate.main(short(command, tmp_path) + less)
         assert "%" in capsys.readouterr().out
+
+
+LESS = [
+    *("--config.steps=2", "--config.data.batch_size=8", "--config.encoder.channels=4"),
+    *("--config.method.hidden=16", "--config.checkpoint.every=2"),
+]
+
+
+def test_ones_own_pictures(tmp_path, in_process):
+    """The pair of commands about runs/mine, on a flat folder of pictures."""
+    (tmp_path / "pictures").mkdir()
+    draw = np.random.default_rng(0)
+    for i in range(12):
+        pixels = draw.integers(0, 256, (70, 80, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i}.jpg")
+    first, second = (
+        command.replace("path/to/pictures", str(tmp_path / "pictures"))
+        for path, command in ALL
+        if path.name == "README.md" and "runs/mine" in command
+    )
+    pretrain.main(short(first, tmp_path / "mine") + LESS)
+    evaluate.main(short(second, tmp_path / "mine"))
+    assert (tmp_path / "mine" / "embedding.png").stat().st_size > 200
+
+
+def test_several_processes_on_one_machine(tmp_path):
+    """The README's use of launch/local.sh, with its simulated devices."""
+    ((_, command),) = (pair for pair in ALL if "launch/local.sh" in pair[1])
+    command = command.replace("runs/two", str(tmp_path))
+    done = subprocess.run(
+        f"{command} {' '.join(LESS)}",
+        shell=True,
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "on 4 cpu device(s) of 2 process(es)" in done.stderr
+    assert "step 2/2" in done.stderr
 
 
 @pytest.mark.long
