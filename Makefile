@@ -33,7 +33,7 @@ quickstart: env ## train SimCLR on the embedded pictures and judge it: runs/quic
 	@$(PY) -m simclr_jax.evaluate --workdir $(WORKDIR)
 
 test: env ## the test suite
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist worksteal
 
 test-long: env ## the tests that take minutes each
 	@$(PY) -m pytest -m long

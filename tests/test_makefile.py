@@ -116,7 +116,7 @@ def test_supported_versions_build_and_run(machine, version):
     assert len(log) == 3
     assert log[0] == "python3 -m venv .venv"
     assert "--require-hashes -r requirements.lock" in log[1]
-    assert log[2] == "python3 -m pytest"
+    assert log[2] == "python3 -m pytest -n 2 --dist worksteal"
 
 
 def test_an_unsupported_default_gives_way_to_the_first_that_works(machine):
@@ -176,7 +176,7 @@ def test_uv_where_present(machine):
     assert [line.split()[:2] for line in log[:2]] == [["uv", "venv"], ["uv", "pip"]]
     assert str(machine.bin / "python3") in log[0]  # a path, never a name to look up
     assert "--require-hashes" in log[1]
-    assert log[2:] == ["python3 -m pytest"]
+    assert log[2:] == ["python3 -m pytest -n 2 --dist worksteal"]
 
 
 def test_pip_where_uv_fails(machine):
