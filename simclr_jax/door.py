@@ -158,7 +158,8 @@ def leave(main: Callable[[list[str]], None]) -> None:
     waits minutes for peers that wait for us.
     """
     # Orbax logs hundreds of lines about what then arrives here as one exception.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         main(sys.argv[1:])
     except SystemExit as end:

@@ -2,12 +2,10 @@
 
 import ast
 import json
-import os
 import pathlib
 import re
 import shlex
 import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -140,23 +138,6 @@ def test_ones_own_pictures(tmp_path, in_process):
     pretrain.main(short(first, tmp_path / "mine") + LESS)
     evaluate.main(short(second, tmp_path / "mine"))
     assert (tmp_path / "mine" / "embedding.png").stat().st_size > 200
-
-
-def test_several_processes_on_one_machine(tmp_path):
-    """The README's use of launch/local.sh, with its simulated devices."""
-    ((_, command),) = (pair for pair in ALL if "launch/local.sh" in pair[1])
-    command = command.replace("runs/two", str(tmp_path))
-    done = subprocess.run(
-        f"{command} {' '.join(LESS)}",
-        shell=True,
-        env=os.environ | {"PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "on 4 cpu device(s) of 2 process(es)" in done.stderr
-    assert "step 2/2" in done.stderr
 
 
 @pytest.mark.long

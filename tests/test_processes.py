@@ -1,6 +1,8 @@
 """Several processes: the same losses as one, and a clean end when told to stop."""
 
 import json
+import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -10,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.test_docs import ALL
 from tests.tools import with_devices
 
 SMALL = (
@@ -19,6 +22,7 @@ SMALL = (
     "--config.method.hidden=16",
     "--config.log_every=1",
 )
+FEW = ("--config.data.split=train[:500]", "--config.data.eval_split=test[:100]")
 
 
 def losses(workdir):
@@ -27,19 +31,25 @@ def losses(workdir):
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """2 processes x 2 devices against 1 process x 4 devices, through the launcher."""
-    run = [*SMALL, "--config.steps=4", "--config.optim.lr=0.01"]
-    run += ["--config.evaluate.every=4"]
+    """1 process x 4 devices against the README's 2 processes x 2 devices."""
+    run = [*SMALL, "--config.steps=4", "--config.optim.lr=0.001"]
+    run += ["--config.evaluate.every=4", *FEW]
+    ((_, command),) = (pair for pair in ALL if "launch/local.sh" in pair[1])
+    command = command.replace("runs/two", f"{tmp_path}/2")
     one = subprocess.Popen(
         [sys.executable, "-m", "simclr_jax.pretrain", *run, f"--workdir={tmp_path}/1"],
-        env=with_devices(4),
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
     )
     two = subprocess.run(
-        ["launch/local.sh", "2", *run, f"--workdir={tmp_path}/2"],
-        env=with_devices(2) | {"PYTHON": sys.executable},
+        f"{command} {shlex.join(run)}",
+        shell=True,
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
         timeout=300,
     )
-    assert one.wait(300) == two.returncode == 0
+    assert one.wait(300) == two.returncode == 0, two.stderr
+    assert "on 4 cpu device(s) of 2 process(es)" in two.stderr
     np.testing.assert_allclose(
         losses(tmp_path / "1"), losses(tmp_path / "2"), rtol=1e-5
     )
@@ -47,7 +57,7 @@ def test_two_processes_train_as_one(tmp_path):
         json.loads((tmp_path / d / "metrics.jsonl").read_text().splitlines()[-1])
         for d in "12"
     ]
-    assert last[0]["knn_accuracy"] == pytest.approx(last[1]["knn_accuracy"], abs=0.005)
+    assert last[0]["knn_accuracy"] == pytest.approx(last[1]["knn_accuracy"], abs=0.02)
 
 
 def test_told_to_stop_it_saves_and_says_try_again(tmp_path):
