@@ -160,6 +160,7 @@ def leave(main: Callable[[list[str]], None]) -> None:
     # Orbax logs hundreds of lines about what then arrives here as one exception.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unheard
     try:
         main(sys.argv[1:])
     except SystemExit as end:
@@ -172,6 +173,12 @@ def leave(main: Callable[[list[str]], None]) -> None:
     sys.stderr.flush()
     if code != DONE:
         os._exit(code)
+
+
+def _unheard(failure) -> None:
+    """Drops what Orbax's other writes report to the loop that the failed one closed."""
+    if str(failure.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(failure)
 
 
 def report(error: BaseException) -> int:
