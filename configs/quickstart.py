@@ -11,7 +11,7 @@ from configs import base
 
 
 def get_config():
-    c = base.get_config("simclr", encoder="resnet10", optim="sgd")
+    c = base.get_config("simclr", encoder="resnet10", optim="adamw")
     c.epochs = 30.0
     c.log_every = 19
     c.data.name = "cifar10_mini"
@@ -24,7 +24,7 @@ def get_config():
     c.method.hidden = 128
     c.method.out = 64
     c.method.temperature = 0.2
-    c.optim.lr = 0.3
+    c.optim.lr = 0.005
     c.optim.lr_scaling = "none"
     c.optim.weight_decay = 1e-4
     c.optim.warmup_epochs = 2.0
