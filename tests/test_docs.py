@@ -76,6 +76,9 @@ def test_is_understood(path, command, tmp_path):
         assert arguments.workdir
     elif words[:2] == ["python", "-c"]:
         compile(words[2], "README.md", "exec")
+    elif words[0] == "export":
+        makefile = pathlib.Path("Makefile").read_text()
+        assert words[1].partition("=")[2] in makefile  # the two must not drift apart
     else:
         assert words[0] == "tensorboard", f"{path}: what is {command!r}?"
 
@@ -148,4 +151,4 @@ def test_the_whole_quickstart(tmp_path):
     linear = {name: said["accuracy"] for name, said in results["linear"].items()}
     assert linear["h"] >= linear["untrained_h"] + 0.10
     assert linear["h"] > linear["z"]
-    assert linear["h"] > 0.452
+    assert linear["h"] > 0.43  # 44.3 to 47.4 in three runs
