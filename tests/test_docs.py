@@ -151,4 +151,4 @@ def test_the_whole_quickstart(tmp_path):
     linear = {name: said["accuracy"] for name, said in results["linear"].items()}
     assert linear["h"] >= linear["untrained_h"] + 0.10
     assert linear["h"] > linear["z"]
-    assert linear["h"] > 0.43  # 44.3 to 47.4 in three runs
+    assert linear["h"] > 0.452
