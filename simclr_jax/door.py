@@ -41,6 +41,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse_with_changes(self, argv):
         """Returns (arguments, [(key, text)]) with `--config.KEY=VALUE` taken apart."""
+        for word in argv:  # before argparse misses what was only misspelt
+            flag = word.partition("=")[0]
+            known = flag in self._flags() or flag.startswith("--config.")
+            if flag.startswith("--") and not known:
+                self.error(self._left_over(word))
         arguments, rest = self.parse_known_args(argv)
         changes, words = [], iter(rest)
         for word in words:
@@ -54,8 +59,11 @@ class Parser(argparse.ArgumentParser):
             changes.append((key.removeprefix("--config."), text))
         return arguments, changes
 
+    def _flags(self):
+        return [flag for action in self._actions for flag in action.option_strings]
+
     def _left_over(self, word):
-        flags = [flag for action in self._actions for flag in action.option_strings]
+        flags = self._flags()
         near = difflib.get_close_matches(word.partition("=")[0], flags, 1)
         if near:
             return f"unknown {word!r}. Did you mean {near[0]}?"

@@ -280,6 +280,13 @@ def test_mistakes_of_the_command_line(tmp_path, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_misspelt_flag_is_named_before_the_one_that_it_leaves_out(capsys):
+    with pytest.raises(SystemExit) as error:
+        pretrain.read(["--confg", "configs/quickstart.py", "--workdir", "somewhere"])
+    assert error.value.code == door.USAGE
+    assert "unknown '--confg'. Did you mean --config?" in capsys.readouterr().err
+
+
 def test_a_batch_must_divide_over_the_devices(tmp_path, monkeypatch):
     mesh = Mesh(jax.devices(), sharding.DATA)
     monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
