@@ -18,11 +18,11 @@ def get_config():
     c.data.eval_split = "test"
     c.data.batch_size = 256
     c.data.image_size = 32
-    c.augment.strength = 0.5
+    c.augment.strength = 0.3
     c.augment.blur = 0.0
     c.encoder.stem = "small"
-    c.method.hidden = 128
-    c.method.out = 64
+    c.method.hidden = 256
+    c.method.out = 32
     c.method.temperature = 0.2
     c.optim.lr = 0.005
     c.optim.lr_scaling = "none"
