@@ -1,12 +1,15 @@
 """What every method owes the step, the loop and the checkpoints."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simclr_jax.methods.base import without
 from simclr_jax.methods.catalog import METHODS
-from simclr_jax.sharding import by_batch, make_mesh
+from simclr_jax.sharding import by_batch, make_mesh, replicated
 from tests.tools import (
     SMALL,
     compiled_step,
@@ -18,21 +21,71 @@ from tests.tools import (
 )
 
 pytestmark = pytest.mark.parametrize("name", list(METHODS))
+KEY = jax.random.key(1)
+BATCH = small_batch(32) | {
+    "bad_loss": np.zeros(32, bool),
+    "bad_slope": np.zeros(32, bool),
+}
 
 
-def begin(name, probe=True, n=16):
+@functools.cache
+def method_of(name):
+    """The method; a batch can spoil its loss or the slope of it."""
+    method = small_method(name)
+
+    def loss(params, state, batch, rng):
+        loss, rest = method.loss(params, state, batch, rng)
+        first = jax.tree.leaves(params)[0].ravel()[0]
+        loss = jnp.where(batch["bad_loss"].any(), jnp.nan, loss)
+        return loss + _slope(first, batch["bad_slope"].any()), rest
+
+    return method._replace(loss=loss)
+
+
+@jax.custom_vjp
+def _slope(x, bad):
+    """0, with an infinite slope where `bad`."""
+    return jnp.zeros_like(x)
+
+
+_slope.defvjp(
+    lambda x, bad: (jnp.zeros_like(x), bad),
+    lambda bad, g: (jnp.where(bad, jnp.inf, 0.0) * jnp.ones_like(g), None),
+)
+
+
+@functools.cache
+def _beginning(name):
     mesh = make_mesh(jax.devices()[:1])
-    method, tx, batch = small_method(name, probe), small_optimiser(), small_batch(n)
-    if not probe:
-        tx = small_optimiser_without_probe()
-        del batch["label"]
-    return method, tx, batch, mesh, small_state(method, tx, batch, mesh)
+    return small_state(method_of(name), small_optimiser(), BATCH, mesh)
 
 
-def small_optimiser_without_probe():
-    from simclr_jax.train.optim import sgd
+@functools.cache
+def step_of(name, devices=1):
+    mesh = make_mesh(jax.devices()[:devices])
+    return compiled_step(method_of(name), small_optimiser(), mesh, rate=0.003)
 
-    return sgd(weight_decay=1e-4)
+
+def begin(name, devices=1):
+    """The step, its state and the batch, on so many devices."""
+    mesh = make_mesh(jax.devices()[:devices])
+    state = jax.tree.map(jnp.copy, _beginning(name))  # a step eats its state
+    batch = jax.device_put(BATCH, by_batch(mesh))
+    return step_of(name, devices), jax.device_put(state, replicated(mesh)), batch
+
+
+@functools.cache
+def differentiated(name, probe=True):
+    """The loss's result and its gradient for params and target, at the beginning."""
+    method, state = small_method(name, probe), _beginning(name)
+    params = state.params if probe else without("probe", state.params)
+
+    def loss(params, target, batch):
+        seen = state.blind().replace(target_params=target)
+        return method.loss(params, seen, batch, KEY)
+
+    grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    return jax.jit(grad)(params, state.target_params, BATCH)
 
 
 def test_has_its_row_here(name):
@@ -40,10 +93,7 @@ def test_has_its_row_here(name):
 
 
 def test_the_loss_reads_only_a_blind_state(name):
-    method, _, batch, _, state = begin(name)
-    loss, (new, y, _) = method.loss(
-        state.params, state.blind(), batch, jax.random.key(1)
-    )
+    (loss, (new, y, _)), _ = differentiated(name)
     assert loss.shape == ()
     assert loss.dtype == jnp.float32
     assert new.params is None
@@ -52,21 +102,35 @@ def test_the_loss_reads_only_a_blind_state(name):
 
 
 def test_no_gradient_reaches_the_target(name):
-    method, _, batch, _, state = begin(name)
-
-    def loss(target):
-        seen = state.blind().replace(target_params=target)
-        return method.loss(state.params, seen, batch, jax.random.key(1))[0]
-
-    grads = jax.grad(loss)(state.target_params)
+    _, (_, grads) = differentiated(name)
     assert all((g == 0).all() for g in plain(grads))
 
 
+def test_target_and_online_do_not_alias(name):
+    state = _beginning(name)
+    leaves = jax.tree.leaves((state.params, state.target_params))
+    assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
+
+
+def test_the_target_follows_the_updated_network(name):
+    """ema * target + (1 - ema) * online, online as it is after the update."""
+    if method_of(name).ema is None:
+        assert _beginning(name).target_params is None
+        return
+    step, state, batch = begin(name)
+    ema, before = method_of(name).ema(0), plain(state.target_params)
+    state, _ = step(state, batch)
+    online = {branch: state.params[branch] for branch in state.target_params}
+    for old, new, now in zip(
+        before, plain(state.target_params), plain(online), strict=True
+    ):
+        np.testing.assert_allclose(new, ema * old + (1 - ema) * now, atol=1e-6)
+
+
 def test_steps_keep_the_tree_compile_once_and_donate(name):
-    method, tx, batch, mesh, state = begin(name)
-    step, structure = compiled_step(method, tx, mesh), jax.tree.structure(state)
+    step, state, batch = begin(name)
+    structure = jax.tree.structure(state)
     types = [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
-    batch = jax.device_put(batch, by_batch(mesh))
     for done in (1, 2, 3):
         before = state
         state, metrics = step(state, batch)
@@ -78,47 +142,24 @@ def test_steps_keep_the_tree_compile_once_and_donate(name):
     assert {"loss", "lr", "grad_norm", "spread", "probe_loss"} <= metrics.keys()
 
 
-def test_the_loss_in_the_metrics_is_the_methods_own(name):
-    """The probe adds its own numbers, and teaches the encoder nothing."""
-    with_probe, tx, batch, mesh, state = begin(name)
-    alone, tx_alone, views, _, bare = begin(name, probe=False)
-    _, probed = compiled_step(with_probe, tx, mesh)(state, batch)
-    _, plainly = compiled_step(alone, tx_alone, mesh)(bare, views)
-    np.testing.assert_allclose(probed["loss"], plainly["loss"], rtol=1e-6)
-    assert "probe_loss" not in plainly
-
-    state = small_state(with_probe, tx, batch, mesh)
-    grads = jax.grad(with_probe.loss, has_aux=True)(
-        state.params, state.blind(), batch, jax.random.key(1)
-    )[0]
-    own = jax.grad(alone.loss, has_aux=True)(
-        {k: v for k, v in state.params.items() if k != "probe"},
-        state.blind(),
-        views,
-        jax.random.key(1),
-    )[0]
-    for branch, tree in own.items():
+def test_the_probe_teaches_the_encoder_nothing(name):
+    """It adds its own numbers, and the loss in the metrics is the method's own."""
+    (_, (_, _, metrics)), (grads, _) = differentiated(name)
+    (own, (_, _, bare)), (taught, _) = differentiated(name, probe=False)
+    np.testing.assert_allclose(metrics["loss"], own, rtol=1e-6)
+    assert "probe_loss" not in bare
+    for branch, tree in taught.items():
         for a, b in zip(plain(grads[branch]), plain(tree), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("what", ["bad_loss", "bad_slope"])
 def test_a_step_that_is_not_finite_leaves_everything_but_the_count(name, what):
-    method, tx, batch, mesh, state = begin(name)
-    own = method.loss
-
-    def broken(params, state, batch, rng):
-        loss, rest = own(params, state, batch, rng)
-        bad = state.step == 1
-        if what == "loss":
-            return jnp.where(bad, jnp.nan, loss), rest
-        first = jax.tree.leaves(params)[0].ravel()[0]
-        return loss + _slope(first, bad), rest
-
-    step = compiled_step(method._replace(loss=broken), tx, mesh)
+    step, state, batch = begin(name)
     state, _ = step(state, batch)
     before = jax.tree.map(jnp.copy, state)
-    state, metrics = step(state, batch)
+    spoilt = jax.device_put(np.ones(32, bool), batch[what].sharding)
+    state, metrics = step(state, batch | {what: spoilt})
     assert int(metrics["streak"]) == int(metrics["skipped"]) == 1
     assert int(state.step) == 2
     for part in ("params", "opt_state", "model_state", "method_state", "target_params"):
@@ -135,34 +176,23 @@ def test_a_step_that_is_not_finite_leaves_everything_but_the_count(name, what):
     )
 
 
-@jax.custom_vjp
-def _slope(x, bad):
-    """0, with an infinite slope where `bad`."""
-    return jnp.zeros_like(x)
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_any_mesh_gives_the_same_numbers(name, devices):
+    """Three steps' losses, and what all their gradients made of the state."""
+    (numbers, one), (others, many) = three_steps(name, 1), three_steps(name, devices)
+    np.testing.assert_allclose(others, numbers, rtol=1e-4)
+    for a, b in zip(one, many, strict=True):
+        size = max(1, np.abs(a).max(initial=0))
+        np.testing.assert_allclose(a / size, b / size, atol=3e-5)
 
 
-_slope.defvjp(
-    lambda x, bad: (jnp.zeros_like(x), bad),
-    lambda bad, g: (jnp.where(bad, jnp.inf, 0.0) * jnp.ones_like(g), None),
-)
-
-
-def test_any_mesh_gives_the_same_numbers(name):
-    """Loss, gradient norm and probe over three steps on 1, 2, 4 and 8 devices."""
-    seen = []
-    for devices in (1, 2, 4, 8):
-        mesh = make_mesh(jax.devices()[:devices])
-        with jax.set_mesh(mesh):
-            method, tx, batch = small_method(name), small_optimiser(), small_batch(32)
-            state = small_state(method, tx, batch, mesh)
-            # A low rate: at a high one rounding alone grows tenfold in a step.
-            step = compiled_step(method, tx, mesh, rate=1e-4)
-            batch = jax.device_put(batch, by_batch(mesh))
-            numbers = []
-            for _ in range(3):
-                state, metrics = step(state, batch)
-                keys = ("loss", "grad_norm", "probe_loss", "spread")
-                numbers.append([float(metrics[key]) for key in keys])
-            seen.append(numbers)
-    for other in seen[1:]:
-        np.testing.assert_allclose(other, seen[0], rtol=5e-5)
+@functools.cache
+def three_steps(name, devices):
+    step, state, batch = begin(name, devices)
+    numbers = []
+    with jax.set_mesh(make_mesh(jax.devices()[:devices])):
+        for _ in range(3):
+            state, metrics = step(state, batch)
+            keys = ("loss", "grad_norm", "probe_loss", "spread")
+            numbers.append([float(metrics[key]) for key in keys])
+    return numbers, plain(state)

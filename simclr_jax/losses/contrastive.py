@@ -44,3 +44,76 @@ def nt_xent(z, temperature: float):
     right = jnp.argmax(twins, -1) == jnp.arange(twins.shape[0])
     accuracy = jnp.mean(right, dtype=sim.dtype)
     return loss, {"contrast_accuracy": accuracy, "contrast_entropy": entropy}
+
+
+def info_nce(q, k, queue, temperature: float):
+    """InfoNCE against a queue, MoCo (arXiv:1911.05722) eq. 1.
+
+    Args:
+      q: [N, D] queries of any float dtype; the arithmetic is in the wider of it and
+        float32.
+      k: [N, D] keys; k[i] is the positive of q[i].
+      queue: [K, D] unit vectors, the negatives of all.
+      temperature: tau > 0.
+
+    Returns:
+      loss: [] mean over the N queries of the cross-entropy among 1 + K classes.
+      metrics: contrast_accuracy [], how often the positive is the nearest.
+    """
+    q, k = (
+        normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32))) for x in (q, k)
+    )
+    positive = jnp.sum(q * k, -1, keepdims=True)
+    negative = jnp.einsum("nd,kd->nk", q, queue, precision="highest")
+    logits = jnp.concatenate([positive, negative], 1) / temperature
+    loss = jnp.mean(jax.nn.logsumexp(logits, 1) - logits[:, 0])
+    accuracy = jnp.mean(jnp.argmax(logits, 1) == 0, dtype=logits.dtype)
+    return loss, {"contrast_accuracy": accuracy}
+
+
+def enqueue(queue, pointer, k):
+    """The newest keys in, the oldest out, whatever the size of the batch.
+
+    Args:
+      queue: [K, D] unit vectors.
+      pointer: int32 [], the row of the oldest.
+      k: [N, D] keys.
+
+    Returns:
+      The queue and the pointer after it.
+
+    Raises:
+      ValueError: if the keys do not fit into the queue.
+    """
+    if k.shape[0] > queue.shape[0]:
+        raise ValueError(
+            f"A queue of {queue.shape[0]} keys has no room for a batch of "
+            f"{k.shape[0]}: make the queue larger or the batch smaller."
+        )
+    rows = (pointer + jnp.arange(k.shape[0])) % queue.shape[0]
+    newest = all_gather(normalize(k.astype(queue.dtype)))
+    return queue.at[rows].set(newest), (rows[-1] + 1) % queue.shape[0]
+
+
+def ctr(q, k, temperature: float):
+    """MoCo v3's contrastive term, arXiv:2104.02057, Algorithm 1.
+
+    Every query meets the keys of the whole global batch, of which its own image's is
+    the positive; views of its own kind are no negatives.
+
+    Args:
+      q: [N, D] predictions of one view, of any float dtype; the arithmetic is in the
+        wider of it and float32.
+      k: [N, D] the momentum encoder's projections of the other view.
+      temperature: tau > 0.
+
+    Returns:
+      [] 2 tau times the mean cross-entropy; 2 tau log N where all are alike.
+    """
+    q, k = (
+        normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32))) for x in (q, k)
+    )
+    logits = jnp.einsum("nd,md->nm", q, all_gather(k), precision="highest")
+    logits /= temperature
+    positive = jnp.sum(q * k, -1) / temperature
+    return 2 * temperature * jnp.mean(jax.nn.logsumexp(logits, 1) - positive)

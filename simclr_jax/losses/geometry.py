@@ -25,3 +25,18 @@ def spread(z):
     """
     z = normalize(z)
     return jnp.mean(jnp.std(z, axis=1)) * z.shape[-1] ** 0.5
+
+
+def effective_rank(x, eps: float = 1e-7):
+    """How many directions x uses: RankMe (arXiv:2210.02885) eq. 1.
+
+    Args:
+      x: [N, D], as it is: neither centred nor normalised.
+      eps: added to each share of the singular values.
+
+    Returns:
+      [] exp of the entropy of the singular values' shares, between 1 and min(N, D).
+    """
+    sigma = jnp.linalg.svd(x, compute_uv=False)
+    share = sigma / jnp.sum(sigma) + eps
+    return jnp.exp(-jnp.sum(share * jnp.log(share)))

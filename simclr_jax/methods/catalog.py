@@ -1,5 +1,15 @@
 """The methods by name."""
 
+from simclr_jax.methods.byol import byol
+from simclr_jax.methods.moco import moco
+from simclr_jax.methods.mocov3 import mocov3
 from simclr_jax.methods.simclr import simclr
+from simclr_jax.methods.simsiam import simsiam
 
-METHODS = {"simclr": simclr}
+METHODS = {
+    "simclr": simclr,
+    "moco": moco,
+    "mocov3": mocov3,
+    "byol": byol,
+    "simsiam": simsiam,
+}

@@ -5,7 +5,7 @@ Nothing but the negatives keeps the embedding space open.
 """
 
 from simclr_jax.losses.contrastive import nt_xent
-from simclr_jax.methods.base import Method
+from simclr_jax.methods.base import Method, check, pair
 from simclr_jax.models.heads import projector
 from simclr_jax.models.siamese import network
 from simclr_jax.state import TrainState
@@ -20,8 +20,7 @@ def simclr(
     out: int = 128,
     directions: float = 2.0,  # the released code sums the two directions: twice eq. 1
 ) -> Method:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}.")
+    check(temperature=temperature)
     head = projector(layers=layers, hidden=hidden, out=out)
     net = network(encoder, head, joint=True)
 
@@ -30,7 +29,8 @@ def simclr(
         return TrainState(params, rng, model_state={"online": stats})
 
     def loss(params, state, batch, rng):
-        y, stats = net.apply(params, state.model_state["online"], batch["views"], rng)
+        views = pair(batch["views"])
+        y, stats = net.apply(params, state.model_state["online"], views, rng)
         loss, metrics = nt_xent(y.z, temperature)
         state = state.replace(model_state={"online": stats})
         return directions * loss, (state, y, metrics)

@@ -1,21 +1,43 @@
 """Heads on top of h."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from simclr_jax.models.norm import BatchNorm
 
+NORMS = {"plain": (False, False), "scale": (True, False), "affine": (True, True)}
+
+
+class Layer(NamedTuple):
+    """A Dense and, unless `norm` is empty, a batch norm."""
+
+    width: int  # 0: as wide as h
+    bias: bool = False  # of the Dense
+    norm: str = "affine"  # "plain", "scale", "affine": what the batch norm learns
+
 
 class MLP(nn.Module):
-    """SimCLR's projection head g: h -> z (v1 appendix B.9, v2 section 2.2).
+    """h -> z or z -> p: layers with a ReLU after each but the last. All is float32.
 
-    Each layer is a Dense without bias and a batch norm; then, in hidden layers, a ReLU.
-    The last batch norm scales but does not shift. All of it is float32.
+    start: the Dense layers' first weights, one of STARTS.
 
-    widths: of the layers, the last one's is D; 0 means as wide as h.
+    Raises:
+      ValueError: a width that no layer can have.
     """
 
-    widths: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    start: str = "torch"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for layer in self.layers:
+            if layer.width < 0:
+                raise ValueError(
+                    f"A layer is at least 1 wide (or 0: as wide as h), got {layer}."
+                )
 
     @nn.compact
     def __call__(self, h, train: bool, upto: int = -1):
@@ -27,35 +49,71 @@ class MLP(nn.Module):
         Raises:
           ValueError: the head does not have that many layers.
         """
-        if not -1 <= upto <= len(self.widths):
+        last = len(self.layers)
+        if not -1 <= upto <= last:
             raise ValueError(
-                f"upto = {upto}, but this head has {len(self.widths)} layers: give 0 "
-                f"(h) to {len(self.widths)} or -1 (both the output)."
+                f"upto = {upto}, but this head has {last} layers: give 0 (h) to {last} "
+                "or -1 (both the output)."
             )
         x = h.astype(jnp.float32)
-        last = len(self.widths)
-        for i, width in enumerate(self.widths[: None if upto < 0 else upto], start=1):
+        for i, layer in enumerate(self.layers[: None if upto < 0 else upto], start=1):
+            kernel, bias = STARTS[self.start](x.shape[-1])
             x = nn.Dense(
-                width or h.shape[-1],
-                use_bias=False,
-                kernel_init=nn.initializers.normal(0.01),
+                layer.width or h.shape[-1],
+                use_bias=layer.bias,
+                kernel_init=kernel,
+                bias_init=bias,
                 name=f"dense{i}",
             )(x)
-            norm = BatchNorm(use_bias=i < last, name=f"bn{i}")
-            x = norm(x, train)
+            if layer.norm:
+                scale, bias = NORMS[layer.norm]
+                norm = BatchNorm(use_scale=scale, use_bias=bias, name=f"bn{i}")
+                x = norm(x, train)
             x = nn.relu(x) if i < last else x
         return x
 
 
+def _simclr(fan_in: int):
+    """The released SimCLR code's normal of fixed width."""
+    del fan_in
+    return nn.initializers.normal(0.01), nn.initializers.zeros
+
+
+def _torch(fan_in: int):
+    """PyTorch's default: kernel and bias uniform within 1 / sqrt(fan_in)."""
+    bound = fan_in**-0.5
+
+    def uniform(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return uniform, uniform
+
+
+def _haiku(fan_in: int):
+    """Haiku's default: a normal of 1 / sqrt(fan_in), cut off at two of these."""
+    return nn.initializers.truncated_normal(fan_in**-0.5), nn.initializers.zeros
+
+
+STARTS = {"simclr": _simclr, "torch": _torch, "haiku": _haiku}
+
+
 def projector(*, layers: int = 2, hidden: int = 0, out: int = 128) -> MLP:
-    """SimCLR's head: v1 has 2 layers, v2 has 3; hidden = 0 is as wide as h.
+    """SimCLR's head g (v1 appendix B.9, v2 section 2.2): v1 has 2 layers, v2 has 3.
+
+    Each has a batch norm; the last one scales but does not shift.
+
+    Args:
+      layers: how many.
+      hidden: width of all but the last; 0 is as wide as h.
+      out: D.
 
     Raises:
       ValueError: fewer than one layer, or a width that none can have.
     """
-    if layers < 1 or hidden < 0 or out < 1:
+    if layers < 1 or out < 1:
         raise ValueError(
-            "A projector needs layers and out of at least 1, and hidden of at least 0 "
-            f"(as wide as h); got layers = {layers}, hidden = {hidden}, out = {out}."
+            "A projector needs layers and out of at least 1; got "
+            f"layers = {layers}, out = {out}."
         )
-    return MLP((hidden,) * (layers - 1) + (out,))
+    inner = (Layer(hidden),) * (layers - 1)
+    return MLP((*inner, Layer(out, norm="scale")), "simclr")

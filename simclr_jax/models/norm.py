@@ -45,15 +45,21 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9  # how much of the running statistics stays
     epsilon: float = 1e-5
     groups: int = 1
+    use_scale: bool = True
     use_bias: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     dtype: str = "float32"  # of the output; all inside is float32
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        """[N, ..., C] -> [N, ..., C], normalised per channel C."""
+    def __call__(self, x, train: bool, place=None):
+        """[N, ..., C] -> [N, ..., C], normalised per channel C.
+
+        place: int [N], a permutation: the row that each image would have in a shuffled
+          batch (MoCo, arXiv:1911.05722, section 3.3). It decides who is in which group,
+          while the images stay on their devices.
+        """
         shape = (x.shape[-1],)
-        scale = self.param("scale", self.scale_init, shape)
+        scale = self.param("scale", self.scale_init, shape) if self.use_scale else 1
         bias = self.param("bias", nn.initializers.zeros, shape) if self.use_bias else 0
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var = self.variable("batch_stats", "var", jnp.ones, shape)
@@ -63,8 +69,9 @@ class BatchNorm(nn.Module):
             y = (y - mean.value) * (scale * jax.lax.rsqrt(var.value + self.epsilon))
             return (y + bias).astype(self.dtype)
 
-        y = self._grouped(y)
-        m, v = _moments(y)
+        shuffled = place is not None and self.groups > 1
+        y = y if shuffled else self._grouped(y)
+        m, v = _shuffled_moments(y, place, self.groups) if shuffled else _moments(y)
         y = (y - m) * (scale * jax.lax.rsqrt(v + self.epsilon)) + bias
         if not self.is_initializing():
             mean.value = self._running(mean.value, m)
@@ -73,16 +80,22 @@ class BatchNorm(nn.Module):
 
     def _grouped(self, x):
         """[N, ..., C] -> [G, N / G, ..., C]."""
-        if x.shape[0] % self.groups:
-            raise ValueError(
-                f"Batch norm in {self.groups} groups needs a batch that they divide; "
-                f"this one has {x.shape[0]} rows (images x views of one pass)."
-            )
-        return x.reshape(self.groups, -1, *x.shape[1:])
+        return x.reshape(self.groups, _rows(x, self.groups), *x.shape[1:])
 
     def _running(self, old, new):
-        new = new.reshape(self.groups, -1).mean(0)
+        new = new.reshape(-1, old.size).mean(0)  # of groups, or of rows if shuffled
         return self.momentum * old + (1 - self.momentum) * new
+
+
+def _rows(x, groups: int) -> int:
+    """How many rows a group has."""
+    rows, rest = divmod(x.shape[0], groups)
+    if rest:
+        raise ValueError(
+            f"Batch norm in {groups} groups needs a batch that they divide; this one "
+            f"has {x.shape[0]} rows (images x views of one pass)."
+        )
+    return rows
 
 
 def _moments(x):
@@ -95,3 +108,24 @@ def _moments(x):
     mean = jnp.mean(x, axes, keepdims=True)
     square = jnp.mean(x * x, axes, keepdims=True)
     return mean, jnp.maximum(square - mean * mean, 0)
+
+
+def _shuffled_moments(x, place, groups: int):
+    """The moments of each row's group after a shuffle: [N, ..., C] -> two [N, 1, C].
+
+    Row i belongs to group place[i] // (N / G). Its sums are products with the one-hot
+    [N, G] of that: over the devices go [G, C], where permuted rows would be images.
+    """
+    rows = _rows(x, groups)
+    member = jax.nn.one_hot(place // rows, groups)
+    axes = tuple(range(1, x.ndim - 1))
+
+    def of_the_group(each):
+        sums = jnp.einsum("ng,nc->gc", member, each, precision="highest")
+        return jnp.einsum("ng,gc->nc", member, sums / rows, precision="highest")
+
+    mean = of_the_group(jnp.mean(x, axes))
+    square = of_the_group(jnp.mean(x * x, axes))
+    shape = (x.shape[0], *(1 for _ in axes), x.shape[-1])
+    variance = jnp.maximum(square - mean * mean, 0)
+    return mean.reshape(shape), variance.reshape(shape)

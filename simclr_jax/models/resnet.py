@@ -1,9 +1,15 @@
 """ResNets as SimCLR trains them: v1.5, wide, with the selective kernels of v2.
 
-He et al. 2015; He et al. 2018 (ResNet-D); Li et al. 2019 (SK), in the form of the
-released SimCLR code. What sets it apart from other ResNets: the first block of every
-group has a projection shortcut, in ResNet-18 and 34 too; strided convolutions pad alike
-on both sides, where XLA's SAME would not, while the max-pool pads as SAME does.
+He et al. 2015; He et al. 2018 (ResNet-D); Li et al. 2019 (SK). The defaults are the
+released SimCLR code's; others differ in details that a checkpoint does not forgive:
+
+| | SimCLR | torchvision (MoCo, SimSiam, DINO) | Haiku (BYOL) |
+|---|---|---|---|
+| `pad` of strided convolutions | even | even | same |
+| `pool`, the max-pool's padding | same | torch | same |
+| `start`, the first kernels | lecun | he | haiku |
+| `shortcut` with a projection (matters in ResNet-18, 34) | always | needed | always |
+| `zero` last scales | yes | no (MoCo v3, SimSiam: yes) | yes |
 """
 
 from functools import partial
@@ -26,23 +32,49 @@ BLOCKS = {  # depth: blocks in each of the four groups
 BOTTLENECK = 50  # from this depth on
 STEMS = ("imagenet", "cifar", "small")
 POOLS = ("same", "torch")
+PADS = ("even", "same")
+SHORTCUTS = ("always", "needed")
 DTYPES = ("float32", "bfloat16")
 
 
-def padding(size: int) -> tuple[int, int]:
-    """Rows to add before and after, for a convolution of that size and any stride."""
-    return (size - 1) // 2, size // 2
+def _haiku(key, shape, dtype=jnp.float32):
+    """A normal of 1 / sqrt(fan_in), cut off at two of these and not made up for it."""
+    scale = (shape[0] * shape[1] * shape[2]) ** -0.5
+    return nn.initializers.truncated_normal(scale)(key, shape, dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(x, kernel, stride: int):
+STARTS = {  # how kernels begin
+    "lecun": nn.initializers.lecun_normal(),
+    "he": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    "haiku": _haiku,
+}
+
+
+def padding(size: int, stride: int, side: int, pad: str) -> tuple[int, int]:
+    """Rows to add before and after `side` rows, for a kernel of `size` rows.
+
+    "even": alike on both sides, whatever the stride; "same": XLA's SAME, as few as
+    will do.
+    """
+    if pad == "even":
+        return (size - 1) // 2, size // 2
+    rows = max((-(-side // stride) - 1) * stride + size - side, 0)
+    return rows // 2, rows - rows // 2
+
+
+def _paddings(x, kernel, stride, pad):
+    """Of height and width."""
+    return [padding(kernel.shape[0], stride, side, pad) for side in x.shape[1:3]]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x, kernel, stride: int, pad: str = "even"):
     """Convolves [N, H, W, I] with [K, K, I, O], in the type of x.
 
     The kernel's gradient is accumulated, and summed over the devices, in the kernel's
     own type: Jax's own rule would do so in the type of x, bfloat16 where x is.
     """
-    before, after = padding(kernel.shape[0])
-    return _slide(x, kernel, [(before, after)] * 2, stride=stride)
+    return _slide(x, kernel, _paddings(x, kernel, stride, pad), stride=stride)
 
 
 def _slide(x, kernel, pads, *, stride: int = 1, dilation: int = 1):
@@ -66,22 +98,21 @@ def _slide(x, kernel, pads, *, stride: int = 1, dilation: int = 1):
     )
 
 
-def _convolve_fwd(x, kernel, stride):
-    return convolve(x, kernel, stride), (x, kernel)
+def _convolve_fwd(x, kernel, stride, pad):
+    return convolve(x, kernel, stride, pad), (x, kernel)
 
 
-def _convolve_bwd(stride, saved, dy):
+def _convolve_bwd(stride, pad, saved, dy):
     x, kernel = saved
     size = kernel.shape[0]
-    before, _ = padding(size)
-    sides = list(zip(x.shape[1:3], dy.shape[1:3], strict=True))
+    before = [b for b, _ in _paddings(x, kernel, stride, pad)]
+    sides = list(zip(x.shape[1:3], dy.shape[1:3], before, strict=True))
 
     # To the pictures: dy, its pixels `stride` apart, under the kernel turned round.
-    lead = size - 1 - before
     dx = _slide(
         dy,
         kernel[::-1, ::-1].swapaxes(2, 3),
-        [(lead, n + before - 1 - stride * (m - 1)) for n, m in sides],
+        [(size - 1 - b, n + b - 1 - stride * (m - 1)) for n, m, b in sides],
         dilation=stride,
     )
     # To the kernel: for each of its taps x times dy, summed over images, which is a
@@ -90,7 +121,7 @@ def _convolve_bwd(stride, saved, dy):
         x,
         dy,
         (1, 1),
-        [(before, stride * (m - 1) + size - n - before) for n, m in sides],
+        [(b, stride * (m - 1) + size - n - b) for n, m, b in sides],
         rhs_dilation=(stride, stride),
         dimension_numbers=("CHWN", "IHWO", "HWNC"),
         preferred_element_type=kernel.dtype,
@@ -107,18 +138,21 @@ class Conv(nn.Module):
     features: int
     size: int
     stride: int = 1
+    pad: str = "even"
+    start: str = "lecun"
 
     @nn.compact
     def __call__(self, x):
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        return convolve(x, kernel, self.stride)
+        kernel = self.param("kernel", STARTS[self.start], shape)
+        return convolve(x, kernel, self.stride, self.pad)
 
 
 class Block(nn.Module):
     """A residual block, [N, H, W, *] -> [N, H / stride, W / stride, *].
 
-    The last scale of its branch starts at zero: at first the block is ReLU(shortcut).
+    Where the last scale of its branch starts at zero, the block is ReLU(shortcut) at
+    first.
     """
 
     filters: int
@@ -126,35 +160,38 @@ class Block(nn.Module):
     project: bool  # the shortcut changes width or size: the first block of a group
     bottleneck: bool
     sk_ratio: float
+    zero: bool  # the last scale at first
+    conv: partial
     norm: partial
 
     @nn.compact
     def __call__(self, x, train: bool):
-        norm = partial(self.norm, scale_init=nn.initializers.zeros)
+        init = nn.initializers.zeros if self.zero else nn.initializers.ones
+        norm = partial(self.norm, scale_init=init)
         out = self.filters * (4 if self.bottleneck else 1)
         shortcut = self._shortcut(x, out, train) if self.project else x
         if self.bottleneck:
-            x = Conv(self.filters, 1, name="conv1")(x)
+            x = self.conv(self.filters, 1, name="conv1")(x)
             x = nn.relu(self.norm(name="bn1")(x, train))
             x = self._middle(x, train)
-            x = norm(name="bn3")(Conv(out, 1, name="conv3")(x), train)
+            x = norm(name="bn3")(self.conv(out, 1, name="conv3")(x), train)
         else:
-            x = Conv(self.filters, 3, self.stride, name="conv1")(x)
+            x = self.conv(self.filters, 3, self.stride, name="conv1")(x)
             x = nn.relu(self.norm(name="bn1")(x, train))
-            x = norm(name="bn2")(Conv(out, 3, name="conv2")(x), train)
+            x = norm(name="bn2")(self.conv(out, 3, name="conv2")(x), train)
         return nn.relu(x + shortcut)
 
     def _shortcut(self, x, out, train):
         stride = self.stride
         if self.sk_ratio:  # ResNet-D: the average of all pixels, not every other one
             x, stride = average_pool(x, self.stride), 1
-        x = Conv(out, 1, stride, name="shortcut_conv")(x)
+        x = self.conv(out, 1, stride, name="shortcut_conv")(x)
         return self.norm(name="shortcut_bn")(x, train)
 
     def _middle(self, x, train):
         """The 3x3 convolution of a bottleneck, which has its stride."""
         streams = 2 if self.sk_ratio else 1
-        x = Conv(streams * self.filters, 3, self.stride, name="conv2")(x)
+        x = self.conv(streams * self.filters, 3, self.stride, name="conv2")(x)
         x = nn.relu(self.norm(name="bn2")(x, train))
         return self._select(x, train) if self.sk_ratio else x
 
@@ -163,9 +200,10 @@ class Block(nn.Module):
         x = x.reshape(*x.shape[:-1], 2, self.filters)
         y = jnp.mean(x.sum(-2), (1, 2), keepdims=True, dtype=jnp.float32)
         y = y.astype(x.dtype)
-        y = Conv(max(int(self.filters * self.sk_ratio), 32), 1, name="squeeze_conv")(y)
+        squeezed = max(int(self.filters * self.sk_ratio), 32)
+        y = self.conv(squeezed, 1, name="squeeze_conv")(y)
         y = nn.relu(self.norm(name="squeeze_bn")(y, train))
-        y = Conv(2 * self.filters, 1, name="excite_conv")(y)
+        y = self.conv(2 * self.filters, 1, name="excite_conv")(y)
         y = nn.softmax(y.reshape(*y.shape[:-1], 2, self.filters), axis=-2)
         return (x * y).sum(-2)
 
@@ -174,7 +212,7 @@ def average_pool(x, stride: int):
     """2x2 means; at stride 1 the last row and column have fewer pixels to average."""
     if stride == 1:
         return nn.avg_pool(x, (2, 2), padding="SAME", count_include_pad=False)
-    return nn.avg_pool(x, (2, 2), (stride, stride), padding=[padding(2)] * 2)
+    return nn.avg_pool(x, (2, 2), (stride, stride), padding=[(0, 1)] * 2)
 
 
 def max_pool(x, pool: str):
@@ -199,26 +237,37 @@ class ResNet(nn.Module):
     bn_groups: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pad: str = "even"
+    start: str = "lecun"
+    shortcut: str = "always"
+    zero: bool = True
 
     @nn.compact
     def __call__(self, x, train: bool):
         norm = partial(BatchNorm, groups=self.bn_groups, dtype=self.dtype)
+        conv = partial(Conv, pad=self.pad, start=self.start)
         x = pixels(x, self.mean, self.std, self.dtype)
-        x = self._stem(x, norm, train)
+        x = self._stem(x, conv, norm, train)
         for g, blocks in enumerate(BLOCKS[self.depth]):
             for b in range(blocks):
                 x = Block(
                     self.channels * 2**g,
                     stride=2 if g > 0 and b == 0 else 1,
-                    project=b == 0,
+                    project=b == 0 and (g > 0 or self._projects_first()),
                     bottleneck=self.depth >= BOTTLENECK,
                     sk_ratio=self.sk_ratio,
+                    zero=self.zero,
+                    conv=conv,
                     norm=norm,
                     name=f"layer{g + 1}_{b}",
                 )(x, train)
         return jnp.mean(x, (1, 2), dtype=jnp.float32)
 
-    def _stem(self, x, norm, train):
+    def _projects_first(self) -> bool:
+        """Whether the first group's shortcut is a projection; bottlenecks need one."""
+        return self.shortcut == "always" or self.depth >= BOTTLENECK
+
+    def _stem(self, x, conv, norm, train):
         width, large = self.channels, self.stem == "imagenet"
         if large and self.sk_ratio:  # ResNet-D: three small kernels for one of 7x7
             convs = [(width // 2, 3, 2), (width // 2, 3, 1), (width, 3, 1)]
@@ -227,7 +276,7 @@ class ResNet(nn.Module):
         else:
             convs = [(width, 3, 2 if self.stem == "small" else 1)]
         for i, (features, size, stride) in enumerate(convs, start=1):
-            x = Conv(features, size, stride, name=f"conv{i}")(x)
+            x = conv(features, size, stride, name=f"conv{i}")(x)
             x = nn.relu(norm(name=f"bn{i}")(x, train))
         return max_pool(x, self.pool) if large else x
 
@@ -239,6 +288,10 @@ def resnet(
     sk_ratio: float = 0.0,
     stem: str = "imagenet",
     pool: str = "same",
+    pad: str = "even",
+    start: str = "lecun",
+    shortcut: str = "always",
+    zero: bool = True,
     dtype: str = "float32",
     bn_groups: int = 1,
     mean: tuple[float, ...] = (0.0, 0.0, 0.0),
@@ -254,6 +307,11 @@ def resnet(
       stem: "imagenet" (7x7 at stride 2, max-pool), "cifar" (3x3), "small" (3x3 at
         stride 2).
       pool: where the "imagenet" stem's max-pool pads: "same" (TensorFlow) or "torch".
+      pad: where strided convolutions pad: "even" on both sides, or XLA's "same".
+      start: the kernels' first values, "lecun", "he" (torchvision) or "haiku".
+      shortcut: blocks with a projection: "always" the first of a group, or only where
+        "needed", as width or size change (torchvision).
+      zero: whether the last scale of each block starts at 0.
       dtype: of activations and products, "float32" or "bfloat16".
       bn_groups: groups of rows with batch norm statistics of their own; 1 is all.
       mean, std: of the pixels in [0, 1], per channel; SimCLR takes them as they are.
@@ -264,6 +322,9 @@ def resnet(
     _check("depth", depth, tuple(BLOCKS))
     _check("stem", stem, STEMS)
     _check("pool", pool, POOLS)
+    _check("pad", pad, PADS)
+    _check("start", start, tuple(STARTS))
+    _check("shortcut", shortcut, SHORTCUTS)
     _check("dtype", dtype, DTYPES)
     _check_pixels(mean, std)
     if width < 1 or bn_groups < 1 or sk_ratio < 0:
@@ -276,7 +337,21 @@ def resnet(
             f"Selective kernels (sk_ratio = {sk_ratio}) need bottlenecks, depth 50 or "
             f"more; ResNet-{depth} has basic blocks. Set sk_ratio = 0.0."
         )
-    return ResNet(depth, 64 * width, sk_ratio, stem, pool, dtype, bn_groups, mean, std)
+    return ResNet(
+        depth,
+        64 * width,
+        sk_ratio,
+        stem,
+        pool,
+        dtype,
+        bn_groups,
+        mean,
+        std,
+        pad,
+        start,
+        shortcut,
+        zero,
+    )
 
 
 def resnet10(

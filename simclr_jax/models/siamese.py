@@ -1,5 +1,6 @@
 """Encoder f, projector g and, for an online branch, predictor q, as one network."""
 
+import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from simclr_jax.models.norm import BatchNorm
 
 DROPOUT = zlib.crc32(b"dropout")  # the stream of random numbers inside the layers
 
@@ -26,7 +29,9 @@ class Network(NamedTuple):
     """
 
     init: Callable  # (rng, views) -> params, stats
-    apply: Callable  # (params, stats, views, rng) -> Outputs, stats; training
+    # (params, stats, views, rng=None, shuffle=None) -> Outputs, stats; training.
+    # Without rng nothing is dropped; shuffle [N] is BatchNorm's `place`.
+    apply: Callable
     encode: Callable  # (params, stats, images) -> Outputs of V = 1; evaluation
 
 
@@ -61,17 +66,17 @@ def network(
         variables = module.init(rng, x, train=False)
         return variables["params"], variables.get("batch_stats", {})
 
-    def apply(params, stats, views, rng):
-        rng = jax.random.fold_in(rng, DROPOUT)
+    def apply(params, stats, views, rng=None, shuffle=None):
         said: dict[int, Outputs] = {}  # by view
         for i, (which, x) in enumerate(_passes(views, joint)):
-            y, new = module.apply(
-                {"params": params, "batch_stats": stats},
-                x,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(rng, i)},
-            )
+            with _shuffled(shuffle):
+                y, new = module.apply(
+                    {"params": params, "batch_stats": stats},
+                    x,
+                    train=True,
+                    mutable=["batch_stats"],
+                    rngs={} if rng is None else {"dropout": _fold(rng, DROPOUT, i)},
+                )
             stats = dict(new).get("batch_stats", {})
             said |= {v: _view(y, len(which), k) for k, v in enumerate(which)}
         outputs = [said[v] for v in range(len(views))]
@@ -83,6 +88,26 @@ def network(
         return jax.tree.map(lambda leaf: leaf[None], y)
 
     return Network(init, apply, encode)
+
+
+def _fold(rng, *numbers):
+    for number in numbers:
+        rng = jax.random.fold_in(rng, number)
+    return rng
+
+
+def _shuffled(place):
+    """Inside, every batch norm takes its groups from `place`, unless it is None."""
+
+    def hand_over(norm, args, kwargs, context):
+        known = isinstance(context.module, BatchNorm)
+        if known and context.method_name == "__call__":
+            kwargs |= {"place": place}
+        return norm(*args, **kwargs)
+
+    if place is None:
+        return contextlib.nullcontext()
+    return nn.intercept_methods(hand_over)
 
 
 def _passes(

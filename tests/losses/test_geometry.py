@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from simclr_jax.losses.geometry import normalize, spread
+from simclr_jax.losses.geometry import effective_rank, normalize, spread
 
 
 def test_normalize_survives_zero():
@@ -19,3 +20,15 @@ def test_spread():
     np.testing.assert_allclose(spread(jnp.ones((2, 64, 8))), 0, atol=1e-6)
     flat = z.at[..., 32:].set(0)  # half of the dimensions are dead
     np.testing.assert_allclose(spread(flat), 0.5**0.5, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("x", "rank"),
+    [
+        (np.eye(8), 8.0000069),
+        (np.ones((16, 8)), 1.0000112),
+        (np.diag([4.0, 3, 2, 1]), 3.5961165),
+    ],
+)
+def test_effective_rank(x, rank):
+    np.testing.assert_allclose(effective_rank(jnp.asarray(x, jnp.float32)), rank, 1e-6)

@@ -74,20 +74,23 @@ def test_shapes_of_resnet50_at_224(sk_ratio):
     assert middle.shape[1:] == (56, 56, 128)  # the stride is on the 3x3
 
 
-def lax_convolve(x, kernel, stride):
+def lax_convolve(x, kernel, stride, pad="even"):
+    size = kernel.shape[0]
+    even = [((size - 1) // 2, size // 2)] * 2
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        [resnet.padding(kernel.shape[0])] * 2,
+        even if pad == "even" else "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
 def by_hand(x, kernel, stride):
-    """The convolution as a sum over the kernel's taps, in float64."""
-    size, (before, after) = kernel.shape[0], resnet.padding(kernel.shape[0])
-    x = np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
+    """The convolution, evenly padded, as a sum over the taps, in float64."""
+    size = kernel.shape[0]
+    around = ((size - 1) // 2, size // 2)
+    x = np.pad(x, ((0, 0), around, around, (0, 0)))
     rows, columns = ((n - size) // stride + 1 for n in x.shape[1:3])
     y = np.zeros((x.shape[0], rows, columns, kernel.shape[3]))
     for i in range(rows):
@@ -103,14 +106,16 @@ CASES = [(2, 3, 1), (1, 3, 1), (4, 7, 2), (2, 3, 2)]
 CASES += [(4, 3, 2), (5, 3, 2), (8, 7, 2), (5, 1, 2), (4, 3, 1), (6, 1, 1)]
 
 
+@pytest.mark.parametrize("pad", ["even", "same"])
 @pytest.mark.parametrize(("height", "size", "stride"), CASES)
-def test_convolution_and_its_gradients(height, size, stride):
+def test_convolution_and_its_gradients(height, size, stride, pad):
     random = np.random.default_rng(0)
     x = random.normal(size=(3, height, height + 1, 4)).astype(np.float32)
     kernel = random.normal(size=(size, size, 4, 5)).astype(np.float32)
-    y, pull = jax.vjp(lambda x, k: resnet.convolve(x, k, stride), x, kernel)
-    np.testing.assert_allclose(y, by_hand(x, kernel, stride), atol=1e-4)
-    expected, theirs = jax.vjp(lambda x, k: lax_convolve(x, k, stride), x, kernel)
+    y, pull = jax.vjp(lambda x, k: resnet.convolve(x, k, stride, pad), x, kernel)
+    expected, theirs = jax.vjp(lambda x, k: lax_convolve(x, k, stride, pad), x, kernel)
+    by = by_hand(x, kernel, stride) if pad == "even" else expected
+    np.testing.assert_allclose(y, by, atol=1e-4)
     dy = random.normal(size=expected.shape).astype(np.float32)
     for mine, other in zip(pull(dy), theirs(dy), strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-4)
@@ -132,12 +137,12 @@ def test_kernel_gradients_are_not_rounded_to_bfloat16():
     assert np.abs(rounded - exact).max() > 0.01  # what the rule is there to avoid
 
 
-def test_padding_is_not_xla_s_same():
-    assert [resnet.padding(k) for k in (1, 2, 3, 7)] == [(0, 0), (0, 1), (1, 1), (3, 3)]
-    same = [
-        jax.lax.padtype_to_pads([n], [k], [2], "SAME") for n, k in [(224, 7), (56, 3)]
-    ]
-    assert same == [[(2, 3)], [(0, 1)]]
+def test_even_padding_is_not_xla_s_same():
+    even = [resnet.padding(k, 2, 224, "even") for k in (1, 2, 3, 7)]
+    assert even == [(0, 0), (0, 1), (1, 1), (3, 3)]
+    for side, size, expected in [(224, 7, (2, 3)), (56, 3, (0, 1)), (57, 3, (1, 1))]:
+        assert resnet.padding(size, 2, side, "same") == expected
+        assert jax.lax.padtype_to_pads([side], [size], [2], "SAME") == [expected]
     x = jnp.arange(56.0)[None, :, None, None]
     tap = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1)
     middle = resnet.convolve(x, tap, 2).ravel()
@@ -176,7 +181,7 @@ def test_a_block_starts_as_its_shortcut(bottleneck):
     x = jax.random.normal(jax.random.key(1), (4, 6, 6, 16))
     norm = partial(BatchNorm)
     filters = 4 if bottleneck else 16
-    block = resnet.Block(filters, 1, False, bottleneck, 0.0, norm)
+    block = resnet.Block(filters, 1, False, bottleneck, 0.0, True, resnet.Conv, norm)
     variables = block.init(jax.random.key(0), x, False)
     y, _ = block.apply(variables, x, True, mutable=["batch_stats"])
     np.testing.assert_array_equal(y, np.maximum(x, 0))
@@ -218,7 +223,7 @@ def bottleneck_by_hand(p, x, stride, selective):
 def test_a_bottleneck_agrees_with_its_definition(sk_ratio):
     x = jax.random.normal(jax.random.key(1), (6, 8, 8, 5))
     norm = partial(BatchNorm)
-    block = resnet.Block(4, 2, True, True, sk_ratio, norm)
+    block = resnet.Block(4, 2, True, True, sk_ratio, True, resnet.Conv, norm)
     variables = block.init(jax.random.key(0), x, False)
     keys = iter(jax.random.split(jax.random.key(2), 99))
     params = jax.tree.map(

@@ -1,0 +1,47 @@
+"""BYOL (Grill et al. 2020, arXiv:2006.07733).
+
+The online network predicts what a slowly following target network says of the other
+view. There are no negatives; the predictor and the slow target keep the space open.
+"""
+
+import jax
+
+from simclr_jax.losses.regression import regression
+from simclr_jax.methods.base import Method, cosine_to_one, pair, without
+from simclr_jax.models.heads import MLP, Layer
+from simclr_jax.models.siamese import network
+from simclr_jax.state import TrainState
+
+
+def byol(
+    encoder,
+    *,
+    hidden: int = 4096,
+    out: int = 256,
+    ema: float = 0.996,  # tau_base for 1000 epochs; it grows to 1. 0.99 for 100 and 300
+    total_steps: int,
+) -> Method:
+    layers = (Layer(hidden, bias=True), Layer(out, norm=""))
+    online = network(encoder, MLP(layers, "haiku"), predictor=MLP(layers, "haiku"))
+    target = network(encoder, MLP(layers, "haiku"))
+
+    def init(rng, views):
+        params, stats = online.init(rng, views)
+        followed = without("predictor", stats)
+        return TrainState(
+            params,
+            rng,
+            target_params=without("predictor", params),
+            model_state={"online": stats, "target": followed},
+        )
+
+    def loss(params, state, batch, rng):
+        views, stats = pair(batch["views"]), state.model_state
+        y, online_stats = online.apply(params, stats["online"], views, rng)
+        t, target_stats = target.apply(state.target_params, stats["target"], views, rng)
+        q, z = y.p, jax.lax.stop_gradient(t.z)
+        loss = regression(q[0], z[1]) + regression(q[1], z[0])  # eq. 2, both ways
+        stats = {"online": online_stats, "target": target_stats}
+        return loss, (state.replace(model_state=stats), y, {})
+
+    return Method(init, loss, online, ema=cosine_to_one(ema, total_steps))

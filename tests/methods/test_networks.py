@@ -1,0 +1,133 @@
+"""The networks of each method have the sizes and the layers of the released ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax.losses.regression import cosine
+from simclr_jax.methods.catalog import METHODS
+from simclr_jax.models import resnet
+from simclr_jax.models.catalog import ENCODERS
+from simclr_jax.models.heads import MLP, Layer
+from simclr_jax.models.norm import BatchNorm
+from tests.tools import SMALL, Tiny, small_batch
+
+
+def shapes(name, encoder, side=224, **keywords):
+    method = METHODS[name](encoder, **keywords)
+    views = [jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)] * 2
+    return jax.eval_shape(method.init, jax.random.key(0), views)
+
+
+def count(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+R50 = ENCODERS["resnet50"]
+
+
+def test_moco():
+    """Both networks, as the released code counts them."""
+    for keywords, total in (({"layers": 1}, 47_540_608), ({}, 55_933_312)):
+        state = shapes("moco", R50(), **keywords)
+        assert count((state.params, state.target_params)) == total
+    assert state.method_state["queue"].shape == (65536, 128)
+
+
+def test_mocov3():
+    state = shapes("mocov3", R50(), total_steps=10)
+    assert count((state.params, state.target_params)) == 68_012_160
+    assert set(state.params) == {"encoder", "projector", "predictor"}
+    assert set(state.target_params) == {"encoder", "projector"}
+    assert set(state.params["projector"]) == {"dense1", "bn1", "dense2"}  # bn2 is bare
+    assert "bn2" in state.model_state["online"]["projector"]
+    assert "bn2" not in state.model_state["online"]["predictor"]
+
+
+def test_byol():
+    state = shapes("byol", R50(), total_steps=10)
+    sizes = {name: count(tree) for name, tree in state.params.items()}
+    assert sizes == {
+        "encoder": 23_508_032,
+        "projector": 9_449_472,
+        "predictor": 2_109_440,
+    }
+    assert "bias" in state.params["projector"]["dense1"]
+    assert set(state.params["projector"]["dense2"]) == {"kernel"}
+
+
+def test_simsiam():
+    """Less the 2048 frozen biases that the last batch norm cancels."""
+    state = shapes("simsiam", R50())
+    assert count(state.params) == 38_201_408 - 2048
+    assert set(state.params["predictor"]) == {"dense1", "bn1", "dense2"}
+    assert set(state.params["predictor"]["dense2"]) == {"kernel", "bias"}
+
+
+def test_torchvision_s_resnet18():
+    """CIFAR's: no projection where neither width nor size changes."""
+    encoder = ENCODERS["resnet18"](stem="cifar", shortcut="needed")
+    assert count(shapes("simsiam", encoder, 32).params["encoder"]) == 11_168_832
+
+
+@pytest.mark.parametrize(
+    ("start", "std", "bound"),
+    [
+        ("torch", (3 * 64) ** -0.5, 1 / 8),
+        ("haiku", 0.8796 / 8, 2 / 8),
+        ("simclr", 0.01, 1),
+    ],
+)
+def test_first_weights_of_heads(start, std, bound):
+    head = MLP((Layer(512, bias=True, norm=""),), start)
+    params = head.init(jax.random.key(0), jnp.ones((1, 64)), False)["params"]["dense1"]
+    assert np.std(params["kernel"]) == pytest.approx(std, rel=0.02)
+    assert np.abs(params["kernel"]).max() <= bound
+    assert (np.abs(params["bias"]).max() > 0) == (start == "torch")
+
+
+@pytest.mark.parametrize("start", ["he", "haiku"])
+def test_first_kernels_of_resnets(start):
+    x = jnp.zeros((1, 4, 4, 64))
+    conv = resnet.Conv(128, 3, start=start)
+    kernel = conv.init(jax.random.key(0), x)["params"]["kernel"]
+    unit = (9 * 64) ** -0.5
+    std = {"he": (2 / (9 * 128)) ** 0.5, "haiku": 0.8796 * unit}[start]
+    assert np.std(kernel) == pytest.approx(std, rel=0.02)
+    assert (np.abs(kernel).max() <= 2 * unit) == (start == "haiku")
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_last_scales_start_as_asked(zero):
+    x = jnp.zeros((1, 4, 4, 8))
+    block = resnet.Block(8, 1, False, False, 0.0, zero, resnet.Conv, BatchNorm)
+    params = block.init(jax.random.key(0), x, False)["params"]
+    assert (params["bn2"]["scale"] == (0 if zero else 1)).all()
+    assert (params["bn1"]["scale"] == 1).all()
+
+
+def test_simsiam_compares_across_views():
+    """The loss, recomputed from what the network says."""
+    batch = small_batch(8)
+    method = METHODS["simsiam"](Tiny(), **SMALL["simsiam"])
+    state = method.init(jax.random.key(0), batch["views"])
+    loss, (_, y, _) = method.loss(state.params, state.blind(), batch, state.rng)
+    expected = -(cosine(y.p[0], y.z[1]) + cosine(y.p[1], y.z[0])) / 2
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    swapped = batch | {"views": batch["views"][::-1]}
+    again, _ = method.loss(state.params, state.blind(), swapped, state.rng)
+    np.testing.assert_allclose(loss, again, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_three_views_are_not_two(name):
+    if name == "dino":
+        pytest.skip("it takes any number")
+    views = small_batch(4)["views"]
+    method = METHODS[name](Tiny(), **SMALL[name])
+    state = method.init(jax.random.key(0), views)
+    with pytest.raises(ValueError, match=r"two views of each picture.* makes 3"):
+        method.loss(
+            state.params, state.blind(), {"views": [*views, views[0]]}, state.rng
+        )
