@@ -12,8 +12,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from simclr_jax.colour import colour, prepare
-from simclr_jax.data import augment
-from simclr_jax.data.recipes import View, simclr
+from simclr_jax.data import augment, paint
+from simclr_jax.data.recipes import simclr
+from simclr_jax.data.view import View
 
 A, B = (0.2, 0.4, 0.6), (0.9, 0.1, 0.3)
 OPERATIONS = ("brightness", "contrast", "saturation", "hue")
@@ -43,7 +44,7 @@ def picture(*pixels):
 
 
 def on_host(x, drawn, view):
-    return augment.colour(tf.constant(x), drawn, view).numpy()
+    return paint.colour(tf.constant(x), drawn, view).numpy()
 
 
 on_device = jax.jit(colour, static_argnums=2)

@@ -11,7 +11,8 @@ import tensorflow as tf
 from PIL import Image
 
 from simclr_jax.data import augment
-from simclr_jax.data.recipes import View, crop_flip, simclr
+from simclr_jax.data.recipes import crop_flip, simclr
+from simclr_jax.data.view import View
 
 DRAWS = 20_000
 

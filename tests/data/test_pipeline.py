@@ -13,8 +13,9 @@ from simclr_jax.colour import prepare
 from simclr_jax.data import augment, pipeline
 from simclr_jax.data.order import Order
 from simclr_jax.data.pipeline import eval_batches, preview, train_batches
-from simclr_jax.data.recipes import View, crop_flip, simclr
+from simclr_jax.data.recipes import crop_flip, simclr
 from simclr_jax.data.sources import open_source
+from simclr_jax.data.view import View
 
 SIZE = 16
 VIEWS = simclr(size=SIZE)

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from simclr_jax.data.recipes import RECIPES, View, crop_flip, expand, simclr
+from simclr_jax.data.recipes import RECIPES, crop_flip, expand, simclr
+from simclr_jax.data.view import View
 
 
 def test_simclr_is_two_equal_views_with_the_released_numbers():
