@@ -51,7 +51,11 @@ def gallery(views: Sequence[np.ndarray], path, originals: Sequence = ()) -> None
         for row in range(min(down, pictures - group * down)):
             for column, (name, x) in enumerate(columns):
                 axes = figure.add_subplot(inner[row, column])
-                axes.imshow(x[group * down + row], interpolation="nearest")
+                image = x[group * down + row]
+                axes.imshow(image, interpolation="nearest")
+                # as much room above and below as makes all columns of one scale
+                middle, reach = (len(image) - 1) / 2, len(image) / shares[column] / 2
+                axes.set_ylim(middle + reach, middle - reach)
                 axes.set_axis_off()
                 if row == 0:
                     axes.set_title(name, fontsize=9)
