@@ -1,20 +1,21 @@
 """The colours of a batch on the device: flip, jitter, grey, blur, solarise.
 
-The same arithmetic as on the host (`simclr_jax.data.augment.colour`), to 1e-6, from
-the same draws. Nothing here looks across pictures, so a batch that is sharded by rows
+The same arithmetic as on the host (`simclr_jax.data.paint.colour`), to 1e-6, from the
+same draws. Nothing here looks across pictures, so a batch that is sharded by rows
 stays where it is.
 """
 
 import jax.numpy as jnp
 
-GREY = (0.2989, 0.5870, 0.1140)  # red, green and blue in ITU-R 601's luma
+# red, green and blue in ITU-R 601's luma, as TensorFlow and as PIL round them
+GREY = {"tf": (0.2989, 0.5870, 0.1140), "pil": (0.299, 0.587, 0.114)}
 
 
 def prepare(views):
     """Returns the function that colours a batch of drawn views, for use in a step.
 
     Args:
-      views: the recipe's (`data.recipes.View`), V of them with their copies.
+      views: the recipe's (`data.view.View`), V of them with their copies.
 
     Returns:
       batch -> batch: `views`, uint8 [N, H, W, 3] each, become float32 in [0, 1];
@@ -52,17 +53,18 @@ def colour(x, draws, view):
     if view.flip > 0:
         x = jnp.where(d["flip"][..., None], x[:, :, ::-1], x)
     rgb = tuple(x[..., c] for c in range(3))  # planes: a last axis of 3 fills no lanes
+    if view.grey > 0 and view.grey_first:
+        rgb = _where(d["grey"], _grey(rgb, view), rgb)
     if view.jitter > 0:
         jittered = rgb
         for slot in range(4):
             jittered = _slot(jittered, draws["order"][:, slot], draws["factors"], view)
         rgb = _where(d["jitter"], jittered, rgb)
-    if view.grey > 0:
-        grey = sum(weight * p for weight, p in zip(GREY, rgb, strict=True))
-        rgb = _where(d["grey"], (grey, grey, grey), rgb)
+    if view.grey > 0 and not view.grey_first:
+        rgb = _where(d["grey"], _grey(rgb, view), rgb)
     rgb = _clip(rgb)
     if view.blur > 0:
-        rgb = _where(d["blur"], _blur(rgb, draws["sigma"], view.taps), rgb)
+        rgb = _where(d["blur"], _blur(rgb, draws["sigma"], view), rgb)
     if view.solarise > 0:
         inverted = tuple(jnp.where(p < 0.5, p, 1 - p) for p in rgb)
         rgb = _where(d["solarise"], inverted, rgb)
@@ -88,14 +90,28 @@ def _slot(rgb, which, factors, view):
     b, c, s, h = (_spread(factors[:, i]) for i in range(4))
     additive = view.brightness_kind == "additive"
     bright = tuple(p + b if additive else p * b for p in rgb)
-    means = [jnp.mean(p, (1, 2), keepdims=True) for p in rgb]
-    contrast = tuple((p - m) * c + m for p, m in zip(rgb, means, strict=True))
+    pil = view.colours == "pil"
+    grey = _grey(rgb, view)
+    means = (jnp.mean(p, (1, 2), keepdims=True) for p in (grey if pil else rgb))
+    contrast = _blend(rgb, means, c)
+    saturation = _blend(rgb, grey, s) if pil else _saturation(rgb, s)
     rgb = _where(
         which < 2,
         _where(which == 0, bright, contrast),
-        _where(which == 2, _saturation(rgb, s), _hue(rgb, h)),
+        _where(which == 2, saturation, _hue(rgb, h)),
     )
     return _clip(rgb)
+
+
+def _grey(rgb, view):
+    """Three planes of luma."""
+    weights = GREY[view.colours]
+    return (sum(weight * p for weight, p in zip(weights, rgb, strict=True)),) * 3
+
+
+def _blend(rgb, others, factor):
+    """From the others (factor 0) through the picture itself (1) and beyond."""
+    return tuple((p - o) * factor + o for p, o in zip(rgb, others, strict=True))
 
 
 def _extremes(rgb):
@@ -124,10 +140,14 @@ def _hue(rgb, turns):
     return tuple(value - chroma * (1 - wave) for wave in _clip(waves))
 
 
-def _blur(rgb, sigma, taps):
-    """Two products with a banded matrix a picture; the border fades, as released."""
-    side, radius = rgb[0].shape[1], taps // 2
-    apart = jnp.arange(side)[:, None] - jnp.arange(side)
+def _blur(rgb, sigma, view):
+    """Two products with a banded matrix a picture.
+
+    The border fades, as released, or in PIL's way repeats its last pixel.
+    """
+    side, radius = rgb[0].shape[1], view.taps // 2
+    margin = radius if view.colours == "pil" else 0
+    apart = jnp.arange(side)[:, None] - jnp.arange(-margin, side + margin)
     scale = -0.5 / sigma[:, None] ** 2
     total = jnp.sum(jnp.exp(scale * jnp.arange(-radius, radius + 1) ** 2), 1)
     band = jnp.exp(scale[..., None] * apart**2) / _spread(total)
@@ -136,5 +156,7 @@ def _blur(rgb, sigma, taps):
     def product(spec, a, b):
         return jnp.einsum(spec, a, b, precision="highest")  # a TPU rounds otherwise
 
-    rows = (product("nij,njk->nik", band, p) for p in rgb)
-    return _clip(tuple(product("nik,nkj->nij", p, band) for p in rows))
+    ends = ((0, 0), (margin, margin), (margin, margin))
+    wide = (jnp.pad(p, ends, mode="edge") for p in rgb)
+    rows = (product("nij,njk->nik", band, p) for p in wide)
+    return _clip(tuple(product("nik,njk->nij", p, band) for p in rows))

@@ -1,4 +1,4 @@
-"""Colours on the device against the spec's numbers and TensorFlow's own operations."""
+"""Colours, both rooms, against the spec's numbers, TensorFlow's operations and PIL."""
 
 import dataclasses
 import itertools
@@ -10,10 +10,14 @@ import pytest
 import tensorflow as tf
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from scipy.ndimage import gaussian_filter1d
 
 from simclr_jax.colour import colour, prepare
-from simclr_jax.data import augment
-from simclr_jax.data.recipes import View, simclr
+from simclr_jax.data import augment, paint
+from simclr_jax.data.recipes import RECIPES, expand, simclr
+from simclr_jax.data.sources import open_source
+from simclr_jax.data.view import View
 
 A, B = (0.2, 0.4, 0.6), (0.9, 0.1, 0.3)
 OPERATIONS = ("brightness", "contrast", "saturation", "hue")
@@ -37,13 +41,18 @@ def whole(size=2, **words):
     return dataclasses.replace(every, **words)
 
 
+def whole_pil(size=2, **words):
+    """The same in PIL's arithmetic."""
+    return whole(size, colours="pil", brightness_kind="multiplicative", **words)
+
+
 def picture(*pixels):
     """A square picture, 2 x 2, of two pixels side by side: equal rows."""
     return np.array([[pixels, pixels]], np.float32)
 
 
 def on_host(x, drawn, view):
-    return augment.colour(tf.constant(x), drawn, view).numpy()
+    return paint.colour(tf.constant(x), drawn, view).numpy()
 
 
 on_device = jax.jit(colour, static_argnums=2)
@@ -182,15 +191,143 @@ def test_all_orders_against_tensorflow(run):
     np.testing.assert_allclose(run(x, drawn, whole(8)), want, atol=5e-6)
 
 
-@pytest.mark.parametrize("brightness", ["additive", "multiplicative"])
-def test_host_and_device_agree(brightness):
+@pytest.mark.parametrize(
+    ("recipe", "number", "words"),
+    [
+        ("simclr", 0, {}),
+        ("simclr", 0, {"brightness": "multiplicative"}),
+        ("byol", 1, {}),
+        ("moco_v1", 0, {}),
+        ("dino", 1, {}),
+    ],
+)
+def test_host_and_device_agree(recipe, number, words):
     """The whole chain on the same floats: 1e-6."""
-    view = simclr(size=48, brightness=brightness)[0]
+    view = expand(RECIPES[recipe](size=48, **words))[number]
     x = np.random.default_rng(2).uniform(-0.05, 1.05, (256, 48, 48, 3))
     x = x.astype(np.float32)
     (drawn,) = augment.draw((view,), 0, 0, 0, np.arange(256))
     got = on_host(x, drawn, view)
     np.testing.assert_allclose(got, on_device(x, drawn, view), rtol=0, atol=1e-6)
+
+
+# Spec 1.1 of the torchvision recipes.
+@pytest.mark.parametrize(
+    ("pixel", "grey"),
+    [((255, 0, 0), 76), ((0, 255, 0), 150), ((0, 0, 255), 29), ((10, 200, 30), 124)],
+)
+def test_luma_of_pil(run, pixel, grey):
+    x = picture(pixel, pixel) / 255
+    got = run(x, draws(on=("grey",)), whole_pil())
+    assert np.all(np.round(255 * got) == grey)
+
+
+def test_solarise_of_levels(run):
+    levels = np.array([0, 1, 127, 128, 129, 200, 255], np.float32)
+    x = np.broadcast_to((levels / 255)[None, None, :, None], (1, 7, 7, 3))
+    got = run(x, draws(on=("solarise",)), whole_pil(7))
+    want = (0, 1, 127, 127, 126, 55, 0)
+    np.testing.assert_allclose(255 * got[0, 0, :, 0], want, atol=1e-4)
+
+
+def test_all_orders_of_pil_in_float64(run):
+    """The 24 orders against the blends' definitions; hue against TensorFlow's."""
+    rng = np.random.default_rng(1)
+    orders = np.array(list(itertools.permutations(range(4))), np.int32)
+    x = rng.random((24, 8, 8, 3), np.float32)
+    drawn = draws(24, on=("jitter",)) | {"order": orders}
+    factors = rng.uniform(0.2, 1.8, (24, 4))
+    factors[:, 3] = rng.uniform(-0.5, 0.5, 24)
+    drawn["factors"] = factors.astype(np.float32)
+    want = []
+    for row, order, f in zip(x.astype(float), orders, factors, strict=True):
+        for op in order:
+            grey = row @ (0.299, 0.587, 0.114)
+            others = (0.0, grey.mean(), grey[..., None])
+            if op == 3:
+                row = tf.image.adjust_hue(tf.constant(row), f[3]).numpy()
+            else:
+                row = f[op] * row + (1 - f[op]) * others[op]
+            row = np.clip(row, 0, 1)
+        want.append(row)
+    np.testing.assert_allclose(run(x, drawn, whole_pil(8)), want, atol=5e-6)
+
+
+def test_grey_comes_first_where_asked_for(run):
+    """The clip of a bright picture is what tells the orders apart."""
+    drawn = draws(on=("grey", "jitter"), brightness=1.8, contrast=1.0, saturation=1.0)
+    first = run(picture(B, B), drawn, whole_pil(grey_first=True))
+    np.testing.assert_allclose(
+        first, picture((0.65160,) * 3, (0.65160,) * 3), atol=1e-6
+    )
+    last = run(picture(B, B), drawn, whole_pil())
+    np.testing.assert_allclose(last, picture((0.46622,) * 3, (0.46622,) * 3), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [5, 40])  # 5: the kernel is longer than the side
+def test_blur_of_pil_repeats_the_border(run, size):
+    x = np.random.default_rng(0).random((1, size, size, 3), np.float32)
+    got = run(x, draws(on=("blur",), sigma=2.0), whole_pil(size))
+    want = x.astype(float)
+    for axis in (1, 2):
+        want = gaussian_filter1d(want, 2.0, axis, mode="nearest", truncate=4)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_blurred_edge_is_the_true_gaussian_s(run):
+    """Spec 1.1: a step at sigma 2, and PIL's three boxes within two levels or three."""
+    x = np.zeros((1, 32, 32, 3), np.float32)
+    x[:, :, 16:] = 1
+    got = 255 * run(x, draws(on=("blur",), sigma=2.0), whole_pil(32))[0, 9, 11:21, 0]
+    exact = (2.9, 9.8, 26.3, 57.2, 102.1, 152.9, 197.8, 228.7, 245.2, 252.1)
+    np.testing.assert_allclose(got, exact, atol=0.06)
+    image = Image.fromarray(np.uint8(255 * x[0]))
+    boxes = np.asarray(image.filter(ImageFilter.GaussianBlur(2)), int)[9, 11:21, 0]
+    assert np.abs(got - boxes).max() < 2.5
+
+
+def torchvision_on_pil(x, drawn, view):
+    """One uint8 picture and its draws through PIL, rounded after every operation."""
+    image = Image.fromarray(x)
+    enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+    def grey(image):
+        return image.convert("L").convert("RGB") if drawn["grey"] else image
+
+    if drawn["flip"]:
+        image = ImageOps.mirror(image)
+    if view.grey_first:
+        image = grey(image)
+    for op in drawn["order"] if drawn["jitter"] else ():
+        factor = float(drawn["factors"][op])
+        if op < 3:
+            image = enhance[op](image).enhance(factor)
+            continue
+        h, s, v = image.convert("HSV").split()
+        h = Image.fromarray(np.asarray(h) + np.uint8(int(factor * 255) % 256))
+        image = Image.merge("HSV", (h, s, v)).convert("RGB")
+    if not view.grey_first:
+        image = grey(image)
+    if drawn["blur"]:
+        image = image.filter(ImageFilter.GaussianBlur(float(drawn["sigma"])))
+    return np.asarray(ImageOps.solarize(image, 128) if drawn["solarise"] else image)
+
+
+@pytest.mark.parametrize("recipe", ["moco_v1", "moco_v2", "moco_v3"])
+def test_the_chain_is_torchvision_s_on_pil(recipe):
+    """Up to the rounding, as paint.py says; PIL cuts decimals off, hence the sign."""
+    view = RECIPES[recipe](size=32)[1]
+    n = 300
+    x = open_source("cifar10_mini", split="train").read(np.arange(n))["image"]
+    x = np.stack([augment.decode(tf.constant(a)).numpy() for a in x])
+    (drawn,) = augment.draw((view,), 0, 0, 0, np.arange(n))
+    got = 255 * on_host(x / np.float32(255), drawn, view)
+    rows = ({name: a[i] for name, a in drawn.items()} for i in range(n))
+    want = [torchvision_on_pil(a, d, view) for a, d in zip(x, rows, strict=True)]
+    gap = got - want
+    assert np.abs(gap).mean() < 1.6
+    assert 0.5 < gap.mean() < 1.6
+    assert np.quantile(np.abs(gap), 0.999) < 12
 
 
 def test_rows_do_not_see_each_other(run):

@@ -3,7 +3,8 @@
 Every number of a view is a hash of (seed, epoch, index, view), never the state of a
 generator: any process can make any view of any step. A picture is decoded once, each
 view is cut out and resized alone (`crop`), and a chunk of views is then coloured
-together (`colour`), because at 32 pixels an operation costs more than its arithmetic.
+together (`paint.colour`), because at 32 pixels an operation costs more than its
+arithmetic.
 
 Colour on the host is rounded to uint8 after everything, colour on the device after the
 crop and nowhere else. Measured differences of the pixels that the encoder gets, in
@@ -22,8 +23,6 @@ import numpy as np
 
 from simclr_jax.data.hash import GOLDEN, mix
 from simclr_jax.data.tensorflow import tf
-
-GREY = (0.2989, 0.5870, 0.1140)
 
 _CROP, _COLOUR, _BATCH = 0, 1, 2  # streams, so that no two draws share a key
 
@@ -126,13 +125,16 @@ def window(shape, key, view):
     Args:
       shape: int32 [3], of the picture.
       key: int64 [2].
-      view: a `recipes.View`.
+      view: a `view.View`.
 
     Returns:
       (begin, size): int32 [3] each, as `tf.slice` wants them.
     """
-    if view.crop == "inception_log":
-        return _inception_log(shape, key, view)
+    if view.crop != "tf_bbox":
+        sampler = _inception_log if view.crop == "inception_log" else _torch
+        begin, size = sampler(tf.cast(shape[:2], tf.float32), key, view)
+        begin, size = tf.cast(begin, tf.int32), tf.cast(size, tf.int32)
+        return tf.concat([begin, [0]], 0), tf.concat([size, [3]], 0)
     # The object to cover is the whole picture: no crop falls below a tenth of it.
     begin, size, _ = tf.raw_ops.StatelessSampleDistortedBoundingBox(
         image_size=shape,
@@ -147,35 +149,73 @@ def window(shape, key, view):
     return begin, size
 
 
-def _inception_log(shape, key, view):
+def _inception_log(side, key, view):
     """BYOL's sampler: log-uniform aspect, sides cut to the picture's, no retries."""
     u = tf.random.stateless_uniform([4], key)
-    side = tf.cast(shape[:2], tf.float32)
-    area = side[0] * side[1] * (view.area[0] + (view.area[1] - view.area[0]) * u[0])
+    size = tf.clip_by_value(_sides(side, u[0], u[1], view), 1.0, side)
+    return _place(u[2:], side - size), size
+
+
+def _torch(side, key, view):
+    """torchvision's RandomResizedCrop: ten tries, then the centre that fits best."""
+    u = tf.random.stateless_uniform([11, 2], key)
+    tries = _sides(side, u[:10, 0], u[:10, 1], view)
+    fits = tf.reduce_all((tries >= 1) & (tries <= side), 1)
+    first = tf.argmax(tf.cast(fits, tf.int32))  # the first of all if none fits
+    low, high = view.aspect
+    largest = tf.minimum(side, tf.round(side[::-1] * tf.constant([1 / low, high])))
+    size = tf.where(fits[first], tries[first], largest)
+    room = side - size
+    return tf.where(fits[first], _place(u[10], room), tf.floor(room / 2)), size
+
+
+def _sides(side, u, v, view):
+    """Height and width of crops [..., 2]: area uniform by u, log of aspect by v."""
+    area = side[0] * side[1] * (view.area[0] + (view.area[1] - view.area[0]) * u)
     low, high = np.log(view.aspect)
-    root = tf.exp((low + (high - low) * u[1]) / 2)  # root of the aspect
-    size = tf.round(tf.sqrt(area) * tf.stack([1 / root, root]))
-    size = tf.clip_by_value(size, 1.0, side)
-    begin = tf.minimum(tf.floor(u[2:] * (side - size + 1)), side - size)
-    begin, size = tf.cast(begin, tf.int32), tf.cast(size, tf.int32)
-    return tf.concat([begin, [0]], 0), tf.concat([size, [3]], 0)
+    root = tf.exp((low + (high - low) * v) / 2)  # root of the aspect
+    return tf.round(tf.sqrt(area)[..., None] * tf.stack([1 / root, root], -1))
 
 
-def resize(image, size: int):
-    """Bicubic without antialias, half-pixel centres: uint8 [H, W, 3] -> float32.
+def _place(u, room):
+    """Uniform integers from 0 to `room`, both included, from u in [0, 1)."""
+    return tf.minimum(tf.floor(u * (room + 1)), room)
+
+
+def resize(image, size: int, kind: str = "bicubic"):
+    """Resizes uint8 [H, W, 3] to a square, half-pixel centres.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: S, side of the result.
+      kind: as `view.View.resize`. "bicubic" has no antialias, and overshoots: nothing
+        clips it here. PIL's kinds have, and end at 0 and 255 as its pictures do; they
+        are PIL's own to the rounding, but for the bicubic's overshoot of the rows,
+        which PIL clips before it goes through the columns (some levels at sharp edges).
 
     Returns:
-      [size, size, 3], around 0 to 255: a cubic overshoots, and nothing clips it here.
+      float32 [S, S, 3], around 0 to 255.
     """
-    pixels = tf.cast(image, tf.float32)[None]  # the kernel is slower on uint8
-    return tf.raw_ops.ResizeBicubic(
-        images=pixels, size=[size, size], half_pixel_centers=True
+    if kind == "bicubic":
+        pixels = tf.cast(image, tf.float32)[None]  # the kernel is slower on uint8
+        return tf.raw_ops.ResizeBicubic(
+            images=pixels, size=[size, size], half_pixel_centers=True
+        )[0]
+    pixels = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=[size, size],
+        scale=size / tf.cast(tf.shape(image)[:2], tf.float32),
+        translation=[0.0, 0.0],
+        kernel_type={"pil_bilinear": "triangle", "pil_bicubic": "keyscubic"}[kind],
+        antialias=True,
     )[0]
+    return tf.clip_by_value(pixels, 0.0, 255.0)
 
 
 def crop(image, key, view):
     """Cuts one view out of uint8 [H, W, 3]: float32 [S, S, 3] around 0 to 255."""
-    return resize(tf.slice(image, *window(tf.shape(image), key, view)), view.size)
+    part = tf.slice(image, *window(tf.shape(image), key, view))
+    return resize(part, view.size, view.resize)
 
 
 def centre(image, size: int):
@@ -206,132 +246,3 @@ def centre(image, size: int):
 def to_uint8(x):
     """Rounds float32 around 0 to 255 to uint8."""
     return tf.cast(tf.clip_by_value(x, 0.0, 255.0) + 0.5, tf.uint8)
-
-
-def colour(x, draws, view):
-    """Flip, jitter, grey, blur and solarise, as `simclr_jax.colour.colour` does them.
-
-    Args:
-      x: float32 [N, S, S, 3] around 0 to 1, overshoot of the resize included.
-      draws: of this view, as `draw` gives them.
-      view: a `recipes.View`.
-
-    Returns:
-      float32 [N, S, S, 3] in [0, 1].
-    """
-    size = view.size
-    if view.flip > 0:
-        x = _where_rows(draws["flip"], lambda y: tf.reverse(y, [2]), x)
-    # Planes, so that all arithmetic runs over long contiguous rows.
-    x = tf.reshape(tf.transpose(x, [0, 3, 1, 2]), [-1, 3, size * size])
-    if view.jitter > 0:
-        x = _jitter(x, draws, view)
-    if view.grey > 0:
-        x = _where_rows(draws["grey"], _drop_colour, x)
-    x = _clip(x)
-    if view.blur > 0:
-        x = _blur(x, draws, view)
-    if view.solarise > 0:
-        x = _where_rows(draws["solarise"], lambda y: tf.where(y < 0.5, y, 1 - y), x)
-    return tf.transpose(tf.reshape(x, [-1, 3, size, size]), [0, 2, 3, 1])
-
-
-def _clip(x):
-    return tf.clip_by_value(x, 0.0, 1.0)
-
-
-def _where_rows(chosen, f, x, *rows):
-    """Applies f to the chosen rows of x alone; `rows` are more arguments of f."""
-    branch = tf.cast(chosen, tf.int32)
-    places = tf.dynamic_partition(tf.range(tf.shape(x)[0]), branch, 2)
-    others, mine = tf.dynamic_partition(x, branch, 2)
-    rows = [tf.gather(row, places[1]) for row in rows]
-    return _stitch(places, [others, f(mine, *rows)], x)
-
-
-def _stitch(places, parts, x):
-    return tf.reshape(tf.dynamic_stitch(places, parts), tf.shape(x))
-
-
-def _jitter(x, draws, view):
-    """Each picture meets its own operation in each of four slots, then a clip."""
-    first = _brighten if view.brightness_kind == "additive" else _multiply
-    operations = (first, _contrast, _saturation, _hue)
-    rows = tf.range(tf.shape(x)[0])
-    for slot in range(4):
-        # Rows without jitter go to a fifth group, which nothing happens to.
-        group = tf.where(draws["jitter"], draws["order"][:, slot], 4)
-        places = tf.dynamic_partition(rows, group, 5)
-        parts = tf.dynamic_partition(x, group, 5)
-        factors = tf.dynamic_partition(draws["factors"], group, 5)
-        done = [
-            _clip(f(parts[i], factors[i][:, i, None])) for i, f in enumerate(operations)
-        ]
-        x = _stitch(places, [*done, parts[4]], x)
-    return x
-
-
-def _brighten(x, delta):
-    return x + delta[:, None]
-
-
-def _multiply(x, factor):
-    return x * factor[:, None]
-
-
-def _contrast(x, factor):
-    """Stretches each channel around its own mean."""
-    mean = tf.reduce_mean(x, 2, keepdims=True)
-    return (x - mean) * factor[:, None] + mean
-
-
-def _extremes(r, g, b):
-    value = tf.maximum(tf.maximum(r, g), b)
-    return value, value - tf.minimum(tf.minimum(r, g), b)
-
-
-def _saturation(x, factor):
-    """HSV's S times the factor, at most 1, without the way to HSV and back."""
-    planes = tf.unstack(x, axis=1)
-    value, chroma = _extremes(*planes)
-    limit = tf.maximum(value, 0.0) / tf.maximum(chroma, 1e-30)  # 1 / S
-    scale = tf.minimum(limit, factor)
-    return tf.stack([value - scale * (value - p) for p in planes], 1)
-
-
-def _hue(x, turns):
-    """HSV's H plus `turns`, in closed form: three triangle waves of one angle."""
-    r, g, b = tf.unstack(x, axis=1)
-    value, chroma = _extremes(r, g, b)
-    across = tf.where(value == r, g - b, tf.where(value == g, b - r, r - g))
-    angle = across / tf.maximum(chroma, 1e-30)  # in sixths of a turn, 0 is red
-    angle += tf.where(value == r, 0.0, tf.where(value == g, 2.0, -2.0))
-    angle += 6 * turns
-    angle -= 6 * tf.round(angle / 6)  # [-3, 3], the most exact range
-    waves = (2 - tf.abs(angle), tf.abs(angle + 1) - 1, tf.abs(angle - 1) - 1)
-    return tf.stack([value - chroma * (1 - _clip(wave)) for wave in waves], 1)
-
-
-def _drop_colour(x):
-    r, g, b = tf.unstack(x, axis=1)
-    grey = GREY[0] * r + GREY[1] * g + GREY[2] * b
-    return tf.stack([grey] * 3, 1)
-
-
-def _blur(x, draws, view):
-    """Blurs the chosen rows by two banded matrices; the border fades, as released."""
-    size, radius = view.size, view.taps // 2
-
-    def both_ways(y, sigma):
-        apart = tf.range(size)[:, None] - tf.range(size)
-        distance = tf.cast(apart, tf.float32)
-        scale = -0.5 / sigma[:, None, None] ** 2
-        taps = tf.exp(scale[:, 0] * tf.range(-radius, radius + 1.0) ** 2)
-        total = tf.reduce_sum(taps, 1)[:, None, None]
-        band = tf.exp(scale * distance**2) / total
-        band = tf.where(tf.abs(apart) <= radius, band, 0.0)[:, None]
-        y = tf.reshape(y, [-1, 3, size, size])
-        y = band @ (y @ band)  # a band is symmetric
-        return tf.reshape(_clip(y), [-1, 3, size * size])
-
-    return _where_rows(draws["blur"], both_ways, x, draws["sigma"])

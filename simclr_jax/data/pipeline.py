@@ -11,7 +11,7 @@ import re
 import jax
 import numpy as np
 
-from simclr_jax.data import augment
+from simclr_jax.data import augment, paint
 from simclr_jax.data.errors import UnreadablePicture
 from simclr_jax.data.order import Order
 from simclr_jax.data.recipes import RECIPES, expand
@@ -39,7 +39,7 @@ def train_batches(
 
     Args:
       source: a `sources.Source`.
-      views: of `recipes.View`, which `recipes.expand` writes out to V views.
+      views: of `view.View`, which `recipes.expand` writes out to V views.
       batch_size: of the global batch, a multiple of process_count.
       seed: of order and draws.
       start_step: updates done before.
@@ -208,7 +208,7 @@ def _augment(pictures, views, seed, colour, n):
         crops = [augment.crop(image, keys[v], view) for v, view in enumerate(views)]
         return picture | {"views": tuple(crops)}
 
-    def paint(batch):
+    def finish(batch):
         draws = _draws(
             views, seed, batch.pop("epoch"), batch.pop("step"), batch["index"]
         )
@@ -216,10 +216,10 @@ def _augment(pictures, views, seed, colour, n):
             whole = tuple(augment.to_uint8(x) for x in batch["views"])
             return batch | {"views": whole, "draws": draws}
         drawn = zip(batch["views"], draws, views, strict=True)
-        painted = (augment.colour(x / 255, d, view) for x, d, view in drawn)
+        painted = (paint.colour(x / 255, d, view) for x, d, view in drawn)
         return batch | {"views": tuple(augment.to_uint8(255 * x) for x in painted)}
 
-    return _map(_map(pictures, cut).batch(chunk), paint).rebatch(n)
+    return _map(_map(pictures, cut).batch(chunk), finish).rebatch(n)
 
 
 def _draws(views, seed, epoch, step, index):

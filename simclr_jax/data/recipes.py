@@ -1,89 +1,26 @@
-"""What a view of a picture is: pure data, from the papers' tables.
+"""Which views the papers train on: pure data, from their tables and released codes.
 
-| | SimCLR | linear evaluation's training |
-|---|---|---|
-| crop | `tf_bbox`, area 0.08 to 1 | the same |
-| flip | 0.5 | 0.5 |
-| jitter | 0.8, of 0.8 s, 0.8 s, 0.8 s, 0.2 s | |
-| grey | 0.2 | |
-| blur | 0.5, sigma 0.1 to 2 | |
+| | `crop`, least area | `resize` | jitter: b, c, s, h | grey | blur | solarise |
+|---|---|---|---|---|---|---|
+| `simclr` | `tf_bbox` .08 | `bicubic` | .8: .8 s, .8 s, .8 s, .2 s | .2 | .5 | |
+| `byol` | `inception_log` .08 | `bicubic` | .8: .4, .4, .2, .1 | .2 | 1, .1 | 0, .2 |
+| `moco_v1` | `torch` .2 | `pil_bilinear` | 1: .4, .4, .4, .4 | .2, first | | |
+| `moco_v2` | `torch` .2 | `pil_bilinear` | .8: .4, .4, .4, .1 | .2 | .5 | |
+| `moco_v3` | `torch` .08 | `pil_bilinear` | .8: .4, .4, .2, .1 | .2 | 1, .1 | 0, .2 |
+| `dino` whole | `torch` .4 | `pil_bicubic` | .8: .4, .4, .2, .1 | .2 | 1, .1 | 0, .2 |
+| `dino` parts | `torch` .05 to .4 | `pil_bicubic` | .8: .4, .4, .2, .1 | .2 | .5 | |
+| `tsimcne` | `torch` .2 | `pil_bilinear` | .8: .4, .4, .4, .1 | .2 | | |
+| `crop_flip` | `tf_bbox` .08 | `bicubic` | | | | |
+
+Two numbers in a cell are the first and the second view's. A crop may cover the whole
+picture where no other limit is given; a flip has one half; sigma of the blur is 0.1 to
+2 pixels. What is resized as in PIL is coloured as in PIL, the rest as in TensorFlow.
+SimSiam is trained with `moco_v2`, linear classifiers with `crop_flip`.
 """
 
 import dataclasses
 
-from simclr_jax.data.hints import nearest
-
-CROPS = ("tf_bbox", "inception_log")
-BRIGHTNESS = ("additive", "multiplicative")
-BLUR_SIGMA = ("image", "batch")
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """How to make one view (or `copies` of them), in the order of the fields.
-
-    Attributes:
-      size: side of the square view in pixels.
-      crop: "tf_bbox" (TensorFlow's sampler, SimCLR) or "inception_log" (BYOL, torch).
-      area: smallest and largest share of the picture that a crop may cover.
-      aspect: smallest and largest width over height of a crop.
-      flip: probability of a left-right flip.
-      jitter: probability of the colour jitter, four operations in random order.
-      brightness: largest shift, or largest deviation of the factor from 1.
-      brightness_kind: "additive" (SimCLR v1, BYOL) or "multiplicative" (SimCLR v2).
-      contrast: largest deviation of the factor from 1.
-      saturation: largest deviation of the factor from 1.
-      hue: largest rotation, in turns.
-      grey: probability of dropping the colours.
-      blur: probability of the Gaussian blur; 0 leaves it out of the program.
-      sigma: smallest and largest width of the blur, in pixels.
-      blur_sigma: one sigma an "image" (the papers) or a "batch" (the released code).
-      solarise: probability of inverting the pixels above one half.
-      copies: how many views of this kind to draw.
-
-    Raises:
-      ValueError: for an unknown word or a number out of its range.
-    """
-
-    size: int
-    crop: str = "tf_bbox"
-    area: tuple[float, float] = (0.08, 1.0)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    jitter: float = 0.0
-    brightness: float = 0.0
-    brightness_kind: str = "additive"
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    grey: float = 0.0
-    blur: float = 0.0
-    sigma: tuple[float, float] = (0.1, 2.0)
-    blur_sigma: str = "image"
-    solarise: float = 0.0
-    copies: int = 1
-
-    def __post_init__(self):
-        _one_of("crop", self.crop, CROPS)
-        _one_of("brightness", self.brightness_kind, BRIGHTNESS)
-        _one_of("blur_sigma", self.blur_sigma, BLUR_SIGMA)
-        for name in ("flip", "jitter", "grey", "blur", "solarise"):
-            _within(name, getattr(self, name), 0, 1, "a probability")
-        for name in ("contrast", "saturation"):
-            _within(name, getattr(self, name), 0, 1, "factors below 0 invert a picture")
-        _within("hue", self.hue, 0, 0.5, "half a turn reaches every colour")
-        _within("brightness", self.brightness, 0, float("inf"), "a strength")
-        _interval("area", self.area, 1)
-        _interval("aspect", self.aspect, float("inf"))
-        _interval("sigma", self.sigma, float("inf"))
-        for name in ("size", "copies"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {self!r}.")
-
-    @property
-    def taps(self) -> int:
-        """Length of the blur's kernel: a tenth of the side, rounded as released."""
-        return 2 * (self.size // 10 // 2) + 1
+from simclr_jax.data.view import View, within
 
 
 def expand(views: tuple[View, ...]) -> tuple[View, ...]:
@@ -107,7 +44,7 @@ def simclr(
     Raises:
       ValueError: for an unknown word or a number out of its range.
     """
-    _within("strength", strength, 0, 1.25, "beyond that factors fall below 0")
+    within("strength", strength, 0, 1.25, "beyond that factors fall below 0")
     view = View(
         size=size,
         crop=crop,
@@ -124,27 +61,176 @@ def simclr(
     return (view, view)
 
 
+def byol(
+    *,
+    size: int,
+    crop: str = "inception_log",
+    blur: tuple[float, float] = (1.0, 0.1),
+    solarise: tuple[float, float] = (0.0, 0.2),
+) -> tuple[View, ...]:
+    """Two unequal views, BYOL appendix B with the released code's numbers.
+
+    That code clips the overshoot of the resize before the colours; here, as in
+    SimCLR's, it lives until the first clip among them.
+
+    Args:
+      size: side of the views in pixels.
+      crop: as in `View`.
+      blur: probabilities of the first and the second view.
+      solarise: likewise.
+
+    Raises:
+      ValueError: for an unknown word or a number out of its range.
+    """
+    view = View(
+        size=size,
+        crop=crop,
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.2,
+        hue=0.1,
+        grey=0.2,
+    )
+    return _unequal(view, blur, solarise)
+
+
+def moco_v1(*, size: int) -> tuple[View, ...]:
+    """Two equal views, MoCo v1's released code: grey, then a strong jitter, always."""
+    view = _torchvision(size, (0.2, 1.0), saturation=0.4, hue=0.4)
+    view = dataclasses.replace(view, jitter=1.0, grey_first=True)
+    return (view, view)
+
+
+def moco_v2(*, size: int, blur: float = 0.5) -> tuple[View, ...]:
+    """Two equal views, MoCo v2's released code; SimSiam appendix A has the same.
+
+    Args:
+      size: side of the views in pixels.
+      blur: its probability; 0 on CIFAR-10 (SimSiam appendix D).
+
+    Raises:
+      ValueError: for a number out of its range.
+    """
+    view = _torchvision(size, (0.2, 1.0), saturation=0.4, blur=blur)
+    return (view, view)
+
+
+def moco_v3(
+    *,
+    size: int,
+    smallest: float = 0.08,  # 0.2 in every run of a ResNet-50
+    blur: tuple[float, float] = (1.0, 0.1),
+    solarise: tuple[float, float] = (0.0, 0.2),
+) -> tuple[View, ...]:
+    """Two unequal views, MoCo v3's released code.
+
+    Args:
+      size: side of the views in pixels.
+      smallest: share of the picture that a crop covers at least.
+      blur: probabilities of the first and the second view.
+      solarise: likewise.
+
+    Raises:
+      ValueError: for a number out of its range.
+    """
+    view = _torchvision(size, (smallest, 1.0), saturation=0.2)
+    return _unequal(view, blur, solarise)
+
+
+def dino(
+    *,
+    size: int,
+    global_area: tuple[float, float] = (0.4, 1.0),  # (0.14, 1) if locals = 0
+    local_area: tuple[float, float] = (0.05, 0.4),
+    local_size: int = 96,
+    locals: int = 8,
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5),
+    solarise: tuple[float, float] = (0.0, 0.2),
+) -> tuple[View, ...]:
+    """Multi-crop, DINO's released code: two unequal large views, then the small ones.
+
+    Args:
+      size: side of the two global views in pixels.
+      global_area: share of the picture that they cover, smallest and largest.
+      local_area: that of the local views.
+      local_size: side of the local views in pixels.
+      locals: how many local views; 0 is no multi-crop.
+      blur: probabilities of the first, the second and all local views.
+      solarise: probabilities of the first and the second; local views are spared.
+
+    Raises:
+      ValueError: for a number out of its range.
+    """
+    _per_view("blur", blur, 3)
+    within("locals", locals, 0, float("inf"), "0 is no multi-crop")
+    whole = _torchvision(size, global_area, saturation=0.2, resize="pil_bicubic")
+    views = _unequal(whole, blur[:2], solarise)
+    if locals == 0:
+        return views
+    part = dataclasses.replace(
+        whole, size=local_size, area=local_area, blur=blur[2], copies=locals
+    )
+    return (*views, part)
+
+
+def tsimcne(*, size: int) -> tuple[View, ...]:
+    """Two equal views, t-SimCNE's released code: MoCo v2's without the blur."""
+    return moco_v2(size=size, blur=0.0)
+
+
 def crop_flip(*, size: int, crop: str = "tf_bbox") -> tuple[View, ...]:
     """One view without colour, SimCLR appendix B.6: trains linear classifiers."""
     return (View(size=size, crop=crop),)
 
 
-RECIPES = {"simclr": simclr, "crop_flip": crop_flip}
+RECIPES = {
+    "simclr": simclr,
+    "byol": byol,
+    "moco_v1": moco_v1,
+    "moco_v2": moco_v2,
+    "moco_v3": moco_v3,
+    "dino": dino,
+    "tsimcne": tsimcne,
+    "crop_flip": crop_flip,
+}
 
 
-def _one_of(name, word, known):
-    if word not in known:
+def _torchvision(
+    size, area, *, saturation, hue=0.1, blur=0.0, resize="pil_bilinear"
+) -> View:
+    """What the recipes that were written for torchvision have in common."""
+    return View(
+        size=size,
+        crop="torch",
+        area=area,
+        resize=resize,
+        colours="pil",
+        jitter=0.8,
+        brightness=0.4,
+        brightness_kind="multiplicative",
+        contrast=0.4,
+        saturation=saturation,
+        hue=hue,
+        grey=0.2,
+        blur=blur,
+    )
+
+
+def _unequal(view, blur, solarise) -> tuple[View, View]:
+    """Two views that differ in how often they are blurred and solarised."""
+    _per_view("blur", blur, 2)
+    _per_view("solarise", solarise, 2)
+    first, second = (
+        dataclasses.replace(view, blur=b, solarise=s)
+        for b, s in zip(blur, solarise, strict=True)
+    )
+    return first, second
+
+
+def _per_view(name, probabilities, count):
+    if len(probabilities) != count:
         raise ValueError(
-            f"{name} is one of {', '.join(known)}, got {word!r}.{nearest(word, known)}"
+            f"{name} wants {count} probabilities, one a kind of view, "
+            f"got {probabilities}."
         )
-
-
-def _within(name, value, low, high, why):
-    if not low <= value <= high:
-        raise ValueError(f"{name} must lie in [{low}, {high}] ({why}), got {value}.")
-
-
-def _interval(name, pair, high):
-    if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= high:
-        limit = "" if high == float("inf") else f" up to {high}"
-        raise ValueError(f"{name} is (smallest, largest), above 0{limit}, got {pair}.")

@@ -20,8 +20,11 @@ FEWEST = 5  # pictures that make a map
 def gallery(views: Sequence[np.ndarray], path, originals: Sequence = ()) -> None:
     """Writes a PNG with a row for each picture: the original, view 1, view 2, ...
 
+    Views keep their proportions to each other: a local crop is the smaller picture.
+
     Args:
-      views: V of float [N, H, W, 3] in [0, 1], as `data.pipeline.preview` gives them.
+      views: V of float [N, S, S, 3] in [0, 1], as `data.pipeline.preview` gives them; S
+        may differ from view to view.
       path: of the PNG; may be remote.
       originals: the N pictures themselves, of any sizes, where they are to be shown.
 
@@ -34,17 +37,25 @@ def gallery(views: Sequence[np.ndarray], path, originals: Sequence = ()) -> None
     if len(set(counts.values())) != 1:
         raise ValueError(f"A gallery wants equally many pictures each, got {counts}.")
     pictures = len(columns[0][1])
-    down, wide = min(DOWN, pictures), len(columns)
+    down = min(DOWN, pictures)
     groups = -(-pictures // down)
-    side = 1.0 if views[0].shape[1] <= 64 else 1.8  # inches; small pictures grow
-    figure = _figure(groups * (wide + 0.3) * side, (down + 0.4) * side)
+    largest = max(x.shape[1] for x in views)
+    shares = [1.0] * bool(len(originals)) + [x.shape[1] / largest for x in views]
+    side = 1.0 if largest <= 64 else 1.8  # inches; small pictures grow
+    figure = _figure(groups * (sum(shares) + 0.3) * side, (down + 0.4) * side)
     outer = figure.add_gridspec(1, groups, wspace=0.1, **_MARGINS)
     for group in range(groups):
-        inner = outer[group].subgridspec(down, wide, wspace=0.05, hspace=0.05)
+        inner = outer[group].subgridspec(
+            *(down, len(columns)), width_ratios=shares, wspace=0.05, hspace=0.05
+        )
         for row in range(min(down, pictures - group * down)):
             for column, (name, x) in enumerate(columns):
                 axes = figure.add_subplot(inner[row, column])
-                axes.imshow(x[group * down + row], interpolation="nearest")
+                image = x[group * down + row]
+                axes.imshow(image, interpolation="nearest")
+                # as much room above and below as makes all columns of one scale
+                middle, reach = (len(image) - 1) / 2, len(image) / shares[column] / 2
+                axes.set_ylim(middle + reach, middle - reach)
                 axes.set_axis_off()
                 if row == 0:
                     axes.set_title(name, fontsize=9)

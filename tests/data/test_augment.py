@@ -11,7 +11,8 @@ import tensorflow as tf
 from PIL import Image
 
 from simclr_jax.data import augment
-from simclr_jax.data.recipes import View, crop_flip, simclr
+from simclr_jax.data.recipes import crop_flip, simclr
+from simclr_jax.data.view import View
 
 DRAWS = 20_000
 
@@ -41,6 +42,8 @@ def windows(height, width, view, n=DRAWS):
         ("tf_bbox", 32, 32, 0.433, 0.391),
         ("inception_log", 256, 256, 0.534, 0.539),
         ("inception_log", 375, 500, 0.519, None),
+        ("torch", 256, 256, 0.479, 0.475),
+        ("torch", 375, 500, 0.433, None),
     ],
 )
 def test_crop_statistics(crop, height, width, mean, median):
@@ -61,11 +64,48 @@ def test_crop_statistics(crop, height, width, mean, median):
         assert np.any((y + h == height) & (h < height))
     if height == 256 and crop == "tf_bbox":
         assert (w / h).mean() == pytest.approx(1.042, abs=0.005)
-    if height == 256 and crop == "inception_log":
+    if height == 256 and crop == "torch":
+        shares = np.quantile(area, (0.1, 0.25, 0.75, 0.9))
+        np.testing.assert_allclose(shares, (0.161, 0.278, 0.672, 0.797), atol=0.008)
+    if height == 256 and crop != "tf_bbox":
         free = (h < 128) & (w < 128)  # small windows are hardly ever clamped
         aspect = np.log(w / h)[free]
         assert aspect.mean() == pytest.approx(0, abs=0.01)
         assert aspect.std() == pytest.approx(np.log(16 / 9) / 12**0.5, abs=0.01)
+
+
+def test_torch_tries_ten_times():
+    """Its algorithm as a plain loop over the same numbers; most tries do not fit."""
+    view = View(size=8, crop="torch", area=(0.9, 1.0))
+    want, fallen = [], 0
+    for key in augment.crop_keys(1, 0, 0, np.arange(300))[:, 0]:
+        u = tf.random.stateless_uniform([11, 2], key).numpy().astype(float)
+        for a, b in u[:10]:
+            area = 60 * 50 * (0.9 + 0.1 * a)
+            aspect = np.exp(np.log(3 / 4) + b * np.log(16 / 9))
+            w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+            if w <= 50 and h <= 60:
+                want.append((int(u[10, 0] * (61 - h)), int(u[10, 1] * (51 - w)), h, w))
+                break
+        else:
+            want.append((0, 0, 60, 50))
+            fallen += 1
+    np.testing.assert_array_equal(windows(60, 50, view, 300), want)
+    assert 10 < fallen < 290
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (10, 1000, (0, 493, 10, 13)),
+        (1000, 10, (493, 0, 13, 10)),
+        (48, 48, (0, 0, 48, 48)),
+        (1, 1, (0, 0, 1, 1)),
+    ],
+)
+def test_torch_falls_back_on_the_centre(height, width, expected):
+    view = View(size=8, crop="torch", area=(1.0, 1.0))
+    assert {tuple(w) for w in windows(height, width, view, 20)} == {expected}
 
 
 def test_event_rates_are_the_recipe_s():
@@ -197,6 +237,42 @@ def test_bicubic_is_jax_without_antialias(height, width, size):
         exact.astype(np.float32), (32, 32, 3), "cubic", antialias=False
     )
     np.testing.assert_allclose(augment.resize(exact, 32), want, atol=3e-4)
+
+
+def photograph(height, width):
+    """Smooth, with edges and noise: what a resize meets."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (6, 6, 3)).astype(np.uint8))
+    x = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), int)
+    x = x + rng.integers(-8, 9, x.shape)
+    x[height // 3 :, width // 2] += 60
+    return np.clip(x, 0, 255).astype(np.uint8)
+
+
+PIL_KINDS = {
+    "pil_bilinear": Image.Resampling.BILINEAR,
+    "pil_bicubic": Image.Resampling.BICUBIC,
+}
+
+
+@pytest.mark.parametrize("kind", sorted(PIL_KINDS))
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(150, 90, 32), (61, 130, 96), (20, 31, 48), (9, 9, 9)]
+)
+def test_resize_is_pil_s(kind, height, width, size):
+    """To the rounding after either pass."""
+    image = photograph(height, width)
+    want = Image.fromarray(image).resize((size, size), PIL_KINDS[kind])
+    gap = np.abs(augment.resize(image, size, kind) - np.asarray(want))
+    assert gap.max() < 1.3
+    assert gap.mean() < 0.35
+
+
+def test_pil_s_bicubic_clips_its_overshoot():
+    """Spec 9.6, with antialias: .12133891, .42857143, -.03474903, 0."""
+    row = np.array((0, 0, 1, 0, 0, 0, 0, 0), np.uint8)[None, :, None]
+    got = augment.resize(np.broadcast_to(row, (8, 8, 3)), 4, "pil_bicubic")
+    np.testing.assert_allclose(got[0, :, 0], (0.12133891, 0.42857143, 0, 0), atol=1e-6)
 
 
 # Spec 9.6: side and offset of the central crop.

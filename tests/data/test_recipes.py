@@ -4,7 +4,19 @@ import dataclasses
 
 import pytest
 
-from simclr_jax.data.recipes import RECIPES, View, crop_flip, expand, simclr
+from simclr_jax.data.recipes import (
+    RECIPES,
+    byol,
+    crop_flip,
+    dino,
+    expand,
+    moco_v1,
+    moco_v2,
+    moco_v3,
+    simclr,
+    tsimcne,
+)
+from simclr_jax.data.view import View
 
 
 def test_simclr_is_two_equal_views_with_the_released_numbers():
@@ -28,6 +40,62 @@ def test_strength_scales_the_jitter_alone():
 def test_no_setting_hides_behind_the_size():
     small, large = simclr(size=32)[0], simclr(size=224)[0]
     assert dataclasses.replace(small, size=224) == large
+
+
+def strengths(view):
+    return view.jitter, view.brightness, view.contrast, view.saturation, view.hue
+
+
+def test_byol_is_simclr_s_kind_with_its_own_numbers():
+    first, second = byol(size=224)
+    assert (first.crop, first.area) == ("inception_log", (0.08, 1.0))
+    assert (first.resize, first.colours) == ("bicubic", "tf")
+    assert first.brightness_kind == "additive"
+    assert strengths(first) == (0.8, 0.4, 0.4, 0.2, 0.1)
+    assert (first.blur, first.solarise) == (1.0, 0.0)
+    assert dataclasses.replace(first, blur=0.1, solarise=0.2) == second
+    assert second.taps == 23
+
+
+@pytest.mark.parametrize("recipe", [moco_v1, moco_v2, moco_v3, dino, tsimcne])
+def test_torchvision_s_recipes_are_its_kind(recipe):
+    for view in recipe(size=224):
+        assert (view.crop, view.colours) == ("torch", "pil")
+        assert view.resize == ("pil_bicubic" if recipe is dino else "pil_bilinear")
+        assert (view.grey, view.flip, view.sigma) == (0.2, 0.5, (0.1, 2.0))
+        assert (view.grey_first, view.taps) == (recipe is moco_v1, 17)
+        assert view.aspect == (3 / 4, 4 / 3)
+
+
+def test_moco_v1_and_v2():
+    one, two = moco_v1(size=224)[0], moco_v2(size=224)[0]
+    assert moco_v1(size=224) == (one, one)
+    assert moco_v2(size=224) == (two, two)
+    assert one.area == two.area == (0.2, 1.0)
+    assert strengths(one) == (1.0, 0.4, 0.4, 0.4, 0.4)
+    assert strengths(two) == (0.8, 0.4, 0.4, 0.4, 0.1)
+    assert (one.blur, two.blur) == (0.0, 0.5)
+    assert tsimcne(size=32) == moco_v2(size=32, blur=0.0)
+
+
+def test_moco_v3_is_byol_s_asymmetry():
+    first, second = moco_v3(size=224)
+    assert strengths(first) == (0.8, 0.4, 0.4, 0.2, 0.1)
+    assert (first.blur, first.solarise, first.area) == (1.0, 0.0, (0.08, 1.0))
+    assert dataclasses.replace(first, blur=0.1, solarise=0.2) == second
+    assert moco_v3(size=224, smallest=0.2)[1].area == (0.2, 1.0)
+
+
+def test_dino_has_two_whole_views_and_then_the_parts():
+    first, second, part = dino(size=224)
+    assert strengths(first) == (0.8, 0.4, 0.4, 0.2, 0.1)
+    assert (first.blur, first.solarise, first.area) == (1.0, 0.0, (0.4, 1.0))
+    assert dataclasses.replace(first, blur=0.1, solarise=0.2) == second
+    own = {"size": 96, "area": (0.05, 0.4), "blur": 0.5, "copies": 8}
+    assert dataclasses.replace(first, **own) == part
+    sizes = [view.size for view in expand(dino(size=32, local_size=16, locals=3))]
+    assert sizes == [32, 32, 16, 16, 16]
+    assert dino(size=224, locals=0) == (first, second)
 
 
 def test_crop_flip_has_no_colour():
@@ -79,6 +147,38 @@ def test_views_are_hashable():
 def test_refusals_help(words, message):
     with pytest.raises(ValueError, match=message):
         RECIPES["simclr"](**{"size": 32} | words)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "message"),
+    [
+        ("byol", {"crop": "torc"}, "Did you mean 'torch'"),
+        ("byol", {"blur": (1.0, 0.1, 0.5)}, r"blur wants 2 .*1\.0, 0\.1, 0\.5"),
+        ("moco_v2", {"blur": -0.1}, r"blur must lie in \[0, 1\]"),
+        ("moco_v3", {"smallest": 0.0}, "area is"),
+        ("moco_v3", {"solarise": (0.2,)}, "solarise wants 2"),
+        ("dino", {"blur": (1.0, 0.1)}, "blur wants 3"),
+        ("dino", {"local_area": (0.4, 0.05)}, "area is"),
+        ("dino", {"locals": -1}, "locals must"),
+        ("dino", {"local_size": 0}, "at least 1"),
+    ],
+)
+def test_the_others_refuse_too(recipe, words, message):
+    with pytest.raises(ValueError, match=message):
+        RECIPES[recipe](size=32, **words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"resize": "pil_bicubi"}, "Did you mean 'pil_bicubic'"),
+        ({"colours": "PIL"}, "tf, pil"),
+        ({"colours": "pil"}, "\"multiplicative\", got 'additive'"),
+    ],
+)
+def test_views_refuse(words, message):
+    with pytest.raises(ValueError, match=message):
+        View(size=32, **words)
 
 
 @pytest.mark.parametrize("pair", [(0.0, 1.0), (0.5, 0.2), (0.5, 1.5)])

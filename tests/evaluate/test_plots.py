@@ -41,6 +41,14 @@ def test_gallery_without_originals(tmp_path):
     assert (tmp_path / "views.png").stat().st_size
 
 
+def test_gallery_keeps_the_proportions_of_the_views(tmp_path):
+    red, green = np.zeros((3, 32, 32, 3)), np.zeros((3, 16, 16, 3))
+    red[..., 0], green[..., 1] = 1, 1
+    plots.gallery((red, green, green), tmp_path / "views.png")
+    reds, greens = (share(tmp_path / "views.png", c) for c in np.eye(3)[:2])
+    assert greens == pytest.approx(2 * reds / 4, rel=0.02)
+
+
 def test_gallery_refuses_unequal_numbers(tmp_path):
     views = np.ones((3, 8, 8, 3)), np.ones((2, 8, 8, 3))
     with pytest.raises(ValueError, match="'view 1': 3, 'view 2': 2"):

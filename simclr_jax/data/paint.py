@@ -1,0 +1,169 @@
+"""The colours of a chunk of views on the host: flip, jitter, grey, blur, solarise.
+
+The same arithmetic as on the device (`simclr_jax.colour`), to 1e-6, from the same
+draws. Here only the rows that an operation is for go through it.
+"""
+
+from simclr_jax.data.tensorflow import tf
+
+GREY = {"tf": (0.2989, 0.5870, 0.1140), "pil": (0.299, 0.587, 0.114)}
+
+
+def colour(x, draws, view):
+    """Flip, jitter, grey, blur and solarise, as `simclr_jax.colour.colour` does them.
+
+    Args:
+      x: float32 [N, S, S, 3] around 0 to 1, overshoot of the resize included.
+      draws: of this view, as `augment.draw` gives them.
+      view: a `view.View`.
+
+    Returns:
+      float32 [N, S, S, 3] in [0, 1].
+    """
+    size = view.size
+    if view.flip > 0:
+        x = _where_rows(draws["flip"], lambda y: tf.reverse(y, [2]), x)
+    # Planes, so that all arithmetic runs over long contiguous rows.
+    x = tf.reshape(tf.transpose(x, [0, 3, 1, 2]), [-1, 3, size * size])
+    pair = (_drop_colour, _jitter) if view.grey_first else (_jitter, _drop_colour)
+    for operation in pair:
+        x = operation(x, draws, view)
+    x = _clip(x)
+    if view.blur > 0:
+        x = _blur(x, draws, view)
+    if view.solarise > 0:
+        x = _where_rows(draws["solarise"], lambda y: tf.where(y < 0.5, y, 1 - y), x)
+    return tf.transpose(tf.reshape(x, [-1, 3, size, size]), [0, 2, 3, 1])
+
+
+def _clip(x):
+    return tf.clip_by_value(x, 0.0, 1.0)
+
+
+def _where_rows(chosen, f, x, *rows):
+    """Applies f to the chosen rows of x alone; `rows` are more arguments of f."""
+    branch = tf.cast(chosen, tf.int32)
+    places = tf.dynamic_partition(tf.range(tf.shape(x)[0]), branch, 2)
+    others, mine = tf.dynamic_partition(x, branch, 2)
+    rows = [tf.gather(row, places[1]) for row in rows]
+    return _stitch(places, [others, f(mine, *rows)], x)
+
+
+def _stitch(places, parts, x):
+    return tf.reshape(tf.dynamic_stitch(places, parts), tf.shape(x))
+
+
+def _jitter(x, draws, view):
+    """Each picture meets its own operation in each of four slots, then a clip."""
+    if view.jitter == 0:
+        return x
+    first = _brighten if view.brightness_kind == "additive" else _multiply
+    pil = view.colours == "pil"
+    stretches = (_pil_contrast, _pil_saturation) if pil else (_contrast, _saturation)
+    operations = (first, *stretches, _hue)
+    rows = tf.range(tf.shape(x)[0])
+    for slot in range(4):
+        # Rows without jitter go to a fifth group, which nothing happens to.
+        group = tf.where(draws["jitter"], draws["order"][:, slot], 4)
+        places = tf.dynamic_partition(rows, group, 5)
+        parts = tf.dynamic_partition(x, group, 5)
+        factors = tf.dynamic_partition(draws["factors"], group, 5)
+        done = [
+            _clip(f(parts[i], factors[i][:, i, None])) for i, f in enumerate(operations)
+        ]
+        x = _stitch(places, [*done, parts[4]], x)
+    return x
+
+
+def _brighten(x, delta):
+    return x + delta[:, None]
+
+
+def _multiply(x, factor):
+    return x * factor[:, None]
+
+
+def _contrast(x, factor):
+    """Stretches each channel around its own mean."""
+    mean = tf.reduce_mean(x, 2, keepdims=True)
+    return (x - mean) * factor[:, None] + mean
+
+
+def _extremes(r, g, b):
+    value = tf.maximum(tf.maximum(r, g), b)
+    return value, value - tf.minimum(tf.minimum(r, g), b)
+
+
+def _saturation(x, factor):
+    """HSV's S times the factor, at most 1, without the way to HSV and back."""
+    planes = tf.unstack(x, axis=1)
+    value, chroma = _extremes(*planes)
+    limit = tf.maximum(value, 0.0) / tf.maximum(chroma, 1e-30)  # 1 / S
+    scale = tf.minimum(limit, factor)
+    return tf.stack([value - scale * (value - p) for p in planes], 1)
+
+
+def _hue(x, turns):
+    """HSV's H plus `turns`, in closed form: three triangle waves of one angle."""
+    r, g, b = tf.unstack(x, axis=1)
+    value, chroma = _extremes(r, g, b)
+    across = tf.where(value == r, g - b, tf.where(value == g, b - r, r - g))
+    angle = across / tf.maximum(chroma, 1e-30)  # in sixths of a turn, 0 is red
+    angle += tf.where(value == r, 0.0, tf.where(value == g, 2.0, -2.0))
+    angle += 6 * turns
+    angle -= 6 * tf.round(angle / 6)  # [-3, 3], the most exact range
+    waves = (2 - tf.abs(angle), tf.abs(angle + 1) - 1, tf.abs(angle - 1) - 1)
+    return tf.stack([value - chroma * (1 - _clip(wave)) for wave in waves], 1)
+
+
+def _pil_contrast(x, factor):
+    """Blends with the mean of the grey picture."""
+    mean = tf.reduce_mean(_grey(x, "pil"), 2, keepdims=True)
+    return (x - mean) * factor[:, None] + mean
+
+
+def _pil_saturation(x, factor):
+    """Blends with the grey picture."""
+    grey = _grey(x, "pil")
+    return (x - grey) * factor[:, None] + grey
+
+
+def _grey(x, colours):
+    r, g, b = tf.unstack(x[:, :, None], axis=1)
+    weights = GREY[colours]
+    return weights[0] * r + weights[1] * g + weights[2] * b
+
+
+def _drop_colour(x, draws, view):
+    if view.grey == 0:
+        return x
+    return _where_rows(
+        draws["grey"], lambda y: tf.tile(_grey(y, view.colours), [1, 3, 1]), x
+    )
+
+
+def _blur(x, draws, view):
+    """Blurs the chosen rows by two banded matrices.
+
+    The border fades, as released, or in PIL's way repeats its last pixel.
+    """
+    size, radius = view.size, view.taps // 2
+    margin = radius if view.colours == "pil" else 0
+    place = tf.range(-margin, size + margin)
+
+    def both_ways(y, sigma):
+        apart = tf.range(size)[:, None] - place
+        distance = tf.cast(apart, tf.float32)
+        scale = -0.5 / sigma[:, None, None] ** 2
+        taps = tf.exp(scale[:, 0] * tf.range(-radius, radius + 1.0) ** 2)
+        total = tf.reduce_sum(taps, 1)[:, None, None]
+        band = tf.exp(scale * distance**2) / total
+        band = tf.where(tf.abs(apart) <= radius, band, 0.0)[:, None]
+        y = tf.reshape(y, [-1, 3, size, size])
+        if margin:
+            inside = tf.clip_by_value(place, 0, size - 1)
+            y = tf.gather(tf.gather(y, inside, axis=2), inside, axis=3)
+        y = band @ tf.matmul(y, band, transpose_b=True)
+        return tf.reshape(_clip(y), [-1, 3, size * size])
+
+    return _where_rows(draws["blur"], both_ways, x, draws["sigma"])
