@@ -15,7 +15,7 @@ ROOMS = {
     "sharding": ("", "jax"),
     "colour": ("", "jax"),
     "losses": ("sharding", "jax"),
-    "models": ("", "jax flax"),
+    "models": ("", "jax numpy flax"),
     "methods": ("losses models state", "jax"),
     "train": (
         "losses.geometry state sharding",

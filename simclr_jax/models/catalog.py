@@ -1,6 +1,6 @@
 """The encoders that a config can name."""
 
-from simclr_jax.models import resnet
+from simclr_jax.models import resnet, vit
 
 # name -> factory; its keywords are the config section, its module x, train -> h [N, F]
 ENCODERS = {
@@ -11,4 +11,8 @@ ENCODERS = {
     "resnet101": resnet.resnet101,
     "resnet152": resnet.resnet152,
     "resnet200": resnet.resnet200,
+    "vit_mini": vit.vit_mini,
+    "vit_ti": vit.vit_ti,
+    "vit_s": vit.vit_s,
+    "vit_b": vit.vit_b,
 }
