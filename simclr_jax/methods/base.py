@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from simclr_jax.models.siamese import Network
 from simclr_jax.state import TrainState
 
@@ -26,3 +28,22 @@ class Method(NamedTuple):
 def without(name: str, tree: dict) -> dict:
     """The tree less one of its top-level branches."""
     return {key: branch for key, branch in tree.items() if key != name}
+
+
+def cosine_to_one(start: float, total_steps: int):
+    """How much of the target stays at each step k of K, from `start` to 1.
+
+    1 - (1 - start) (cos(pi k / K) + 1) / 2: tau of BYOL (arXiv:2006.07733, section
+    3.3), m of MoCo v3, lambda of DINO.
+
+    Raises:
+      ValueError: if start is not in [0, 1].
+    """
+    if not 0 <= start <= 1:
+        raise ValueError(f"ema must be from 0 to 1, got {start}.")
+
+    def ema(step):
+        way = jnp.asarray(step, jnp.float32) / total_steps
+        return 1 - (1 - start) * (jnp.cos(jnp.pi * way) + 1) / 2
+
+    return ema
