@@ -44,7 +44,16 @@ def get_config(
     c.optim.lr = 0.3  # the base rate
     c.optim.lr_scaling = "linear"  # lr * batch/256; sqrt: lr * sqrt(batch); none
     c.optim.warmup_epochs = 10.0
-    c.optim.length = "simclr"  # steps: floor(nE/B)+1; byol: floor(nE/B); whole epochs
+    c.optim.length = "simclr"  # steps: floor(nE/B)+1; byol: floor(nE/B); whole, moco
+    c.optim.schedule = "cosine"  # or dino, epochs, tsimcne, steps: train/schedules.py
+    c.optim.lr_end = 0.0  # where the cosine ends; not scaled with the batch
+    c.optim.changes = (120.0, 160.0)  # epochs from which "steps" has a tenth
+    c.optim.clip = 0.0  # the largest norm of the gradient of one array; 0: any
+    # Rules, searched in paths such as encoder/conv1/kernel, for the parameters that
+    c.optim.frozen = ()  # never move
+    c.optim.late = ()  # stand still before late_epochs
+    c.optim.late_epochs = 0.0
+    c.optim.constant = ()  # move at the peak rate all through the run
     c.probe = {
         "enabled": True,  # a linear classifier learns from h as the run goes
         "views": 2,  # how many views it learns from

@@ -20,7 +20,7 @@ from simclr_jax.evaluate.linear import linear, linear_augmented
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.train.optim import OPTIMISERS
-from simclr_jax.train.schedules import LENGTHS, SCALINGS
+from simclr_jax.train.schedules import LENGTHS, SCALINGS, SHAPES
 
 SECTIONS = {
     "method": METHODS,
@@ -31,6 +31,7 @@ SECTIONS = {
 PROTOCOLS = {"knn": knn, "linear": linear, "linear_augmented": linear_augmented}
 WORDS = {  # fields whose value is one of a few words
     "optim.lr_scaling": tuple(SCALINGS),
+    "optim.schedule": tuple(SHAPES),
     "optim.length": tuple(LENGTHS),
     "data.colour": ("host", "device"),
     "placement": ("replicated", "fsdp"),
@@ -44,6 +45,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     *("steps", "checkpoint.keep_every", "optim.lr", "optim.warmup_epochs"),
+    *("optim.lr_end", "optim.clip", "optim.late_epochs"),
     *("evaluate.every", "evaluate.linear.l2", "evaluate.linear_augmented.weight_decay"),
 )
 MAY_CHANGE = ("log_every", "checkpoint.", "data.data_dir", "data.colour")
@@ -62,7 +64,8 @@ def choose(word: str, known, what: str) -> None:
 def settings(factory: Callable) -> dict:
     """A factory's keyword-only arguments that have a default, at their defaults.
 
-    Those without one (`size`, `total_steps`) are wired in by the run.
+    Those without one (`size`, `total_steps`, `steps_per_epoch`) are wired in by the
+    run.
     """
     found = inspect.signature(factory).parameters.values()
     own = [k for k in found if k.kind is k.KEYWORD_ONLY and k.default is not k.empty]

@@ -17,7 +17,7 @@ from simclr_jax.methods.base import Method
 from simclr_jax.methods.probe import with_probe
 from simclr_jax.train import schedules
 from simclr_jax.train.checkpoint import template
-from simclr_jax.train.optim import COUPLED
+from simclr_jax.train.optim import COUPLED, with_rules
 
 INIT = zlib.crc32(b"init")
 
@@ -61,14 +61,20 @@ def length(c, images: int) -> tuple[int, int]:
     total = c.steps or schedules.total_steps(c.optim.length, n, c.epochs, batch)
     if not total:
         raise ValueError(f"epochs={c.epochs} is not one step of {batch} images.")
-    warmup = schedules.warmup_steps(c.optim.warmup_epochs, n, batch)
+    warmup = schedules.warmup_steps(c.optim.length, n, c.optim.warmup_epochs, batch)
     return total, min(warmup, total // 10) if c.steps else warmup
 
 
-def build_method(c, total: int, classes: int) -> Method:
+def clock(c, images: int) -> dict[str, int]:
+    """What a factory may ask for to tell the time by."""
+    total, _ = length(c, images)
+    return {"total_steps": total, "steps_per_epoch": images // c.data.batch_size}
+
+
+def build_method(c, *, images: int, classes: int) -> Method:
     """The method around the encoder, with the online probe where there are labels."""
     encoder = config.build("encoder", c)
-    method = config.build("method", c, encoder, total_steps=total)
+    method = config.build("method", c, encoder, **clock(c, images))
     if not (c.probe.enabled and classes):
         return method
     # Where the optimiser leaves the probe alone, its decay is an L2 term of the loss,
@@ -78,14 +84,41 @@ def build_method(c, total: int, classes: int) -> Method:
     return with_probe(method, classes, views=c.probe.views, weight_decay=decay)
 
 
-def build_optimiser(c, probing: bool):
+def build_schedule(c, *, images: int) -> Callable:
+    """step -> the learning rate."""
+    total, warmup = length(c, images)
+    return schedules.SHAPES[c.optim.schedule](
+        peak=peak(c),
+        end=c.optim.lr_end,
+        warmup=warmup,
+        total=total,
+        epoch=images // c.data.batch_size,
+        changes=c.optim.changes,
+    )
+
+
+def peak(c) -> float:
+    """The learning rate at the end of the warm-up."""
+    return schedules.SCALINGS[c.optim.lr_scaling](c.optim.lr, c.data.batch_size)
+
+
+def build_optimiser(c, *, images: int, probing: bool):
     """The optimiser; it spares the probe from decay and adaptation unless `adapted`."""
     section = c.optim.to_dict()
     if probing and not c.probe.adapted:
         for rule in ("undecayed", "unadapted"):
             if rule in section:
                 section[rule] = (*section[rule], "^probe/")
-    return config.call(config.SECTIONS["optim"], section)
+    time = clock(c, images)
+    return with_rules(
+        config.call(config.SECTIONS["optim"], section, **time),
+        frozen=c.optim.frozen,
+        late=c.optim.late,
+        late_step=c.optim.late_epochs * time["steps_per_epoch"],
+        constant=c.optim.constant,
+        peak=peak(c),
+        clip=c.optim.clip,
+    )
 
 
 def assemble(c, mesh, *, images: int, classes: int) -> Run:
@@ -99,9 +132,8 @@ def assemble(c, mesh, *, images: int, classes: int) -> Run:
       ValueError: if the config asks for something that cannot be built.
     """
     total, warmup = length(c, images)
-    method = build_method(c, total, classes)
-    tx = build_optimiser(c, probing=c.probe.enabled and classes > 0)
-    peak = schedules.SCALINGS[c.optim.lr_scaling](c.optim.lr, c.data.batch_size)
+    method = build_method(c, images=images, classes=classes)
+    tx = build_optimiser(c, images=images, probing=c.probe.enabled and classes > 0)
 
     views = [
         jax.ShapeDtypeStruct((c.data.batch_size, view.size, view.size, 3), jnp.uint8)
@@ -132,11 +164,10 @@ def assemble(c, mesh, *, images: int, classes: int) -> Run:
         placement = jax.tree.map(lambda _: where, shapes)
     # Drawn replicated and then moved, so that every placement has the same numbers.
     compiled = jax.jit(create, out_shardings=where)
-    schedule = schedules.warmup_cosine(peak, warmup, total)
     return Run(
         method,
         tx,
-        schedule,
+        build_schedule(c, images=images),
         total,
         warmup,
         shapes,

@@ -29,6 +29,7 @@ def test_every_config_is_built_and_survives_json(path):
         ("3", "text", "3"),
         ("(1, 2.5)", (0.0, 0.0), (1, 2.5)),
         ("('a',)", ("b", "c"), ("a",)),
+        ("('^a/', 'b$')", (), ("^a/", "b$")),
     ],
 )
 def test_values(text, like, value):
@@ -165,6 +166,8 @@ def test_mistakes_inside_a_config_file(tmp_path, line, message):
         ("evaluate.linear_augmented.epochs", "-3"),
         ("probe.views", "-1"),
         ("optim.warmup_epochs", "-2.0"),
+        ("optim.lr_end", "-1e-6"),
+        ("optim.clip", "-1.0"),
         ("seed", "99999999999999999999"),
         ("epochs", "1e400"),
     ],
@@ -186,6 +189,7 @@ def test_numbers_out_of_range(key, text):
         (("encoder.bn_groups", "3"), "3 groups needs a batch that they divide"),
         (("augment.name", "crop_flip"), r"wants z of shape \[2, N, D\]"),
         (("optim.undecayed", "('(',)"), "no regular expression"),
+        (("optim.frozen", "('^encodr/',)"), r"'\^encodr/' matches no parameter"),
     ],
 )
 @pytest.mark.parametrize("classes", [0, 10])

@@ -53,17 +53,53 @@ def test_the_probe_is_spared_unless_adapted():
     moved = {}
     for adapted in (False, True):
         c.probe.adapted = adapted
-        tx = run.build_optimiser(c, probing=True)
+        tx = run.build_optimiser(c, images=50_000, probing=True)
         ones = jnp.ones(3)
         params = {
             "probe": {"kernel": jnp.full((2, 2), 3.0), "bias": ones},
             "encoder": {"conv": {"kernel": ones}, "bn": {"scale": ones}},
         }
         grads = jax.tree.map(jnp.ones_like, params)
-        updates, _ = tx.update(grads, tx.init(params), params, rate=1.0)
+        updates, _ = tx.update(grads, tx.init(params), params, rate=1.0, step=0)
         moved[adapted] = -np.asarray(updates["probe"]["kernel"])[0, 0]
     np.testing.assert_allclose(moved[False], 1, rtol=1e-6)  # rate * gradient, no more
     np.testing.assert_allclose(moved[True], 0.001 * 3, rtol=1e-6)  # eta |w|/|g'| g'
+
+
+def test_the_config_rules_reach_the_optimiser():
+    """A frozen stem, a late head at the peak rate, clipped gradients, a floor."""
+    c = config.load("configs/quickstart.py")
+    c.optim.length = "moco"
+    changes = [
+        ("optim.name", "sgd"),
+        ("optim.nesterov", "false"),
+        ("optim.momentum", "0.0"),
+        ("optim.frozen", "('^encoder/conv1/',)"),
+        ("optim.late", "('^projector/dense2/',)"),
+        ("optim.late_epochs", "2.0"),
+        ("optim.constant", "('^projector/dense1/',)"),
+        ("optim.weight_decay", "0.0"),
+        ("optim.clip", "5.0"),
+        ("optim.schedule", "dino"),
+        ("optim.lr_end", "1e-4"),
+    ]
+    config.override(c, changes)
+    ones = jnp.ones(4)
+    params = {
+        "encoder": {"bn1": {"scale": ones}, "conv1": {"kernel": ones}},
+        "projector": {"dense1": {"kernel": ones}, "dense2": {"bias": ones}},
+    }
+    grads = jax.tree.map(lambda x: 10 * x, params)
+    tx = run.build_optimiser(c, images=5000, probing=False)
+    schedule, state = run.build_schedule(c, images=5000), tx.init(params)
+    for step in (37, 38):  # epochs of 19 steps, two of them to warm up
+        rate = schedule(step)
+        np.testing.assert_allclose(rate, 0.005, rtol=1e-6)
+        moved, state = tx.update(grads, state, params, rate=rate / 2, step=step)
+        norms = [float(jnp.linalg.norm(x)) for x in jax.tree.leaves(moved)]
+        late = 0.0025 * 5 * (step == 38)
+        np.testing.assert_allclose(norms, [0.0125, 0, 0.025, late], rtol=1e-5)
+    np.testing.assert_allclose(schedule(570), 1e-4, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

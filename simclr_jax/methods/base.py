@@ -57,7 +57,7 @@ def pair(views):
     """
     if len(views) != 2:
         raise ValueError(
-            f"This method compares two views of each picture, and augment.name makes "
+            "This method compares two views of each picture, and augment.name makes "
             f"{len(views)}. Take one that makes two, such as simclr or moco_v2."
         )
     return views

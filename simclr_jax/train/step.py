@@ -35,7 +35,7 @@ def make_train_step(method, tx, schedule, prepare=lambda batch: batch):
 
     Args:
       method: a Method.
-      tx: an optax transformation whose update takes `rate` (train/optim.py).
+      tx: an optax transformation whose update takes `rate` and `step` (train/optim.py).
       schedule: step -> the learning rate.
       prepare: batch -> batch; colours the pixels on the device where tf.data only
         drew the numbers, the identity where it did the arithmetic too.
@@ -49,7 +49,9 @@ def make_train_step(method, tx, schedule, prepare=lambda batch: batch):
         loss, (new, y, metrics) = said
 
         rate = schedule(state.step)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, rate=rate)
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, rate=rate, step=state.step
+        )
         params = optax.apply_updates(state.params, updates)
         new = new.replace(params=params, opt_state=opt_state)
         if method.ema is not None:

@@ -6,7 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from simclr_jax.train.optim import adamw, lars, matched, sgd
+from simclr_jax.train.optim import (
+    NORMS_AND_BIASES,
+    adamw,
+    clip_each,
+    lars,
+    matched,
+    sgd,
+    with_rules,
+)
 
 G = jnp.array([1.0, -2.0])
 
@@ -16,8 +24,8 @@ def walk(tx, rates, *, params, grads, path=("layer", "kernel")):
     params = {path[0]: {path[1]: jnp.asarray(params)}}
     grads = {path[0]: {path[1]: jnp.asarray(grads)}}
     state, seen = tx.init(params), []
-    for rate in rates:
-        updates, state = tx.update(grads, state, params, rate=rate)
+    for step, rate in enumerate(rates):
+        updates, state = tx.update(grads, state, params, rate=rate, step=step)
         params = optax.apply_updates(params, updates)
         seen.append(params[path[0]][path[1]])
     return np.asarray(seen)
@@ -101,16 +109,28 @@ def test_adamw_is_optax_adamw():
     params = {"layer": {"kernel": jnp.array([3.0, 4.0]), "bias": jnp.array([1.0])}}
     grads = {"layer": {"kernel": G, "bias": jnp.array([0.5])}}
     mask = {"layer": {"kernel": True, "bias": False}}
-    ours = adamw(weight_decay=0.1, undecayed=(r"/bias$",))
+    ours = adamw(weight_decay=0.1, undecayed=(r"/bias$",), total_steps=3)
     theirs = optax.adamw(0.01, weight_decay=0.1, mask=mask)
     a, b = ours.init(params), theirs.init(params)
     p = q = params
-    for _ in range(3):
-        u, a = ours.update(grads, a, p, rate=0.01)
+    for step in range(3):
+        u, a = ours.update(grads, a, p, rate=0.01, step=step)
         v, b = theirs.update(grads, b, q)
         p, q = optax.apply_updates(p, u), optax.apply_updates(q, v)
     np.testing.assert_allclose(p["layer"]["kernel"], q["layer"]["kernel"], rtol=1e-6)
     np.testing.assert_allclose(p["layer"]["bias"], q["layer"]["bias"], rtol=1e-6)
+
+
+def test_weight_decay_goes_up_by_a_cosine():
+    """With a gradient of zero, the decay is all that moves AdamW's parameters."""
+    tx = adamw(
+        weight_decay=0.04, weight_decay_end=0.4, undecayed=(), total_steps=125_100
+    )
+    params, zero = {"kernel": jnp.array([1.0])}, {"kernel": jnp.zeros(1)}
+    state = tx.init(params)
+    for step, decay in {0: 0.04, 62_550: 0.22, 125_100: 0.4}.items():
+        updates, _ = tx.update(zero, state, params, rate=1.0, step=step)
+        np.testing.assert_allclose(-updates["kernel"], decay, rtol=1e-6)
 
 
 def test_rules_find_paths():
@@ -134,7 +154,6 @@ def test_simclr_masks_of_resnet50():
     """Decayed and adapted: 53 convolutions, the head's dense kernels, nothing else."""
     from simclr_jax.methods.simclr import simclr
     from simclr_jax.models.catalog import ENCODERS
-    from simclr_jax.train.optim import NORMS_AND_BIASES
 
     method = simclr(ENCODERS["resnet50"](), layers=3)
     views = [jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)] * 2
@@ -145,3 +164,151 @@ def test_simclr_masks_of_resnet50():
     assert ranks.count(4) == 53
     assert ranks.count(2) == 3
     assert len(ranks) == 56
+
+
+@pytest.mark.parametrize(
+    ("rate_in_momentum", "kernel", "bias"),
+    [
+        (False, 0.9994736856, (0.451, -0.598)),  # as the released BYOL and MoCo v3
+        (True, 0.9992803346, (0.433, -0.634)),  # as the released SimCLR
+    ],
+)
+def test_lars_of_moco_v3(rate_in_momentum, kernel, bias):
+    """What a tensor of rank 1 is spared from there is by path here."""
+    start = {"kernel": jnp.array([[1.0, 2], [3, 4]]), "bias": jnp.array([0.5, -0.5])}
+    grads = {
+        "kernel": jnp.array([[0.1, -0.2], [0.3, 0.4]]),
+        "bias": jnp.array([0.1, 0.2]),
+    }
+    params, grads = {"dense": start}, {"dense": grads}
+    tx = lars(
+        weight_decay=0.1,
+        rate_in_momentum=rate_in_momentum,
+        undecayed=(r"/bias$",),
+        unadapted=(r"/bias$",),
+    )
+    state, seen = tx.init(params), []
+    for step, rate in enumerate((0.3, 0.1)):
+        updates, state = tx.update(grads, state, params, rate=rate, step=step)
+        params = optax.apply_updates(params, updates)
+        seen.append(params["dense"])
+    first = [[0.9996777483, 2], [2.9990332449, 3.9987109932]]
+    np.testing.assert_allclose(seen[0]["kernel"], first, rtol=2e-7)
+    np.testing.assert_allclose(seen[0]["bias"], (0.47, -0.56), rtol=1e-6)
+    np.testing.assert_allclose(seen[1]["kernel"][0, 0], kernel, rtol=2e-7)
+    np.testing.assert_allclose(seen[1]["bias"], bias, rtol=1e-6)
+
+
+# Rules around an optimiser.
+
+PARAMS = {
+    "encoder": {"patch": {"kernel": jnp.array([1.0, 2.0])}},
+    "predictor": {"dense": {"kernel": jnp.array([1.0, 2.0])}},
+    "prototypes": {"v": jnp.array([1.0, 2.0])},
+    "rest": {"kernel": jnp.array([1.0, 2.0]), "bias": jnp.array([1.0, 2.0])},
+}
+
+
+def steps(tx, rates, grad=(0.1, -0.2)):
+    """[(parameters, optimiser state)] after each step with a constant gradient."""
+    params, state, seen = PARAMS, tx.init(PARAMS), []
+    grads = jax.tree.map(lambda _: jnp.array(grad), params)
+    update = jax.jit(tx.update)
+    for step, rate in enumerate(rates):
+        updates, state = update(grads, state, params, rate=rate, step=step)
+        params = optax.apply_updates(params, updates)
+        seen.append((params, state))
+    return seen
+
+
+OPTIMISERS = {
+    "lars": lambda: lars(weight_decay=0.5, undecayed=(r"/bias$",), unadapted=()),
+    "sgd": lambda: sgd(weight_decay=0.5, undecayed=(r"/bias$",)),
+    "adamw": lambda: adamw(weight_decay=0.5, undecayed=(r"/bias$",), total_steps=9),
+}
+
+
+@pytest.mark.parametrize("name", list(OPTIMISERS))
+def test_frozen_parameters_never_move_and_cost_no_moments(name):
+    tx = with_rules(OPTIMISERS[name](), frozen=("patch",), peak=0.1)
+    moved, plain = steps(tx, [0.1] * 3), steps(OPTIMISERS[name](), [0.1] * 3)
+    for (params, _), (others, _) in zip(moved, plain, strict=True):
+        np.testing.assert_array_equal(params["encoder"]["patch"]["kernel"], [1, 2])
+        for branch in ("predictor", "prototypes", "rest"):
+            for a, b in zip(
+                jax.tree.leaves(params[branch]),
+                jax.tree.leaves(others[branch]),
+                strict=True,
+            ):
+                np.testing.assert_allclose(a, b, rtol=1e-6)
+    vectors = [x for x in jax.tree.leaves(moved[-1][1]) if x.ndim]
+    every = [x for x in jax.tree.leaves(plain[-1][1]) if x.ndim]
+    assert len(vectors) == len(every) * 4 // 5  # of five parameters one has none
+
+
+def test_late_parameters_start_as_if_the_run_did():
+    """The frozen leaf of DINO's AdamW: no decay, no moments and no count before."""
+    tx = adamw(weight_decay=0.5, undecayed=(r"/bias$",), total_steps=9)
+    tx = with_rules(tx, late=("^prototypes/",), late_step=2.0, peak=0.1)
+    seen = [params["prototypes"]["v"] for params, _ in steps(tx, [0.1] * 5)]
+    np.testing.assert_array_equal(seen[0], [1, 2])
+    np.testing.assert_array_equal(seen[1], [1, 2])
+    np.testing.assert_allclose(seen[2], [0.85, 2.0], rtol=1e-6)
+    usual = adamw(weight_decay=0.5, undecayed=(), total_steps=9)
+    others = [params["prototypes"]["v"] for params, _ in steps(usual, [0.1] * 3)]
+    np.testing.assert_allclose(seen[2:], others, rtol=1e-6)
+
+
+def test_late_parameters_leave_their_moments_alone():
+    tx = with_rules(sgd(undecayed=()), late=("^prototypes/",), late_step=2, peak=0.1)
+    states = [state for _, state in steps(tx, [0.1] * 3)]
+    held = [
+        optax.tree.get(state.inner_states["late"], "trace")["prototypes"]["v"]
+        for state in states
+    ]
+    np.testing.assert_array_equal(held[0], 0)
+    np.testing.assert_array_equal(held[1], 0)
+    np.testing.assert_allclose(held[2], [0.1, -0.2])
+
+
+def test_constant_parameters_stay_at_the_peak():
+    tx = sgd(momentum=0.0, nesterov=False, undecayed=())
+    tx = with_rules(tx, constant=("^predictor/",), peak=0.1)
+    params, _ = steps(tx, [0.0, 0.1, 0.05])[-1]
+    grad = np.array([0.1, -0.2])
+    np.testing.assert_allclose(
+        params["predictor"]["dense"]["kernel"], [1, 2] - 0.3 * grad, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        params["rest"]["kernel"], [1, 2] - 0.15 * grad, rtol=1e-6
+    )
+
+
+def test_each_array_is_clipped_by_its_own_norm():
+    grads = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([[0.3], [0.4]])}
+    tx = clip_each(1.0)
+    clipped, _ = tx.update(grads, tx.init(grads))
+    np.testing.assert_allclose(clipped["a"], [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_array_equal(clipped["b"], grads["b"])
+
+    tx = sgd(momentum=0.0, nesterov=False, undecayed=())
+    params, _ = steps(with_rules(tx, peak=1.0, clip=1.0), [1.0], grad=(3.0, 4.0))[0]
+    np.testing.assert_allclose(params["rest"]["bias"], [0.4, 1.2], rtol=1e-6)
+
+
+def test_without_rules_the_optimiser_is_itself():
+    tx = sgd()
+    assert with_rules(tx, peak=0.1) is tx
+
+
+@pytest.mark.parametrize("kind", ["frozen", "late", "constant"])
+def test_a_rule_around_an_optimiser_that_finds_nothing(kind):
+    tx = with_rules(sgd(undecayed=()), **{kind: ("^pach/",)}, peak=0.1)
+    with pytest.raises(ValueError, match=r"(?s)'\^pach/'.*encoder/patch/kernel"):
+        tx.init(PARAMS)
+
+
+def test_a_parameter_has_one_rule():
+    tx = with_rules(sgd(undecayed=()), frozen=("patch",), late=("encoder",), peak=0.1)
+    with pytest.raises(ValueError, match="frozen and late"):
+        tx.init(PARAMS)
