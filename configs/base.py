@@ -66,3 +66,56 @@ def get_config(
         **config.protocols(),
     }
     return c.lock()
+
+
+# What several experiments share.
+
+
+def imagenet_pixels(c) -> None:
+    """Pixels of ImageNet's mean and deviation."""
+    c.encoder.mean = (0.485, 0.456, 0.406)
+    c.encoder.std = (0.229, 0.224, 0.225)
+
+
+def torchvision(c) -> None:
+    """A ResNet as torchvision builds it: MoCo, SimSiam, DINO, t-SimCNE."""
+    c.encoder.start = "he"
+    c.encoder.shortcut = "needed"
+    c.encoder.pool = "torch"
+
+
+def plain_sgd(c, weight_decay: float) -> None:
+    """PyTorch's SGD with decay of everything: MoCo v1 and v2, SimSiam, t-SimCNE."""
+    c.optim.nesterov = False
+    c.optim.weight_decay = weight_decay
+    c.optim.undecayed = ()
+
+
+def cifar10(c) -> None:
+    """ResNet-18 for pictures of 32 pixels."""
+    c.data.name = "cifar10"
+    c.data.eval_split = "test"
+    c.data.batch_size = 512
+    c.data.image_size = 32
+    c.encoder.stem = "cifar"
+    c.encoder.mean = (0.4914, 0.4822, 0.4465)
+    c.encoder.std = (0.2023, 0.1994, 0.2010)
+    c.evaluate.linear_augmented.batch_size = 512
+    c.evaluate.linear_augmented.epochs = 100
+
+
+def quickstart(c) -> None:
+    """Minutes on a laptop: a small ResNet on the pictures of the package."""
+    c.epochs = 30.0
+    c.log_every = 19
+    c.data.name = "cifar10_mini"
+    c.data.eval_split = "test"
+    c.data.batch_size = 256
+    c.data.image_size = 32
+    c.encoder.stem = "small"
+    c.optim.lr = 0.005
+    c.optim.lr_scaling = "none"
+    c.optim.weight_decay = 1e-4
+    c.optim.warmup_epochs = 2.0
+    c.optim.length = "whole"
+    c.checkpoint.every = 190

@@ -12,22 +12,10 @@ from configs import base
 
 def get_config():
     c = base.get_config("simclr", encoder="resnet10", optim="adamw")
-    c.epochs = 30.0
-    c.log_every = 19
-    c.data.name = "cifar10_mini"
-    c.data.eval_split = "test"
-    c.data.batch_size = 256
-    c.data.image_size = 32
+    base.quickstart(c)
     c.augment.strength = 0.3
     c.augment.blur = 0.0
-    c.encoder.stem = "small"
     c.method.hidden = 256
     c.method.out = 32
     c.method.temperature = 0.2
-    c.optim.lr = 0.005
-    c.optim.lr_scaling = "none"
-    c.optim.weight_decay = 1e-4
-    c.optim.warmup_epochs = 2.0
-    c.optim.length = "whole"
-    c.checkpoint.every = 190
     return c

@@ -1,0 +1,48 @@
+"""BYOL, ResNet-50, ImageNet, batch 4096 (arXiv:2006.07733).
+
+python -m simclr_jax.pretrain --config configs/byol_imagenet.py --workdir DIR
+python -m simclr_jax.evaluate --workdir DIR --protocol linear_augmented
+
+The authors' presets are of 40, 100, 300 and 1000 epochs, and of 1000 at batch 512:
+
+python -m simclr_jax.pretrain --workdir DIR \
+  --config configs/byol_imagenet.py:epochs=1000
+python -m simclr_jax.pretrain --workdir DIR \
+  --config configs/byol_imagenet.py:epochs=1000,batch=512
+
+Published top-1 of linear evaluation: 72.5 % (300 epochs), 74.3 % (1000), 73.7 % (1000
+at batch 512). Here the encoder computes in bfloat16, and running statistics are not
+debiased, which only shows in the first steps.
+"""
+
+from configs import base
+
+PRESETS = {  # (epochs, batch): base rate, weight decay, ema
+    (40, 4096): (0.45, 1e-6, 0.97),
+    (100, 4096): (0.45, 1e-6, 0.99),
+    (300, 4096): (0.3, 1e-6, 0.99),
+    (1000, 4096): (0.2, 1.5e-6, 0.996),
+    (1000, 512): (0.4, 1.5e-6, 0.9995),
+}
+
+
+def get_config(*, epochs: int = 300, batch: int = 4096):
+    if (epochs, batch) not in PRESETS:
+        known = ", ".join(f"epochs={e},batch={b}" for e, b in PRESETS)
+        raise ValueError(f"epochs={epochs},batch={batch}: the presets are {known}.")
+    c = base.get_config("byol", augment="byol")
+    base.imagenet_pixels(c)
+    c.epochs = float(epochs)
+    c.data.batch_size = batch
+    c.data.colour = "device"
+    c.encoder.pad = "same"
+    c.encoder.start = "haiku"
+    c.encoder.zero = False  # as in the paper; the released code has it True now
+    c.encoder.dtype = "bfloat16"
+    c.optim.lr, c.optim.weight_decay, c.method.ema = PRESETS[epochs, batch]
+    c.optim.rate_in_momentum = False
+    c.optim.length = "byol"
+    c.probe.views = 1
+    c.probe.adapted = True
+    c.checkpoint.keep_every = 10_000
+    return c

@@ -1,0 +1,18 @@
+"""BYOL on the 5,000 pictures that come with the package, in minutes on a laptop.
+
+python -m simclr_jax.pretrain --config configs/byol_quickstart.py --workdir DIR
+python -m simclr_jax.evaluate --workdir DIR
+"""
+
+from configs import base
+
+
+def get_config():
+    c = base.get_config("byol", encoder="resnet10", optim="adamw")
+    base.quickstart(c)
+    c.augment.strength = 0.3
+    c.augment.blur = 0.0
+    c.method.hidden = 256
+    c.method.out = 64
+    c.method.ema = 0.97  # 570 steps are few for a slow target
+    return c

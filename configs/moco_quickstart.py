@@ -1,0 +1,20 @@
+"""MoCo v2 on the 5,000 pictures that come with the package, in minutes on a laptop.
+
+python -m simclr_jax.pretrain --config configs/moco_quickstart.py --workdir DIR
+python -m simclr_jax.evaluate --workdir DIR
+"""
+
+from configs import base
+
+
+def get_config():
+    c = base.get_config("moco", encoder="resnet10", optim="adamw")
+    base.quickstart(c)
+    c.augment.strength = 0.3
+    c.augment.blur = 0.0
+    c.encoder.bn_groups = 8
+    c.method.hidden = 256
+    c.method.out = 32
+    c.method.queue = 2048  # less than half of the pictures: few meet themselves
+    c.method.ema = 0.98  # the queue is eight batches long, not 256
+    return c

@@ -1,0 +1,18 @@
+"""SimSiam on the 5,000 pictures that come with the package, in minutes on a laptop.
+
+python -m simclr_jax.pretrain --config configs/simsiam_quickstart.py --workdir DIR
+python -m simclr_jax.evaluate --workdir DIR
+"""
+
+from configs import base
+
+
+def get_config():
+    c = base.get_config("simsiam", encoder="resnet10", optim="adamw")
+    base.quickstart(c)
+    c.augment.strength = 0.3
+    c.augment.blur = 0.0
+    c.method.layers = 2
+    c.method.out = 256
+    c.method.bottleneck = 64
+    return c
