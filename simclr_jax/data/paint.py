@@ -2,6 +2,11 @@
 
 The same arithmetic as on the device (`simclr_jax.colour`), to 1e-6, from the same
 draws. Here only the rows that an operation is for go through it.
+
+PIL's colours are computed in float too. torchvision on PIL rounds to uint8 after every
+operation, mostly down, turns the hue in 256 steps and blurs by three boxes. Measured on
+photographs of 224 pixels, `moco_v2`, in levels of 255: its views are darker by 1.1 in
+the mean, and differ by 1.2 in the mean and by 7 at the 99.9th percentile.
 """
 
 from simclr_jax.data.tensorflow import tf

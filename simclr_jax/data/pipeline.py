@@ -5,6 +5,7 @@ their draws (`augment`), so a run starts at any step at once, and any number of
 processes makes the same global batches.
 """
 
+import functools
 import os
 import re
 
@@ -208,6 +209,12 @@ def _augment(pictures, views, seed, colour, n):
         crops = [augment.crop(image, keys[v], view) for v, view in enumerate(views)]
         return picture | {"views": tuple(crops)}
 
+    # Equal views, such as local crops, share one function: it is built once.
+    paints = {
+        view: tf.function(functools.partial(paint.colour, view=view), autograph=False)
+        for view in views
+    }
+
     def finish(batch):
         draws = _draws(
             views, seed, batch.pop("epoch"), batch.pop("step"), batch["index"]
@@ -216,7 +223,7 @@ def _augment(pictures, views, seed, colour, n):
             whole = tuple(augment.to_uint8(x) for x in batch["views"])
             return batch | {"views": whole, "draws": draws}
         drawn = zip(batch["views"], draws, views, strict=True)
-        painted = (paint.colour(x / 255, d, view) for x, d, view in drawn)
+        painted = (paints[view](x / 255, d) for x, d, view in drawn)
         return batch | {"views": tuple(augment.to_uint8(255 * x) for x in painted)}
 
     return _map(_map(pictures, cut).batch(chunk), finish).rebatch(n)
