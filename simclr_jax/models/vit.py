@@ -6,165 +6,18 @@ for its small crops; MoCo v3 (Chen et al. 2021, arXiv:2104.02057) keeps position
 patch projection as they were at first, and has heads half as wide in the small one.
 """
 
-import math
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from simclr_jax.models.norm import pixels
+from simclr_jax.models.positions import resample, sincos
 from simclr_jax.models.resnet import DTYPES, _check, _check_pixels
+from simclr_jax.models.transformer import STARTS, STD, Block, Start, affine, layer_norm
 
 POSITIONS = ("learned", "sincos")
-EPSILON = 1e-6  # of all layer norms
-STD = 0.02
-
-
-def uniform(bound: float) -> nn.initializers.Initializer:
-    """Numbers between -bound and bound."""
-
-    def init(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
-
-
-def xavier(fan_in: int, fan_out: int) -> nn.initializers.Initializer:
-    return uniform(math.sqrt(6 / (fan_in + fan_out)))
-
-
-def torch_default(fan_in: int, _: int) -> nn.initializers.Initializer:
-    return uniform(1 / math.sqrt(fan_in))
-
-
-class Start(NamedTuple):
-    """How parameters begin; initialisers of (fan_in, fan_out). All other biases are 0.
-
-    DINO truncates its normals at a hundred deviations, which is not at all.
-    """
-
-    dense: Callable
-    patch: Callable
-    patch_bias: Callable
-    class_token: float  # standard deviation
-
-
-STARTS = {
-    "dino": Start(
-        dense=lambda *_: nn.initializers.normal(STD),
-        patch=torch_default,
-        patch_bias=torch_default,
-        class_token=STD,
-    ),
-    "moco_v3": Start(
-        dense=xavier,
-        patch=xavier,
-        patch_bias=lambda *_: nn.initializers.zeros,
-        class_token=1e-6,
-    ),
-}
-
-
-# Positions.
-
-
-def sincos(rows: int, columns: int, dim: int) -> np.ndarray:
-    """Fixed positions of MoCo v3, [1 + rows * columns, dim] float32, row by row.
-
-    The class token's are zeros. The others' first half tells the row and the second
-    the column, each as dim / 4 sines and then cosines of it times 10000^(-4i / dim).
-
-    They count patches, whatever the size of the picture. The released code knows only
-    one size, 224; counting keeps the distance from patch to patch the same in all.
-    """
-    frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
-    angles = np.indices((rows, columns)).reshape(2, -1, 1) * frequencies
-    grid = np.concatenate([wave(a) for a in angles for wave in (np.sin, np.cos)], -1)
-    return np.pad(grid, ((1, 0), (0, 0))).astype(np.float32)
-
-
-def bicubic(old: int, new: int) -> np.ndarray:
-    """The matrix [new, old] of DINO's resize, that of PyTorch with a = -0.75.
-
-    The scale is (new + 0.1) / old, a remedy against rounding that moves the values too;
-    released weights have seen their small crops so. No antialiasing; what lies beyond
-    the border is the border.
-    """
-    a = -0.75
-    source = (np.arange(new) + 0.5) * old / (new + 0.1) - 0.5
-    matrix = np.zeros((new, old), np.float32)
-    for tap in range(-1, 3):
-        index = np.floor(source).astype(int) + tap
-        x = np.abs(source - index)
-        near = ((a + 2) * x - (a + 3)) * x * x + 1
-        far = a * (((x - 5) * x + 8) * x - 4)
-        weight = np.where(x <= 1, near, far)
-        np.add.at(matrix, (np.arange(new), np.clip(index, 0, old - 1)), weight)
-    return matrix
-
-
-def resample(positions, rows: int, columns: int):
-    """Positions of a square grid, [1, 1 + G * G, D], for another: [1, 1 + T, D]."""
-    side = math.isqrt(positions.shape[1] - 1)
-    if rows == columns == side:
-        return positions
-    grid = positions[0, 1:].reshape(side, side, -1)
-    grid = jnp.einsum(
-        "ri,cj,ijd->rcd",
-        bicubic(side, rows),
-        bicubic(side, columns),
-        grid,
-        precision="highest",
-    )
-    grid = grid.reshape(1, rows * columns, -1)
-    return jnp.concatenate([positions[:, :1], grid], axis=1)
-
-
-# Layers.
-
-
-@jax.custom_vjp
-def affine(x, kernel, bias):
-    """[..., I] times [I, O] plus [O], in the type of x.
-
-    The gradients of kernel and bias are accumulated, and summed over the devices, in
-    their own type: Jax's own rule would do so in the type of x, bfloat16 where x is.
-    """
-    y = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=kernel.dtype)
-    return (y + bias).astype(x.dtype)
-
-
-def _affine_fwd(x, kernel, bias):
-    return affine(x, kernel, bias), (x, kernel)
-
-
-def _affine_bwd(saved, dy):
-    x, kernel = saved
-    rows = list(range(x.ndim - 1))
-    dx = jnp.dot(dy, kernel.T.astype(dy.dtype))
-    dk = jnp.tensordot(x, dy, (rows, rows), preferred_element_type=kernel.dtype)
-    return dx, dk, jnp.sum(dy, rows, dtype=kernel.dtype)
-
-
-affine.defvjp(_affine_fwd, _affine_bwd)
-
-
-class Dense(nn.Module):
-    """[..., I] -> [..., O]; float32 parameters, computes in the type of x."""
-
-    features: int
-    kernel_init: nn.initializers.Initializer
-
-    @nn.compact
-    def __call__(self, x):
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape[1:])
-        return affine(x, kernel, bias)
 
 
 class Patches(nn.Module):
@@ -193,76 +46,6 @@ class Patches(nn.Module):
         return affine(x, kernel.reshape(fans), bias)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention, [N, T, D] -> [N, T, D]; softmax in float32.
-
-    Sows its weights [N, heads, T, T], which costs nothing where nobody asks for them.
-    """
-
-    heads: int
-    start: Start
-
-    @nn.compact
-    def __call__(self, x):
-        n, tokens, dim = x.shape
-        init = self.start.dense(dim, dim)  # q, k and v are a matrix each
-        qkv = Dense(3 * dim, init, name="qkv")(x)
-        qkv = qkv.reshape(n, tokens, 3, self.heads, dim // self.heads)
-        q, k, v = (qkv[:, :, i] for i in range(3))
-        scores = jnp.einsum("nqhd,nkhd->nhqk", q, k, preferred_element_type=jnp.float32)
-        weights = nn.softmax(scores / math.sqrt(dim // self.heads))
-        self.sow("intermediates", "weights", weights)
-        y = jnp.einsum("nhqk,nkhd->nqhd", weights.astype(x.dtype), v)
-        return Dense(dim, init, name="out")(y.reshape(x.shape))
-
-
-class MLP(nn.Module):
-    """[N, T, D] -> [N, T, D] by way of 4 D; the exact GELU, as PyTorch's."""
-
-    start: Start
-
-    @nn.compact
-    def __call__(self, x):
-        dim, hidden = x.shape[-1], 4 * x.shape[-1]
-        x = Dense(hidden, self.start.dense(dim, hidden), name="dense1")(x)
-        x = nn.gelu(x, approximate=False)
-        return Dense(dim, self.start.dense(hidden, dim), name="dense2")(x)
-
-
-class Block(nn.Module):
-    """A pre-norm block, [N, T, D] -> [N, T, D].
-
-    drop: how often each of its two branches is left out, by image. Only in training,
-      and only where there is a "dropout" stream: a teacher without one drops nothing.
-    """
-
-    heads: int
-    start: Start
-    drop: float
-
-    @nn.compact
-    def __call__(self, x, train: bool):
-        y = layer_norm("norm1", x.dtype)(x)
-        x = x + self._dropped(
-            Attention(self.heads, self.start, name="attention")(y), train
-        )
-        y = layer_norm("norm2", x.dtype)(x)
-        return x + self._dropped(MLP(self.start, name="mlp")(y), train)
-
-    def _dropped(self, y, train):
-        """Stochastic depth, Huang et al. 2016: scaling what stays keeps the mean."""
-        if not (train and self.drop and self.has_rng("dropout")):
-            return y
-        keep = 1 - self.drop
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (len(y), 1, 1))
-        return jnp.where(kept, y / keep, 0)
-
-
-def layer_norm(name: str, dtype) -> nn.LayerNorm:
-    """Over the channels; all inside is float32, dtype is the output's."""
-    return nn.LayerNorm(EPSILON, dtype, use_fast_variance=False, name=name)
-
-
 class ViT(nn.Module):
     """[N, H, W, 3] uint8 or float in [0, 1] -> h [N, F] float32: the class token.
 
@@ -277,7 +60,7 @@ class ViT(nn.Module):
     dim: int
     depth: int
     heads: int
-    patch_side: int
+    patch_side: int  # "patch" and "positions" are the names of parameters
     position_kind: str
     start: str
     frozen_patch: bool
@@ -291,9 +74,10 @@ class ViT(nn.Module):
         x = pixels(x, self.mean, self.std, self.dtype)
         rows, columns = self._grid(x)
         start = STARTS[self.start]
-        x = Patches(self.dim, self.patch_side, start, self.frozen_patch, name="patch")(
-            x
+        embed = Patches(
+            self.dim, self.patch_side, start, self.frozen_patch, name="patch"
         )
+        x = embed(x)
         token_init = nn.initializers.normal(start.class_token)
         token = self.param("class_token", token_init, (1, 1, self.dim))
         token = jnp.broadcast_to(token, (len(x), 1, self.dim))
@@ -347,7 +131,8 @@ def attention(encoder: ViT, params, images):
     _, seen = encoder.apply(
         {"params": params}, images, train=False, mutable=["intermediates"]
     )
-    return seen["intermediates"][f"block{encoder.depth - 1}"]["attention"]["weights"][0]
+    last = seen["intermediates"][f"block{encoder.depth - 1}"]
+    return last["attention"]["weights"][0]
 
 
 def vit(

@@ -1,0 +1,58 @@
+"""Where a patch lies: position embeddings, and how they follow the picture's size."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def sincos(rows: int, columns: int, dim: int) -> np.ndarray:
+    """Fixed positions of MoCo v3, [1 + rows * columns, dim] float32, row by row.
+
+    The class token's are zeros. The others' first half tells the row and the second
+    the column, each as dim / 4 sines and then cosines of it times 10000^(-4i / dim).
+
+    They count patches, whatever the size of the picture. The released code knows only
+    one size, 224; counting keeps the distance from patch to patch the same in all.
+    """
+    frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
+    angles = np.indices((rows, columns)).reshape(2, -1, 1) * frequencies
+    grid = np.concatenate([wave(a) for a in angles for wave in (np.sin, np.cos)], -1)
+    return np.pad(grid, ((1, 0), (0, 0))).astype(np.float32)
+
+
+def bicubic(old: int, new: int) -> np.ndarray:
+    """The matrix [new, old] of DINO's resize, that of PyTorch with a = -0.75.
+
+    The scale is (new + 0.1) / old, a remedy against rounding that moves the values too;
+    released weights have seen their small crops so. No antialiasing; what lies beyond
+    the border is the border.
+    """
+    a = -0.75
+    source = (np.arange(new) + 0.5) * old / (new + 0.1) - 0.5
+    matrix = np.zeros((new, old), np.float32)
+    for tap in range(-1, 3):
+        index = np.floor(source).astype(int) + tap
+        x = np.abs(source - index)
+        near = ((a + 2) * x - (a + 3)) * x * x + 1
+        far = a * (((x - 5) * x + 8) * x - 4)
+        weight = np.where(x <= 1, near, far)
+        np.add.at(matrix, (np.arange(new), np.clip(index, 0, old - 1)), weight)
+    return matrix
+
+
+def resample(positions, rows: int, columns: int):
+    """Positions of a square grid, [1, 1 + G * G, D], for another: [1, 1 + T, D]."""
+    side = math.isqrt(positions.shape[1] - 1)
+    if rows == columns == side:
+        return positions
+    grid = positions[0, 1:].reshape(side, side, -1)
+    grid = jnp.einsum(
+        "ri,cj,ijd->rcd",
+        bicubic(side, rows),
+        bicubic(side, columns),
+        grid,
+        precision="highest",
+    )
+    grid = grid.reshape(1, rows * columns, -1)
+    return jnp.concatenate([positions[:, :1], grid], axis=1)

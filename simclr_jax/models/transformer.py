@@ -1,0 +1,165 @@
+"""The transformer's layers, on tokens [N, T, D], and how their parameters begin."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+EPSILON = 1e-6  # of all layer norms
+STD = 0.02
+
+
+def uniform(bound: float) -> nn.initializers.Initializer:
+    """Numbers between -bound and bound."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def xavier(fan_in: int, fan_out: int) -> nn.initializers.Initializer:
+    return uniform(math.sqrt(6 / (fan_in + fan_out)))
+
+
+def torch_default(fan_in: int, _: int) -> nn.initializers.Initializer:
+    return uniform(1 / math.sqrt(fan_in))
+
+
+class Start(NamedTuple):
+    """How parameters begin; initialisers of (fan_in, fan_out). All other biases are 0.
+
+    DINO truncates its normals at a hundred deviations, which is not at all.
+    """
+
+    dense: Callable
+    patch: Callable
+    patch_bias: Callable
+    class_token: float  # standard deviation
+
+
+STARTS = {
+    "dino": Start(
+        dense=lambda *_: nn.initializers.normal(STD),
+        patch=torch_default,
+        patch_bias=torch_default,
+        class_token=STD,
+    ),
+    "moco_v3": Start(
+        dense=xavier,
+        patch=xavier,
+        patch_bias=lambda *_: nn.initializers.zeros,
+        class_token=1e-6,
+    ),
+}
+
+
+@jax.custom_vjp
+def affine(x, kernel, bias):
+    """[..., I] times [I, O] plus [O], in the type of x.
+
+    The gradients of kernel and bias are accumulated, and summed over the devices, in
+    their own type: Jax's own rule would do so in the type of x, bfloat16 where x is.
+    """
+    y = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=kernel.dtype)
+    return (y + bias).astype(x.dtype)
+
+
+def _affine_fwd(x, kernel, bias):
+    return affine(x, kernel, bias), (x, kernel)
+
+
+def _affine_bwd(saved, dy):
+    x, kernel = saved
+    rows = list(range(x.ndim - 1))
+    dx = jnp.dot(dy, kernel.T.astype(dy.dtype))
+    dk = jnp.tensordot(x, dy, (rows, rows), preferred_element_type=kernel.dtype)
+    return dx, dk, jnp.sum(dy, rows, dtype=kernel.dtype)
+
+
+affine.defvjp(_affine_fwd, _affine_bwd)
+
+
+class Dense(nn.Module):
+    """[..., I] -> [..., O]; float32 parameters, computes in the type of x."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape[1:])
+        return affine(x, kernel, bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, [N, T, D] -> [N, T, D]; softmax in float32.
+
+    Sows its weights [N, heads, T, T], which costs nothing where nobody asks for them.
+    """
+
+    heads: int
+    start: Start
+
+    @nn.compact
+    def __call__(self, x):
+        n, tokens, dim = x.shape
+        init = self.start.dense(dim, dim)  # q, k and v are a matrix each
+        qkv = Dense(3 * dim, init, name="qkv")(x)
+        qkv = qkv.reshape(n, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        scores = jnp.einsum("nqhd,nkhd->nhqk", q, k, preferred_element_type=jnp.float32)
+        weights = nn.softmax(scores / math.sqrt(dim // self.heads))
+        self.sow("intermediates", "weights", weights)
+        y = jnp.einsum("nhqk,nkhd->nqhd", weights.astype(x.dtype), v)
+        return Dense(dim, init, name="out")(y.reshape(x.shape))
+
+
+class FeedForward(nn.Module):
+    """[N, T, D] -> [N, T, D] by way of 4 D; the exact GELU, as PyTorch's."""
+
+    start: Start
+
+    @nn.compact
+    def __call__(self, x):
+        dim, hidden = x.shape[-1], 4 * x.shape[-1]
+        x = Dense(hidden, self.start.dense(dim, hidden), name="dense1")(x)
+        x = nn.gelu(x, approximate=False)
+        return Dense(dim, self.start.dense(hidden, dim), name="dense2")(x)
+
+
+class Block(nn.Module):
+    """A pre-norm block, [N, T, D] -> [N, T, D].
+
+    drop: how often each of its two branches is left out, by image. Only in training,
+      and only where there is a "dropout" stream: a teacher without one drops nothing.
+    """
+
+    heads: int
+    start: Start
+    drop: float
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        attend = Attention(self.heads, self.start, name="attention")
+        mlp = FeedForward(self.start, name="mlp")
+        x = x + self._dropped(attend(layer_norm("norm1", x.dtype)(x)), train)
+        return x + self._dropped(mlp(layer_norm("norm2", x.dtype)(x)), train)
+
+    def _dropped(self, y, train):
+        """Stochastic depth, Huang et al. 2016: scaling what stays keeps the mean."""
+        if not (train and self.drop and self.has_rng("dropout")):
+            return y
+        keep = 1 - self.drop
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (len(y), 1, 1))
+        return jnp.where(kept, y / keep, 0)
+
+
+def layer_norm(name: str, dtype) -> nn.LayerNorm:
+    """Over the channels; all inside is float32, dtype is the output's."""
+    return nn.LayerNorm(EPSILON, dtype, use_fast_variance=False, name=name)
