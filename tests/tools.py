@@ -16,7 +16,11 @@ from simclr_jax.train.optim import NORMS_AND_BIASES, sgd
 from simclr_jax.train.step import make_train_step
 
 CLASSES = 10
-SMALL = {"simclr": {"hidden": 16, "out": 8}}  # one row a method: small widths
+CLOCK = {"total_steps": 100, "steps_per_epoch": 10}
+SMALL = {  # one row a method: small widths
+    "dino": {"hidden": 16, "out": 8, "prototypes": 32, **CLOCK},
+    "simclr": {"hidden": 16, "out": 8},
+}
 
 
 def with_devices(count: int) -> dict[str, str]:

@@ -26,7 +26,8 @@ class Network(NamedTuple):
     """
 
     init: Callable  # (rng, views) -> params, stats
-    apply: Callable  # (params, stats, views, rng) -> Outputs, stats; training
+    apply: Callable  # (params, stats, views, rng) -> Outputs, stats; training. Without
+    # rng no layer drops anything.
     encode: Callable  # (params, stats, images) -> Outputs of V = 1; evaluation
 
 
@@ -62,7 +63,7 @@ def network(
         return variables["params"], variables.get("batch_stats", {})
 
     def apply(params, stats, views, rng):
-        rng = jax.random.fold_in(rng, DROPOUT)
+        rng = None if rng is None else jax.random.fold_in(rng, DROPOUT)
         said: dict[int, Outputs] = {}  # by view
         for i, (which, x) in enumerate(_passes(views, joint)):
             y, new = module.apply(
@@ -70,7 +71,7 @@ def network(
                 x,
                 train=True,
                 mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(rng, i)},
+                rngs=None if rng is None else {"dropout": jax.random.fold_in(rng, i)},
             )
             stats = dict(new).get("batch_stats", {})
             said |= {v: _view(y, len(which), k) for k, v in enumerate(which)}
