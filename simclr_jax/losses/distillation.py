@@ -8,21 +8,17 @@ import jax.numpy as jnp
 
 from simclr_jax.losses.geometry import normalize
 
+PARTS = 16  # of the prototypes, at most; about as many as there are crops
 
-def prototype_logits(z, v, g=None):
-    """A weight-normalised layer: how much of each prototype there is in z.
 
-    Args:
-      z: [..., D] unit vectors.
-      v: [K, D] the prototypes, of which only the directions count.
-      g: [K] their lengths; None for 1, and the logits are cosines.
-
-    Returns:
-      [..., K] logits.
-    """
+def weight_normalised(v, g=None):
+    """The prototypes [K, D]: in the directions of v [K, D], with lengths g [K] or 1."""
     w = normalize(v)
-    if g is not None:
-        w = w * g[:, None]
+    return w if g is None else w * g[:, None]
+
+
+def prototype_logits(z, w):
+    """How much of each prototype there is in z: [..., D], [K, D] -> [..., K]."""
     return jnp.einsum("...d,kd->...k", z, w, precision="highest")
 
 
@@ -42,19 +38,40 @@ def sharpen(logits, centre, temperature):
     return jax.nn.softmax((logits - centre) / temperature)
 
 
-def distil(logits, target, temperature: float):
-    """Cross-entropy of the student's distribution against the teacher's.
+def distil(z, w, p, temperature: float):
+    """DINO's loss: cross-entropy of the student against the teacher, over all pairs.
+
+    A pair is a teacher's view t and a student's view v other than t.
+
+    The logits of all views, [V, N, K], would be most of a step's memory. So they are
+    made for one part of the prototypes at a time, and again for the gradient. View by
+    view would be as small, but have the devices add up the gradient of w for each view.
 
     Args:
-      logits: [N, K] the student's, of one crop.
-      target: [N, K] probabilities, or the sum of those of several teacher views: the
-        cross-entropy against a sum is the sum of the cross-entropies.
+      z: [V, N, D] the student's projections; its first T views are the teacher's.
+      w: [K, D] the student's prototypes.
+      p: [T, N, K] the teacher's distributions.
       temperature: the student's.
 
     Returns:
-      [] mean over the images, in nats.
+      [] mean over pairs and images, in nats.
     """
-    return -jnp.mean(jnp.sum(target * jax.nn.log_softmax(logits / temperature), -1))
+    parts = max(n for n in range(1, PARTS + 1) if len(w) % n == 0)
+    size = len(w) // parts
+
+    @jax.checkpoint
+    def part(at):
+        w, start = at
+        logits = prototype_logits(z, w) / temperature  # [V, N, K / parts]
+        target = jax.lax.dynamic_slice_in_dim(p, start, size, axis=-1)
+        agreed = jnp.sum(target * logits[:, None], -1)
+        return jax.nn.logsumexp(logits, -1), agreed
+
+    starts = size * jnp.arange(parts)
+    norms, agreed = jax.lax.map(part, (w.reshape(parts, size, -1), starts))
+    cross = jax.nn.logsumexp(norms, 0)[:, None] - jnp.sum(agreed, 0)  # [V, T, N]
+    others = 1 - jnp.eye(len(z), len(p))  # 0 where both see the same view
+    return jnp.sum(others * jnp.mean(cross, -1)) / jnp.sum(others)
 
 
 def recentre(centre, logits, momentum: float):
@@ -62,11 +79,9 @@ def recentre(centre, logits, momentum: float):
 
     Args:
       centre: [K].
-      logits: [..., K] the teacher's, of all its views and images, as they are before
-        centre and temperature.
+      logits: [T, N, K] the teacher's, as they are before centre and temperature.
     """
-    mean = jnp.mean(logits, tuple(range(logits.ndim - 1)))  # a reshape would gather
-    return momentum * centre + (1 - momentum) * mean
+    return momentum * centre + (1 - momentum) * jnp.mean(logits, (0, 1))
 
 
 def entropy(p):

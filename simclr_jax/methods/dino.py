@@ -18,6 +18,7 @@ from simclr_jax.losses.distillation import (
     prototype_logits,
     recentre,
     sharpen,
+    weight_normalised,
 )
 from simclr_jax.methods.base import Method, cosine_to_one
 from simclr_jax.models.heads import DistillationHead
@@ -85,20 +86,12 @@ def dino(
         check(views)
         y, online = net.apply(params, stats["online"], views, rng)
         t, target = net.apply(state.target_params, stats["target"], views[:2], None)
-        found = prototype_logits(t.z, **state.target_params["prototypes"])
-        found = jax.lax.stop_gradient(found)  # [2, N, K]
+
+        w = weight_normalised(**state.target_params["prototypes"])
+        found = jax.lax.stop_gradient(prototype_logits(t.z, w))  # [2, N, K]
         p = sharpen(found, centre, sharpness(state.step))
-
-        # Crop by crop, and the logits again for the gradient: those of all crops would
-        # be most of the memory.
-        @jax.checkpoint
-        def crop(z, heard):
-            logits = prototype_logits(z, **params["prototypes"])
-            return distil(logits, jnp.sum(heard * p, 0), temperature)
-
-        heard = 1 - jnp.eye(len(views), 2)  # of teacher views: all but a view's own
-        each = jax.lax.map(lambda x: crop(*x), (y.z, heard[..., None, None]))
-        loss = jnp.sum(each) / jnp.sum(heard)
+        w = weight_normalised(**params["prototypes"])
+        loss = distil(y.z, w, p, temperature)  # algorithm 1's H, of all pairs
 
         state = state.replace(
             model_state={"online": online, "target": target},

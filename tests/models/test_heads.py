@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.losses.distillation import prototype_logits
+from simclr_jax.losses.distillation import prototype_logits, weight_normalised
 from simclr_jax.models.heads import DistillationHead, projector
 
 
@@ -97,7 +97,7 @@ def test_dinos_head_and_prototypes_are_the_released_ones():
         [0.08419681, 0.18934483, -0.46280773, 0.70140394, -0.85318937, 0.87983591],
         [0.3883078, -0.22134074, 0.01843122, 0.20411043, -0.40989812, 0.55516894],
     ]
-    logits = prototype_logits(z, waves(6, 4, 0.3))
+    logits = prototype_logits(z, weight_normalised(waves(6, 4, 0.3)))
     np.testing.assert_allclose(logits, expected, atol=2e-6)
 
 
