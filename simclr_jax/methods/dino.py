@@ -77,6 +77,7 @@ def dino(
         )
 
     def sharpness(step):
+        """The teacher's temperature, even steps from epoch to epoch, both ends met."""
         epoch, last = step // steps_per_epoch, max(teacher_warmup_epochs - 1, 1)
         way = jnp.where(epoch < teacher_warmup_epochs, epoch / last, 1)
         return (1 - way) * teacher_temperature + way * teacher_temperature_end
@@ -87,21 +88,21 @@ def dino(
         y, online = net.apply(params, stats["online"], views, rng)
         t, target = net.apply(state.target_params, stats["target"], views[:2], None)
 
-        w = weight_normalised(**state.target_params["prototypes"])
-        found = jax.lax.stop_gradient(prototype_logits(t.z, w))  # [2, N, K]
+        student = weight_normalised(**params["prototypes"])
+        teacher = weight_normalised(**state.target_params["prototypes"])
+        found = jax.lax.stop_gradient(prototype_logits(t.z, teacher))  # [2, N, K]
         p = sharpen(found, centre, sharpness(state.step))
-        w = weight_normalised(**params["prototypes"])
-        loss = distil(y.z, w, p, temperature)  # algorithm 1's H, of all pairs
+        loss = distil(y.z, student, p, temperature)
 
         state = state.replace(
             model_state={"online": online, "target": target},
             method_state=recentre(centre, found, centre_momentum),
         )
-        certain = jnp.mean(entropy(p))
+        each = jnp.mean(entropy(p))
         metrics = {
-            "teacher_entropy": certain,
-            "prototype_entropy": entropy(jnp.mean(p, (0, 1))),
-            "kl": loss - certain,
+            "teacher_entropy": each,  # 0 or ln K: collapsed
+            "prototype_entropy": entropy(jnp.mean(p, (0, 1))),  # of all images together
+            "kl": loss - each,
         }
         return loss, (state, y, metrics)
 
