@@ -66,6 +66,23 @@ def test_the_probe_is_spared_unless_adapted():
     np.testing.assert_allclose(moved[True], 0.001 * 3, rtol=1e-6)  # eta |w|/|g'| g'
 
 
+def test_a_method_is_told_the_time():
+    """DINO's teacher warms up by epochs and comes to rest at the end of the run."""
+    c = config.load("configs/quickstart.py")
+    c.optim.length = "moco"
+    config.override(c, [("method.name", "dino"), ("method.prototypes", "64")])
+    method = run.build_method(c, images=5000, classes=10)
+    np.testing.assert_allclose(method.ema(0), 0.996, rtol=1e-6)
+    np.testing.assert_allclose(method.ema(30 * 19 // 2), 0.998, rtol=1e-6)
+    assert method.ema(30 * 19) == 1
+    assert run.clock(c, 5000) == {"total_steps": 570, "steps_per_epoch": 19}
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    config.override(c, [("optim.late", "('^prototypes/',)"), ("optim.clip", "3.0")])
+    job = run.assemble(c, mesh, images=5000, classes=10)
+    assert job.shapes.params["prototypes"]["v"].shape == (64, 32)
+    assert job.shapes.method_state.shape == (64,)
+
+
 def test_the_config_rules_reach_the_optimiser():
     """A frozen stem, a late head at the peak rate, clipped gradients, a floor."""
     c = config.load("configs/quickstart.py")

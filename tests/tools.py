@@ -18,12 +18,14 @@ from simclr_jax.train.optim import NORMS_AND_BIASES, sgd
 from simclr_jax.train.step import make_train_step
 
 CLASSES = 10
+CLOCK = {"total_steps": 100, "steps_per_epoch": 10}
 SMALL = {  # one row a method: small widths
     "simclr": {"hidden": 16, "out": 8},
     "moco": {"hidden": 16, "out": 8, "queue": 40},  # no batch of 16 or 32 divides it
     "mocov3": {"hidden": 16, "out": 8, "total_steps": 10},
     "byol": {"hidden": 16, "out": 8, "total_steps": 10},
     "simsiam": {"out": 16, "bottleneck": 4},
+    "dino": {"hidden": 16, "out": 8, "prototypes": 32, **CLOCK},
 }
 
 

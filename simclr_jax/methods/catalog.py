@@ -1,6 +1,7 @@
 """The methods by name."""
 
 from simclr_jax.methods.byol import byol
+from simclr_jax.methods.dino import dino
 from simclr_jax.methods.moco import moco
 from simclr_jax.methods.mocov3 import mocov3
 from simclr_jax.methods.simclr import simclr
@@ -12,4 +13,5 @@ METHODS = {
     "mocov3": mocov3,
     "byol": byol,
     "simsiam": simsiam,
+    "dino": dino,
 }

@@ -117,3 +117,35 @@ def projector(*, layers: int = 2, hidden: int = 0, out: int = 128) -> MLP:
         )
     inner = (Layer(hidden),) * (layers - 1)
     return MLP((*inner, Layer(out, norm="scale")), "simclr")
+
+
+class DistillationHead(nn.Module):
+    """DINO's head up to the bottleneck (arXiv:2104.14294, appendix C): h -> z.
+
+    Three Dense layers with bias, a GELU after the first two, and z on the unit sphere.
+    The layer of prototypes that follows is the method's. All of it is float32.
+
+    hidden: width of the first two layers.
+    out: D.
+    batch_norm: between the first two layers and their GELUs (the released ResNet-50).
+    """
+
+    hidden: int
+    out: int
+    batch_norm: bool = False
+
+    @nn.compact
+    def __call__(self, h, train: bool):
+        """[N, F] -> [N, D] unit vectors."""
+        x = h.astype(jnp.float32)
+        for i, width in enumerate((self.hidden, self.hidden, self.out), start=1):
+            # The released code cuts its normal off at 100 deviations, so not at all.
+            init = nn.initializers.normal(0.02)
+            x = nn.Dense(width, kernel_init=init, name=f"dense{i}")(x)
+            if i == 3:
+                break
+            if self.batch_norm:
+                x = BatchNorm(name=f"bn{i}")(x, train)
+            x = nn.gelu(x, approximate=False)
+        length = jnp.sum(x * x, -1, keepdims=True)
+        return x * jax.lax.rsqrt(jnp.maximum(length, 1e-24))

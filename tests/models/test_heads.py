@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.models.heads import projector
+from simclr_jax.losses.distillation import prototype_logits, weight_normalised
+from simclr_jax.models.heads import DistillationHead, projector
 
 
 def sizes(tree):
@@ -76,3 +77,40 @@ def test_starts_at_the_published_scale():
 def test_needs_a_layer():
     with pytest.raises(ValueError, match="layers = 0"):
         projector(layers=0)
+
+
+def test_dinos_head_and_prototypes_are_the_released_ones():
+    def waves(rows, columns, shift):
+        i, j = np.mgrid[:rows, :columns]
+        return np.sin(0.7 * (i * columns + j) + shift)
+
+    def dense(out, inside):
+        return {
+            "kernel": waves(out, inside, 0.3).T,
+            "bias": 0.1 * waves(1, out, 0.1)[0],
+        }
+
+    params = {"dense1": dense(7, 8), "dense2": dense(7, 7), "dense3": dense(4, 7)}
+    z = DistillationHead(7, 4).apply({"params": params}, waves(2, 8, 0), train=True)
+    np.testing.assert_allclose(jnp.linalg.norm(z, axis=-1), 1, rtol=1e-6)
+    expected = [
+        [0.08419681, 0.18934483, -0.46280773, 0.70140394, -0.85318937, 0.87983591],
+        [0.3883078, -0.22134074, 0.01843122, 0.20411043, -0.40989812, 0.55516894],
+    ]
+    logits = prototype_logits(z, weight_normalised(waves(6, 4, 0.3)))
+    np.testing.assert_allclose(logits, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "out", "prototypes", "count"),
+    [(False, 256, 65536, 22_352_128), (True, 256, 60000, 24_345_440)],
+)
+def test_dinos_published_sizes(batch_norm, out, prototypes, count):
+    """Of ViT-S (384 wide) and of the ResNet-50 (2048 wide), with lengths."""
+    head = DistillationHead(2048, out, batch_norm)
+    h = jax.ShapeDtypeStruct((2, 2048 if batch_norm else 384), jnp.float32)
+    shapes = jax.eval_shape(
+        lambda h: head.init(jax.random.key(0), h, train=True)["params"], h
+    )
+    own = sum(x.size for x in jax.tree.leaves(shapes)) + prototypes * (out + 1)
+    assert own == count

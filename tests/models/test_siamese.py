@@ -124,6 +124,20 @@ def test_dropout_differs_by_pass_and_follows_the_key():
     assert (still.h != 0).all()
 
 
+def test_without_a_key_there_is_no_stream_to_drop_by():
+    class Dropping(nn.Module):
+        @nn.compact
+        def __call__(self, x, train: bool):
+            dropped = train and self.has_rng("dropout")
+            return x.mean((1, 2)) * (0 if dropped else 1)
+
+    views = pictures(6)
+    net = network(Dropping(), projector(out=4))
+    params, stats = net.init(jax.random.key(0), views)
+    assert (net.apply(params, stats, views, KEY)[0].h == 0).all()
+    assert (net.apply(params, stats, views, None)[0].h != 0).all()
+
+
 def test_joint_views_stay_on_their_devices():
     views = pictures(6, 6)
     net, params, stats = build(views, joint=True)
