@@ -76,7 +76,10 @@ def train(c, job: run.Run, source, judge, mesh, workdir: str):
     """The run itself, from the last checkpoint or from the beginning."""
     first = jax.process_index() == 0
     checkpoints = Checkpoints(
-        epath.Path(workdir).absolute() / "checkpoints", **c.checkpoint
+        epath.Path(workdir).absolute() / "checkpoints",
+        **c.checkpoint,
+        # The branch to evaluate and export; DINO's is the target.
+        about={"method": c.method.name, "keep": job.method.keep},
     )
     start = checkpoints.latest or 0
     with door.checking():

@@ -9,7 +9,9 @@ import pytest
 
 from simclr_jax.methods.base import without
 from simclr_jax.methods.catalog import METHODS
-from simclr_jax.sharding import by_batch, make_mesh, replicated
+from simclr_jax.sharding import by_batch, fsdp, make_mesh, replicated
+from simclr_jax.train.checkpoint import Checkpoints, template
+from simclr_jax.train.step import make_train_step
 from tests.tools import (
     SMALL,
     compiled_step,
@@ -22,6 +24,7 @@ from tests.tools import (
 
 pytestmark = pytest.mark.parametrize("name", list(METHODS))
 KEY = jax.random.key(1)
+KEYS = ("loss", "grad_norm", "probe_loss", "spread")
 BATCH = small_batch(32) | {
     "bad_loss": np.zeros(32, bool),
     "bad_slope": np.zeros(32, bool),
@@ -176,6 +179,42 @@ def test_a_step_that_is_not_finite_leaves_everything_but_the_count(name, what):
     )
 
 
+def test_a_saved_state_goes_on_to_the_bit(name, tmp_path):
+    """Queue, centre, targets and statistics, too."""
+    step, state, batch = begin(name)
+    for _ in range(2):
+        state, _ = step(state, batch)
+    checkpoints = Checkpoints(tmp_path, every=1)
+    checkpoints.save(2, state)
+    checkpoints.wait()
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    places = jax.tree.map(lambda x: x.sharding, state)
+    undisturbed, _ = step(state, batch)
+    resumed, _ = step(checkpoints.restore(template(shapes, places), 2), batch)
+    checkpoints.close()
+    for a, b in zip(plain(undisturbed), plain(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_split_state_gives_the_same_numbers(name):
+    """placement = fsdp: every array that can be is split over four devices."""
+    mesh = make_mesh(jax.devices()[:4])
+    _, state, batch = begin(name, 4)
+    placement = fsdp(mesh, state, smallest=16)
+    state = jax.device_put(state, placement)
+    with jax.set_mesh(mesh):
+        train_step = make_train_step(
+            method_of(name), small_optimiser(), lambda step: jnp.float32(0.003)
+        )
+        step = jax.jit(
+            train_step, donate_argnums=0, out_shardings=(placement, replicated(mesh))
+        )
+        state, metrics = step(state, batch)
+    first = three_steps(name, 1)[0][0]
+    np.testing.assert_allclose([float(metrics[key]) for key in KEYS], first, rtol=1e-4)
+    assert not all(x.is_fully_replicated for x in jax.tree.leaves(state.params))
+
+
 @pytest.mark.parametrize("devices", [2, 4, 8])
 def test_any_mesh_gives_the_same_numbers(name, devices):
     """Three steps' losses, and what all their gradients made of the state."""
@@ -193,6 +232,5 @@ def three_steps(name, devices):
     with jax.set_mesh(make_mesh(jax.devices()[:devices])):
         for _ in range(3):
             state, metrics = step(state, batch)
-            keys = ("loss", "grad_norm", "probe_loss", "spread")
-            numbers.append([float(metrics[key]) for key in keys])
+            numbers.append([float(metrics[key]) for key in KEYS])
     return numbers, plain(state)

@@ -39,14 +39,23 @@ def _reason(cause: Exception) -> str:
 class Checkpoints:
     """The checkpoints of one run: the last few, and every n-th for good."""
 
-    def __init__(self, directory, *, every: int, keep: int = 3, keep_every: int = 0):
+    def __init__(
+        self,
+        directory,
+        *,
+        every: int,
+        keep: int = 3,
+        keep_every: int = 0,
+        about: dict | None = None,
+    ):
         """
         Args:
           every: steps between two saves.
           keep: how many of the last to keep.
           keep_every: checkpoints whose step this divides stay for good; 0: none do.
+          about: what a reader of a checkpoint should know; saved beside the state.
         """
-        self.directory, self._every = directory, every
+        self.directory, self._every, self._about = directory, every, about or {}
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
@@ -72,7 +81,9 @@ class Checkpoints:
         if step == self.latest:
             return
         try:
-            args = ocp.args.Composite(state=ocp.args.StandardSave(state))
+            args = ocp.args.Composite(
+                state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(self._about)
+            )
             self._manager.save(step, args=args, force=True)
         except (ValueError, OSError) as cause:
             raise _unwritten(self.directory, cause) from cause
