@@ -24,6 +24,7 @@ SMALL = {  # one row a method: small widths
     "mocov3": {"hidden": 16, "out": 8, "total_steps": 10},
     "byol": {"hidden": 16, "out": 8, "total_steps": 10},
     "simsiam": {"out": 16, "bottleneck": 4},
+    "tsimcne": {"hidden": 16, "out": 8},
 }
 
 

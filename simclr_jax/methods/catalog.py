@@ -5,6 +5,7 @@ from simclr_jax.methods.moco import moco
 from simclr_jax.methods.mocov3 import mocov3
 from simclr_jax.methods.simclr import simclr
 from simclr_jax.methods.simsiam import simsiam
+from simclr_jax.methods.tsimcne import tsimcne
 
 METHODS = {
     "simclr": simclr,
@@ -12,4 +13,5 @@ METHODS = {
     "mocov3": mocov3,
     "byol": byol,
     "simsiam": simsiam,
+    "tsimcne": tsimcne,
 }
