@@ -8,12 +8,14 @@ python -m simclr_jax.pretrain --workdir runs/three \
   --config configs/tsimcne_cifar10.py:stage=3,init_from=runs/two
 python -m simclr_jax.evaluate --workdir runs/three
 
-It trains on train and test pictures together, without labels, and maps all of them; in
-the judgement the train pictures' labels vote for the test pictures'. Published: kNN
-(k = 15) on the plane 88.8 % on this split and 89.0 to 89.7 % on random ones, as computed
-from the authors' published coordinates; about 26 hours on an RTX 2080 Ti. The released
-code keeps the last, short batch of an epoch; here it is left out, 608 other pictures in
-every epoch. Not run here: it asks for an accelerator.
+It trains on the train and the test pictures, without labels, and maps all of them; when
+it is judged, the labels of the train pictures vote for those of the test pictures.
+
+Published: kNN (k = 15) on the plane 88.8 % on this split, 89.0 to 89.7 % on three random
+ones, computed from the coordinates that the authors published; about 26 hours on an RTX
+2080 Ti. The released code trains on the last, short batch of an epoch too; here those
+608 pictures, others in every epoch, are left out. Not run here: it asks for an
+accelerator.
 """
 
 from configs import base

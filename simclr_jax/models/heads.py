@@ -101,7 +101,7 @@ def _haiku(fan_in: int):
 
 
 def _normal(fan_in: int):
-    """t-SimCNE's last layer in two dimensions: kernel N(0, 1), so that z starts wide."""
+    """t-SimCNE's last layer on a plane: kernel N(0, 1), so that z starts wide."""
     return nn.initializers.normal(1.0), _torch(fan_in)[1]
 
 
