@@ -26,6 +26,7 @@ def get_config(
     c.epochs = 100.0
     c.steps = 0  # 0: from epochs by optim.length; else the whole run's length
     c.log_every = 50  # steps
+    c.init_from = ""  # a work directory: begin with what its newest checkpoint keeps
     c.patience = 10  # steps in a row without a finite loss before the run gives up
     c.placement = "replicated"  # of the state; fsdp: big arrays split over the mesh
     c.data = {
@@ -33,6 +34,7 @@ def get_config(
         "data_dir": "",  # where TFDS keeps its sets; "": its own default
         "split": "train",
         "eval_split": "validation",
+        "bank_split": "",  # whose labels the judges learn from; "": split
         "batch_size": 4096,  # images, not views; over all devices
         "image_size": 224,
         "colour": "host",  # or device: colour and blur inside the compiled step

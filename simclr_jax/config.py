@@ -17,6 +17,7 @@ import ml_collections as mlc
 from simclr_jax.data.recipes import RECIPES
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear, linear_augmented
+from simclr_jax.evaluate.maps import map2d
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.train.optim import OPTIMISERS
@@ -28,7 +29,12 @@ SECTIONS = {
     "augment": RECIPES,
     "optim": OPTIMISERS,
 }
-PROTOCOLS = {"knn": knn, "linear": linear, "linear_augmented": linear_augmented}
+PROTOCOLS = {
+    "knn": knn,
+    "linear": linear,
+    "linear_augmented": linear_augmented,
+    "map2d": map2d,
+}
 WORDS = {  # fields whose value is one of a few words
     "optim.lr_scaling": tuple(SCALINGS),
     "optim.schedule": tuple(SHAPES),
@@ -42,6 +48,7 @@ POSITIVE = (
     *("evaluate.batch_size", "evaluate.knn.k", "evaluate.knn.temperature"),
     *("evaluate.linear.iterations", "evaluate.linear_augmented.epochs"),
     *("evaluate.linear_augmented.batch_size", "evaluate.linear_augmented.lr"),
+    "evaluate.map2d.k",
 )
 NOT_NEGATIVE = (
     *("steps", "checkpoint.keep_every", "optim.lr", "optim.warmup_epochs"),

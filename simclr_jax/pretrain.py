@@ -9,7 +9,7 @@ import os
 import jax
 from etils import epath
 
-from simclr_jax import colour, config, door, processes, run, sharding
+from simclr_jax import colour, config, door, processes, run, sharding, transfer
 from simclr_jax.data import pipeline
 from simclr_jax.data.feed import feed
 from simclr_jax.evaluate import plots
@@ -64,6 +64,7 @@ def pretrain(c, workdir: str):
             c.data.batch_size, mesh.size, jax.process_count(), len(source)
         )
         job = run.assemble(c, mesh, images=len(source), classes=source.classes)
+        job = transfer.begin(c, job, mesh, workdir)
         judge = make_judge(c, job, source, mesh, workdir)
         run.claim(c, source, workdir)
     if jax.process_index() == 0:  # outside the mesh: the others take no part in it
@@ -143,6 +144,8 @@ def make_judge(c, job: run.Run, source, mesh, workdir: str):
     test_source = run.open_data(c, c.data.eval_split, workdir)
     if not test_source.classes:
         return None
+    if c.data.bank_split:
+        source = run.open_data(c, c.data.bank_split, workdir)
 
     def judge(state, alive):
         bank = run.features(c, job, state, source, mesh, alive)
@@ -183,6 +186,8 @@ def introduce(c, job, source, mesh, start, workdir, log: Log, *, judged) -> None
         log.say("no labels: no online probe, no accuracies")
     elif c.evaluate.every and not judged:
         log.say(f"no labels in {c.data.eval_split}: no kNN during the run")
+    if job.begins:
+        log.say(job.begins)
     if start:
         log.say(f"going on from the checkpoint of step {start}")
     log.say(f"work directory: {workdir}")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from simclr_jax import config, processes, sharding
@@ -33,6 +34,7 @@ class Run(NamedTuple):
     shapes: Any  # the state's tree of shapes and dtypes
     placement: Any  # and of shardings
     create: Callable  # () -> the state at step 0, where it belongs
+    begins: str = ""  # with what, where another run's state is part of it
 
 
 def open_data(c, split: str, workdir: str) -> Source:
@@ -199,6 +201,15 @@ def features(
     return extract(run.method.network.encode, params, stats, fed(batches, alive), mesh)
 
 
+def pixels(c, source: Source) -> np.ndarray:
+    """All pictures as the encoder sees them: float32 [N, H * W * 3] in [0, 1]."""
+    batches = pipeline.eval_batches(
+        source, size=c.data.image_size, batch_size=c.evaluate.batch_size
+    )
+    rows = [batch["image"][batch["mask"]] for batch in batches]
+    return np.concatenate(rows).reshape(len(source), -1) / np.float32(255)
+
+
 def fed(batches, alive: Callable[[], None]):
     """The same batches; calls `alive` with each."""
     for batch in batches:
@@ -207,6 +218,16 @@ def fed(batches, alive: Callable[[], None]):
 
 
 # A work directory: whose it is, and on what data it began.
+
+
+def sizes(workdir) -> dict[str, int]:
+    """How many images and classes a run is trained on, as `assemble` wants to know.
+
+    Raises:
+      ValueError: as `read_saved`.
+    """
+    data = read_saved(workdir, "data.json")
+    return {"images": data["pictures"], "classes": data["classes"]}
 
 
 def claim(c, source: Source, workdir) -> None:

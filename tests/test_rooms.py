@@ -32,7 +32,10 @@ ROOMS = {
 }
 
 # Doors, and what they share, may import everything; nothing but a door imports a door.
-DOORS = {"pretrain", "evaluate.__main__", "config", "door", "processes", "run"}
+DOORS = {
+    *("pretrain", "evaluate.__main__"),
+    *("config", "door", "processes", "run", "transfer"),
+}
 DOOR_FUNCTIONS = {("data.pipeline", "preview")}
 
 

@@ -26,6 +26,7 @@ SMALL = {  # one row a method: small widths
     "byol": {"hidden": 16, "out": 8, "total_steps": 10},
     "simsiam": {"out": 16, "bottleneck": 4},
     "dino": {"hidden": 16, "out": 8, "prototypes": 32, **CLOCK},
+    "tsimcne": {"hidden": 16, "out": 8},
 }
 
 

@@ -1,27 +1,31 @@
 """The judging door: what a finished or running work directory has learnt.
 
-python -m simclr_jax.evaluate --workdir DIR [--protocol knn|linear|linear_augmented]
-    [--features h|z] [--config.evaluate.KEY=value]
+python -m simclr_jax.evaluate --workdir DIR
+    [--protocol knn|linear|linear_augmented|map2d] [--features h|z]
+    [--config.evaluate.KEY=value]
 
 Without --protocol it runs the quick ones, kNN and linear on cached features, on h of
 the untrained and of the pretrained encoder and on z, prints the table and draws
-embedding.png. Only linear_augmented is to be compared with published numbers.
+embedding.png. Where z is a map of two dimensions, that is what it draws, and map2d
+compares it with t-SNE and PCA of the pixels of the same pictures. Only linear_augmented
+and, for maps, map2d are to be compared with published numbers.
 """
 
 import json
 import os
 
 import jax
+import numpy as np
 from etils import epath
 from tqdm import tqdm
 
 from simclr_jax import config, door, run, sharding
-from simclr_jax.evaluate import plots
+from simclr_jax.evaluate import maps, plots
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear, linear_augmented
 from simclr_jax.train.checkpoint import restore_latest
 
-MAY_SET = ("evaluate.", "data.data_dir", "data.eval_split")
+MAY_SET = ("evaluate.", "data.data_dir", "data.eval_split", "data.bank_split")
 
 
 def main(argv: list[str]) -> None:
@@ -37,7 +41,8 @@ def main(argv: list[str]) -> None:
         if arguments.protocol:
             with door.checking():
                 judged.need_labels(arguments.protocol)
-            judged.score(arguments.protocol, arguments.features or "h")
+            usual = "z" if arguments.protocol == "map2d" else "h"
+            judged.score(arguments.protocol, arguments.features or usual)
         else:
             judged.quick()
 
@@ -76,10 +81,11 @@ class Judged:
 
     def __init__(self, c, workdir: str, mesh):
         self.c, self.workdir, self.mesh = c, epath.Path(workdir), mesh
-        self.train = run.open_data(c, c.data.split, workdir)
-        self.test = run.open_data(c, c.data.eval_split, workdir)
-        sizes = {"images": len(self.train), "classes": self.train.classes}
-        self.job = run.assemble(c, mesh, **sizes)
+        self.splits = c.data.bank_split or c.data.split, c.data.eval_split
+        self.train, self.test = (
+            run.open_data(c, split, workdir) for split in self.splits
+        )
+        self.job = run.assemble(c, mesh, **run.sizes(workdir))
         self.state, self.step = restore_latest(
             self.workdir.absolute() / "checkpoints", run.abstract(self.job)
         )
@@ -95,7 +101,7 @@ class Judged:
             raise ValueError(f"{protocol} needs labels, and {self._data()} has none.")
 
     def _data(self) -> str:
-        return f"{self.c.data.name} ({self.c.data.split}, {self.c.data.eval_split})"
+        return f"{self.c.data.name} ({', '.join(self.splits)})"
 
     def features(self, trained: bool = True):
         """(train, test) features of the trained or the untrained network."""
@@ -116,22 +122,17 @@ class Judged:
             else:
                 said = self._of_features(protocol, feature, trained, chosen)
         name = feature if trained else f"untrained_{feature}"
-        said |= {"step": self.step if trained else 0, "data": self._data()}
-        said["settings"] = chosen
-        self._note(protocol, name, said)
-        return said["accuracy"]
+        said |= {"step": self.step if trained else 0, "settings": chosen}
+        return self._note(protocol, name, said)
 
     def _of_features(self, protocol, feature, trained, chosen: dict) -> dict:
         train, test = self.features(trained)
-        return {"knn": knn, "linear": linear}[protocol](
-            getattr(train, feature),
-            train.label,
-            getattr(test, feature),
-            test.label,
-            self.train.classes,
-            self.mesh,
-            **chosen,
-        )
+        bank = getattr(train, feature), train.label
+        queries = getattr(test, feature), test.label
+        arrays = *bank, *queries, self.train.classes
+        if protocol == "map2d":
+            return maps.map2d(*arrays, **chosen)
+        return {"knn": knn, "linear": linear}[protocol](*arrays, self.mesh, **chosen)
 
     def _linear_augmented(self, feature: str, chosen: dict) -> dict:
         test = run.features(self.c, self.job, self.state, self.test, self.mesh)
@@ -155,9 +156,11 @@ class Judged:
                 **chosen,
             )
 
-    def _note(self, protocol: str, name: str, said: dict) -> None:
+    def _note(self, protocol: str, name: str, said: dict) -> float:
+        """Writes a score to results.json and on the terminal; returns it."""
+        said["data"] = self._data()
         if jax.process_index():
-            return
+            return said["accuracy"]
         print(f"{protocol:17} {name:12} {100 * said['accuracy']:5.1f} %", flush=True)
         path = self.workdir / "results.json"
         results = json.loads(path.read_text()) if path.exists() else {}
@@ -165,6 +168,7 @@ class Judged:
         written = path.with_suffix(".json.new")  # nobody reads half a file
         written.write_text(json.dumps(results, indent=2) + "\n")
         written.replace(path)
+        return said["accuracy"]
 
     def quick(self) -> None:
         """The table and the pictures."""
@@ -183,20 +187,57 @@ class Judged:
             ("z, its projection", "z", True),
         ]
         table = [
-            (title, *(self.score(p, f, trained=t) for p in ("knn", "linear")))
+            (title, {p: self.score(p, f, trained=t) for p in ("knn", "linear")})
             for title, f, t in rows
         ]
-        if jax.process_index() == 0:
-            print(f"\n{'accuracy in % (quick)':30} {'kNN':>6} {'linear':>7}")
-            for title, near, line in table:
-                print(f"{title:30} {100 * near:6.1f} {100 * line:7.1f}")
+        if self.planar:
+            table[-1][1]["map2d"] = self.score("map2d", "z")
+        if jax.process_index():
+            return
+        if self.planar:
+            table += self._pixels()
+        widths = {"knn": 6, "linear": 7, "map2d": 6}
+        heads = {"knn": "kNN", "linear": "linear", "map2d": "map" * self.planar}
+        said = " ".join(f"{heads[p]:>{w}}" for p, w in widths.items())
+        print(f"\n{'accuracy in % (quick)':30} {said}".rstrip())
+        for title, scores in table:
+            words = {p: f"{100 * score:.1f}" for p, score in scores.items()}
+            said = " ".join(f"{words.get(p, ''):>{w}}" for p, w in widths.items())
+            print(f"{title:30} {said}".rstrip())
+
+    @property
+    def planar(self) -> bool:
+        """Whether z is a map."""
+        return self.features()[0].z.shape[1] == 2
+
+    def _pixels(self) -> list:
+        """Rows of the table for the classic maps of the pixels of all pictures."""
+        count = len(self.train) + len(self.test)
+        if count > maps.MOST:
+            print(f"{count} pictures are too many for maps of their pixels.")
+            return []
+        train, test = self.features()
+        x = np.concatenate([run.pixels(self.c, s) for s in (self.train, self.test)])
+        chosen, rows = self.c.evaluate.map2d.to_dict(), []
+        for name, draw in (("PCA", maps.pca), ("t-SNE", maps.tsne)):
+            bank, queries = np.split(draw(x), [len(self.train)])
+            labelled = bank, train.label, queries, test.label
+            said = maps.map2d(*labelled, self.train.classes, **chosen)
+            said |= {"step": 0, "settings": chosen}
+            score = self._note("map2d", f"pixels, {name}", said)
+            rows.append((f"pixels, by {name}", {"map2d": score}))
+        return rows
 
     def _draw(self) -> None:
         """Writes the pictures that there is enough for, and says what lies where."""
-        _, test = self.features()
-        names = self.test.class_names
-        if len(test.h) >= plots.FEWEST:
-            plots.embedding(test.h, test.label, names, self.workdir / "embedding.png")
+        train, test = self.features()
+        names, path = self.test.class_names, self.workdir / "embedding.png"
+        if self.planar:
+            z = np.concatenate([train.z, test.z])
+            label = np.concatenate([train.label, test.label])
+            plots.plane(z, label, names, path, title=f"{len(z)} pictures, z")
+        elif len(test.h) >= plots.FEWEST:
+            plots.embedding(test.h, test.label, names, path)
         metrics = self.workdir / "metrics.jsonl"
         if metrics.exists():  # a run that was stopped early may have none yet
             plots.curves(metrics, self.workdir / "curves.png")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
+from simclr_jax.evaluate.maps import tsne
+
 # ten colours that stay apart for colour-blind eyes (Petroff, arXiv:2107.02270)
 COLOURS = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
@@ -74,13 +76,10 @@ def embedding(
     """Writes a PNG of the features on a plane: cosine directions, PCA to 50, t-SNE.
 
     Near points were near; distances between far groups, and their sizes, mean nothing.
-    Of more than ten classes the ten most frequent have colours, the rest is grey.
 
     Args:
       h: [N, F], N at least FEWEST.
-      label: [N] integers, or [0] where there are none: then all points look alike.
-      class_names: C names; may be empty.
-      path: of the PNG; may be remote.
+      label, class_names, path: as for `plane`.
       points: shown, at most; drawn at random from N, since t-SNE takes its time.
       seed: of that draw and of t-SNE.
 
@@ -92,18 +91,37 @@ def embedding(
             f"A map of features wants {FEWEST} pictures or more, got {len(h)}."
         )
     order = np.random.default_rng(seed).permutation(len(h))[:points]
-    xy = _tsne(h[order], seed)
+    h = h[order] / np.maximum(np.linalg.norm(h[order], axis=1, keepdims=True), 1e-12)
+    label = label[order] if len(label) else label
+    title = f"{len(h)} pictures, h by t-SNE"
+    plane(tsne(h, seed=seed, iterations=500), label, class_names, path, title=title)
+
+
+def plane(
+    xy: np.ndarray, label: np.ndarray, class_names: Sequence[str], path, *, title: str
+) -> None:
+    """Writes a PNG of points on a plane.
+
+    Of more than ten classes the ten most frequent have colours, the rest is grey.
+
+    Args:
+      xy: [N, 2].
+      label: [N] integers, or [0] where there are none: then all points look alike.
+      class_names: C names; may be empty.
+      path: of the PNG; may be remote.
+      title: above the map.
+    """
     figure = _figure(7.5, 6)
     axes = figure.add_axes((0.02, 0.02, 0.74, 0.91))
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_aspect("equal", adjustable="datalim")
-    axes.set_title(f"{len(xy)} pictures, h by t-SNE", fontsize=11)
-    style = {"s": 16, "linewidths": 0.3, "edgecolors": "white"}
+    axes.set_title(title, fontsize=11)
+    crowd = max(1, len(xy) / 1000)  # smaller points where there are more
+    style = {"s": 16 / crowd**0.6, "linewidths": 0.3 / crowd, "edgecolors": "white"}
     if not len(label):
         axes.scatter(*xy.T, color=COLOURS[0], **style)
         return _save(figure, path, dpi=140)
-    label = label[order]
     classes, counts = np.unique(label, return_counts=True)
     shown = np.sort(classes[np.argsort(-counts, kind="stable")[: len(COLOURS)]])
     rest = ~np.isin(label, shown)
@@ -114,7 +132,10 @@ def embedding(
         look = {"color": COLOURS[i], "marker": MARKERS[i % len(MARKERS)]}
         axes.scatter(*xy[label == c].T, label=name, **look, **style)
     axes.legend(
-        loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=1.6
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        frameon=False,
+        markerscale=1.6 * crowd**0.3,
     )
     return _save(figure, path, dpi=140)
 
@@ -156,25 +177,6 @@ def curves(metrics, path) -> None:
 
 
 _MARGINS = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 0.95}
-
-
-def _tsne(h, seed):
-    """[N, F] -> [N, 2], equal on every run of one machine."""
-    from sklearn.decomposition import PCA  # seconds to import: only who plots waits
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    h = h / np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12)
-    h = PCA(min(50, *h.shape), random_state=seed).fit_transform(h)
-    solver = TSNE(
-        perplexity=min(30, (len(h) - 1) / 3),
-        init="pca",
-        max_iter=500,
-        random_state=seed,
-    )
-    # so few points take longer with threads, which wait for each other busily
-    with threadpool_limits(1):
-        return solver.fit_transform(h)
 
 
 def _figure(width: float, height: float):

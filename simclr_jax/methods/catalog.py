@@ -6,6 +6,7 @@ from simclr_jax.methods.moco import moco
 from simclr_jax.methods.mocov3 import mocov3
 from simclr_jax.methods.simclr import simclr
 from simclr_jax.methods.simsiam import simsiam
+from simclr_jax.methods.tsimcne import tsimcne
 
 METHODS = {
     "simclr": simclr,
@@ -14,4 +15,5 @@ METHODS = {
     "byol": byol,
     "simsiam": simsiam,
     "dino": dino,
+    "tsimcne": tsimcne,
 }

@@ -17,6 +17,7 @@ class Layer(NamedTuple):
     width: int  # 0: as wide as h
     bias: bool = False  # of the Dense
     norm: str = "affine"  # "plain", "scale", "affine": what the batch norm learns
+    start: str = ""  # the Dense's first weights, one of STARTS; "": as the head's
 
 
 class MLP(nn.Module):
@@ -25,7 +26,7 @@ class MLP(nn.Module):
     start: the Dense layers' first weights, one of STARTS.
 
     Raises:
-      ValueError: a width that no layer can have.
+      ValueError: a width that no layer can have, or an unknown start.
     """
 
     layers: tuple[Layer, ...]
@@ -37,6 +38,11 @@ class MLP(nn.Module):
             if layer.width < 0:
                 raise ValueError(
                     f"A layer is at least 1 wide (or 0: as wide as h), got {layer}."
+                )
+            if (layer.start or self.start) not in STARTS:
+                known = ", ".join(map(repr, STARTS))
+                raise ValueError(
+                    f"start = {layer.start or self.start!r} is not one of {known}."
                 )
 
     @nn.compact
@@ -57,7 +63,7 @@ class MLP(nn.Module):
             )
         x = h.astype(jnp.float32)
         for i, layer in enumerate(self.layers[: None if upto < 0 else upto], start=1):
-            kernel, bias = STARTS[self.start](x.shape[-1])
+            kernel, bias = STARTS[layer.start or self.start](x.shape[-1])
             x = nn.Dense(
                 layer.width or h.shape[-1],
                 use_bias=layer.bias,
@@ -94,7 +100,12 @@ def _haiku(fan_in: int):
     return nn.initializers.truncated_normal(fan_in**-0.5), nn.initializers.zeros
 
 
-STARTS = {"simclr": _simclr, "torch": _torch, "haiku": _haiku}
+def _normal(fan_in: int):
+    """t-SimCNE's last layer on a plane: kernel N(0, 1), so that z starts wide."""
+    return nn.initializers.normal(1.0), _torch(fan_in)[1]
+
+
+STARTS = {"simclr": _simclr, "torch": _torch, "haiku": _haiku, "normal": _normal}
 
 
 def projector(*, layers: int = 2, hidden: int = 0, out: int = 128) -> MLP:

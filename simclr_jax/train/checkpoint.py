@@ -119,6 +119,15 @@ class Checkpoints:
         self._manager.close()
 
 
+def newest(directory) -> int | None:
+    """The step of the newest whole checkpoint of a run; None where there is none."""
+    if not directory.exists():
+        return None
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(directory, options=options) as manager:
+        return manager.latest_step()
+
+
 def restore_latest(directory, template):
     """The newest state of a run that may still be going on, and its step.
 

@@ -55,14 +55,6 @@ def test_gallery_refuses_unequal_numbers(tmp_path):
         plots.gallery(views, tmp_path / "views.png")
 
 
-def test_neighbours_on_the_map_are_of_a_kind():
-    h, label = blobs(120, 4)
-    xy = plots._tsne(h, seed=0)
-    assert xy.shape == (120, 2)
-    apart = np.linalg.norm(xy[:, None] - xy[None], axis=-1) + np.eye(120) * 1e9
-    assert np.mean(label[np.argmin(apart, 1)] == label) > 0.95
-
-
 @pytest.mark.parametrize("names", [NAMES[:3], ()])
 def test_embedding_colours_the_classes(tmp_path, names):
     h, label = blobs(60, 3)
@@ -88,6 +80,24 @@ def test_embedding_of_too_few_is_refused(tmp_path):
     h, label = blobs(4, 2)
     with pytest.raises(ValueError, match="5 pictures or more, got 4"):
         plots.embedding(h, label, NAMES, tmp_path / "embedding.png")
+
+
+def test_a_plane_is_drawn_as_it_is(tmp_path):
+    """Left is left and up is up, at equal scales."""
+    corners = np.array([(0, 0), (30, 0), (0, 10)], np.float32)
+    xy, label = corners.repeat(9, 0), np.arange(3).repeat(9)
+    plots.plane(xy, label, NAMES, tmp_path / "map.png", title="three corners")
+    pixels = matplotlib.image.imread(tmp_path / "map.png")[:, :800, :3]
+
+    def place(colour):
+        """(column, row from below) of the middle of a colour, without the legend."""
+        hits = np.all(np.abs(pixels - np.array(rgb(colour))) < 0.02, -1)
+        row, column = np.nonzero(hits)
+        return np.array([column.mean(), -row.mean()])
+
+    origin, right, up = map(place, plots.COLOURS[:3])
+    unit = (up - origin)[1] / 10  # pixels
+    np.testing.assert_allclose((right - origin) / unit, (30, 0), atol=0.3)
 
 
 def test_curves_read_lines_with_unlike_keys(tmp_path):
