@@ -26,11 +26,13 @@ of h. Most of the published runs computed in float32; here the encoder computes 
 bfloat16.
 """
 
+from typing import Any
+
 from configs import base
 
 LONG = {"locals": 10, "global_area": (0.25, 1.0), "local_area": (0.05, 0.25)}
 WARM = {"teacher_warmup_epochs": 50}
-VIT_S16 = {
+VIT_S16: dict[str, Any] = {
     "epochs": 300,
     "batch": 1024,
     "encoder": {"name": "vit_s"},
@@ -38,7 +40,7 @@ VIT_S16 = {
     "method": {"norm_last_layer": False},
     "augment": {},
 }
-VIT_B16 = {
+VIT_B16: dict[str, Any] = {
     "epochs": 400,
     "batch": 1024,
     "encoder": {"name": "vit_b"},
@@ -47,7 +49,7 @@ VIT_B16 = {
     "augment": LONG,
 }
 EIGHT = {"patch": 8}
-RUNS = {
+RUNS: dict[str, dict[str, Any]] = {
     "vit_s16_100": VIT_S16
     | {"epochs": 100, "batch": 512, "method": {"teacher_temperature_end": 0.04}},
     "vit_s16": VIT_S16,
