@@ -11,7 +11,7 @@ python -m simclr_jax.evaluate --workdir runs/three
 It trains on the train and the test pictures, without labels, and maps all of them; when
 it is judged, the labels of the train pictures vote for those of the test pictures.
 
-Published: kNN (k = 15) on the plane 88.8 % on this split, 89.0 to 89.7 % on three random
+Published: kNN (k = 15) on the plane 88.8 % on this split, 89.0 to 89.7 % on random
 ones, computed from the coordinates that the authors published; about 26 hours on an RTX
 2080 Ti. The released code trains on the last, short batch of an epoch too; here those
 608 pictures, others in every epoch, are left out. Not run here: it asks for an

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from simclr_jax import config, door, pretrain, run, sharding, transfer
-from simclr_jax.train.checkpoint import Checkpoints, restore_latest
-from tests.tools import begin_in, plain
+from simclr_jax.models.catalog import ENCODERS
+from simclr_jax.train.checkpoint import restore_latest
+from tests.tools import Tiny, begin_in, leave_in, plain
 
 SMALL = {
     "data.batch_size": "32",
-    "encoder.channels": "4",
     "method.hidden": "16",
     "log_every": "1",
     "checkpoint.every": "10",
@@ -24,8 +24,14 @@ STAGE = "configs/tsimcne_quickstart.py:stage={},init_from={}"
 
 @pytest.fixture(autouse=True)
 def alone(in_process, monkeypatch):
-    """All runs here are within the test's process, on one device, without pictures."""
+    """All runs here are within the test's process, on one device, and small."""
     monkeypatch.setattr(pretrain, "draw_views", lambda *_: None)
+    monkeypatch.setitem(ENCODERS, "resnet10", tiny)
+
+
+def tiny(*, stem: str = "small"):
+    del stem  # the configs set it
+    return Tiny(groups=1)
 
 
 def small(name="configs/quickstart.py", **changes):
@@ -37,26 +43,6 @@ def small(name="configs/quickstart.py", **changes):
 
 def assemble(c):
     return run.assemble(c, sharding.make_mesh(), images=5000, classes=10)
-
-
-def earlier(workdir, c):
-    """A work directory as a run leaves it, and the state saved there at step 3.
-
-    Parameters, targets and statistics are noise: each has a value of its own.
-    """
-    begin_in(workdir, c)
-    draw = np.random.default_rng(1)
-    noise = lambda x: draw.uniform(0.5, 1.5, x.shape).astype(np.float32)  # noqa: E731
-    state = assemble(c).create()
-    state = state.replace(
-        params=jax.tree.map(noise, state.params),
-        target_params=jax.tree.map(noise, state.target_params),
-        model_state=jax.tree.map(noise, state.model_state),
-    )
-    checkpoints = Checkpoints(workdir / "checkpoints", every=1)
-    checkpoints.save(3, state)
-    checkpoints.close()
-    return state
 
 
 def begun(c, workdir):
@@ -76,7 +62,7 @@ def moved(a, b):
 
 def test_what_fits_of_simclr_is_taken(tmp_path):
     """Its encoder and probe; of its head what has the same shape, and no batch norm."""
-    old = earlier(tmp_path / "0", small(method__out="24"))
+    old = leave_in(tmp_path / "0", small(method__out="24"))
     c = small(STAGE.format(1, tmp_path / "0"))
     state, said = begun(c, tmp_path / "1")
     fresh = assemble(c).create()
@@ -94,7 +80,7 @@ def test_what_fits_of_simclr_is_taken(tmp_path):
     count = len(jax.tree.leaves(state.params))
     assert said.splitlines() == [
         f"begins with {tmp_path / '0'} (simclr, resnet10, step 3): {count - 3} of "
-        f"{count} arrays of parameters, 26 of 26 of statistics",
+        f"{count} arrays of parameters, 2 of 2 of statistics",
         "fresh here: projector/dense1, projector/dense2",
         "left there: projector/bn1, projector/bn2, projector/dense2",
     ]
@@ -106,7 +92,7 @@ MOCO = {"method__name": "moco", "method__queue": "64"}
 
 def test_the_kept_branch_goes_into_online_and_target(tmp_path):
     """From BYOL, whose target is another network, to MoCo, which has one too."""
-    old = earlier(tmp_path / "0", small(**BYOL))
+    old = leave_in(tmp_path / "0", small(**BYOL))
     assert moved(old.target_params["encoder"], old.params["encoder"])
     c = small(**MOCO, init_from=str(tmp_path / "0"))
     state, said = begun(c, tmp_path / "1")
@@ -131,7 +117,7 @@ def test_the_target_is_taken_where_it_is_kept(tmp_path, monkeypatch):
         return method._replace(keep=kept)
 
     monkeypatch.setattr(run, "build_method", keeping)
-    old = earlier(tmp_path / "0", small(**BYOL))
+    old = leave_in(tmp_path / "0", small(**BYOL))
     state, _ = begun(small(init_from=str(tmp_path / "0")), tmp_path / "1")
     assert same(state.params["encoder"], old.target_params["encoder"])
     stats = state.model_state["online"]["encoder"]
@@ -154,7 +140,7 @@ def losses(workdir):
 
 def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
     """Only the new layer moves, and statistics; stopped and resumed it is the same."""
-    old = earlier(tmp_path / "1", small(STAGE.format(1, "")))
+    old = leave_in(tmp_path / "1", small(STAGE.format(1, "")))
     c = small(STAGE.format(2, tmp_path / "1"))
     start, _ = begun(c, tmp_path / "2")
     pretrain.pretrain(c, str(tmp_path / "2"))
@@ -205,7 +191,7 @@ def test_the_new_last_layer_starts_wide():
         (lambda path: None, r"init_from=.*/0: .* is no work directory"),
         (lambda path: begin_in(path, small()), r"init_from=.*/0: .* no checkpoint yet"),
         (
-            lambda path: earlier(path, small()),
+            lambda path: leave_in(path, small()),
             r"nothing of the encoder of .*/0 \(simclr, resnet10, step 3\) fits",
         ),
     ],
@@ -213,7 +199,7 @@ def test_the_new_last_layer_starts_wide():
 def test_mistakes_before_anything_is_begun(tmp_path, begin, message):
     begin(tmp_path / "0")
     c = small(init_from=str(tmp_path / "0"))
-    c.encoder.channels = 6
+    config.rename(c, "encoder", "resnet18")
     with pytest.raises(door.Mistake, match=message):
         pretrain.pretrain(c, str(tmp_path / "1"))
     assert not (tmp_path / "1").exists()

@@ -14,6 +14,7 @@ from simclr_jax.methods.catalog import METHODS
 from simclr_jax.methods.probe import with_probe
 from simclr_jax.models.norm import BatchNorm, pixels
 from simclr_jax.models.resnet import Conv
+from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.optim import NORMS_AND_BIASES, sgd
 from simclr_jax.train.step import make_train_step
 
@@ -84,6 +85,28 @@ def small_optimiser():
 def begin_in(workdir, c):
     """Makes a folder the work directory of a run that has not done a step."""
     run.claim(c, open_source("cifar10_mini", split="train"), workdir)
+
+
+def leave_in(workdir, c):
+    """Makes a folder what 3 steps of a run leave behind; returns the state saved there.
+
+    Parameters, targets and statistics are noise: each has a value of its own.
+    """
+    begin_in(workdir, c)
+    mesh = jax.sharding.Mesh(jax.devices()[:1], sharding.DATA)
+    state = run.assemble(c, mesh, **run.sizes(workdir)).create()
+    draw = np.random.default_rng(1)
+    noise = lambda x: draw.uniform(0.5, 1.5, x.shape).astype(np.float32)  # noqa: E731
+    state = state.replace(
+        step=jnp.int32(3),
+        params=jax.tree.map(noise, state.params),
+        target_params=jax.tree.map(noise, state.target_params),
+        model_state=jax.tree.map(noise, state.model_state),
+    )
+    checkpoints = Checkpoints(workdir / "checkpoints", every=1)
+    checkpoints.save(3, state)
+    checkpoints.close()
+    return state
 
 
 def compiled_step(method, tx, mesh, rate=0.1, prepare=lambda batch: batch):

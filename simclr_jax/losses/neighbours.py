@@ -67,4 +67,6 @@ def squared_distances(a, b):
         return far + (x[:, :, None, None] - y[None, None]) ** 2, None
 
     far = jnp.zeros(a.shape[:2] + b.shape[:2], a.dtype)
-    return jax.lax.scan(add, far, (jnp.moveaxis(a, -1, 0), jnp.moveaxis(b, -1, 0)))[0]
+    coordinates = jnp.moveaxis(a, -1, 0), jnp.moveaxis(b, -1, 0)
+    # Several a round: fewer passes over `far`, fewer sums of b's gradient over devices.
+    return jax.lax.scan(add, far, coordinates, unroll=16)[0]

@@ -1,9 +1,18 @@
 """Maps are judged as if counted by hand, and the classic ones are what they are."""
 
+import io
+import json
+
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+from simclr_jax import config, door, run, sharding
+from simclr_jax.evaluate import __main__ as evaluate
+from simclr_jax.evaluate import plots
 from simclr_jax.evaluate.maps import map2d, pca, tsne
+from tests.tools import leave_in
 
 
 def blobs(n, classes, apart=6.0, width=32, seed=0):
@@ -63,3 +72,81 @@ def test_neighbours_on_the_map_are_of_a_kind():
     assert xy.shape == (120, 2)
     apart = np.linalg.norm(xy[:, None] - xy[None], axis=-1) + np.eye(120) * 1e9
     assert np.mean(label[np.argmin(apart, 1)] == label) > 0.95
+
+
+# Through the judging door.
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run that ends on the plane, on a few pictures, trained on train and test."""
+    c = config.load("configs/tsimcne_quickstart.py:stage=3,init_from=somewhere")
+    changes = {
+        "data.bank_split": "train[:100]",
+        "data.eval_split": "test[:40]",
+        "encoder.channels": "4",
+        "method.hidden": "16",
+        "data.batch_size": "32",
+    }
+    config.override(c, [*changes.items()])
+    folder = tmp_path_factory.mktemp("run")
+    leave_in(folder, c)
+    return folder
+
+
+def test_a_map_is_judged_beside_those_of_the_pixels(
+    workdir, in_process, monkeypatch, capsys
+):
+    drawn = {}
+
+    def plane(xy, label, names, path, *, title):
+        drawn.update(xy=xy, label=label, names=names, title=title)
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(plots, "plane", plane)
+    evaluate.main([f"--workdir={workdir}"])
+    said = capsys.readouterr().out
+    results = json.loads((workdir / "results.json").read_text())["map2d"]
+    assert results.keys() == {"z", "pixels, PCA", "pixels, t-SNE"}
+    for name, score in results.items():
+        assert score["settings"] == {"k": 15}
+        assert score["data"] == "cifar10_mini (train[:100], test[:40])"
+        assert score["count"] == 40
+        assert score["step"] == (3 if name == "z" else 0)
+    table = said[said.index("accuracy in %") :].splitlines()
+    assert table[0].split()[-3:] == ["kNN", "linear", "map"]
+    scores = [f"{100 * results[name]['accuracy']:.1f}" for name in results]
+    assert [line.split()[-1] for line in table[3:6]] == scores
+    assert [len(line.split()) for line in table[4:6]] == [4, 4]
+
+    # What was drawn is z itself, and its score is the one counted by hand.
+    assert drawn["xy"].shape == (140, 2)
+    assert drawn["title"] == "140 pictures, z"
+    assert drawn["names"][:2] == ("airplane", "automobile")
+    z, label = drawn["xy"], drawn["label"]
+    expected = counted(z[:100], label[:100], z[100:], label[100:], 15)
+    assert results["z"]["accuracy"] == pytest.approx(expected)
+
+
+def test_pixels_are_those_of_the_pictures_in_order(workdir):
+    c = config.restored(run.read_saved(workdir))
+    source = run.open_data(c, "test[:40]", str(workdir))
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    job = run.assemble(c, mesh, **run.sizes(workdir))
+    pixels = run.pixels(c, source)
+    assert pixels.shape == (40, 32 * 32 * 3)
+    assert 0.9 < pixels.max() <= 1
+    features = run.features(c, job, job.create(), source, mesh)
+    np.testing.assert_array_equal(features.label, source.read(np.arange(40))["label"])
+    encoded = source.read(np.arange(40))["image"]
+    for i in (0, 7, 39):  # two decoders differ by a little
+        picture = np.asarray(Image.open(io.BytesIO(encoded[i])), float)
+        off = np.abs(255 * pixels[i].reshape(32, 32, 3) - picture)
+        assert off.mean() < 3
+
+
+def test_a_map_by_its_protocol(workdir, in_process, capsys):
+    evaluate.main([f"--workdir={workdir}", "--protocol=map2d"])
+    assert capsys.readouterr().out.startswith("map2d             z ")
+    with pytest.raises(door.Mistake, match="these have 32 coordinates"):
+        evaluate.main([f"--workdir={workdir}", "--protocol=map2d", "--features=h"])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simclr_jax.losses.neighbours import cauchy
 from simclr_jax.losses.regression import cosine
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models import resnet
@@ -65,6 +66,29 @@ def test_simsiam():
     assert set(state.params["predictor"]["dense2"]) == {"kernel", "bias"}
 
 
+@pytest.mark.parametrize(("out", "total"), [(128, 656_512), (2, 527_362)])
+def test_tsimcne(out, total):
+    encoder = ENCODERS["resnet18"](stem="cifar", shortcut="needed")
+    state = shapes("tsimcne", encoder, 32, out=out)
+    sizes = {name: count(tree) for name, tree in state.params.items()}
+    assert sizes == {"encoder": 11_168_832, "projector": total}
+    assert set(state.params["projector"]) == {"dense1", "dense2"}  # no batch norm
+    assert set(state.model_state["online"]) == {"encoder"}
+
+
+def test_tsimcne_compares_as_they_are_both_views_of_one_pass():
+    """z without normalising, of one batch of both views: statistics of 2N pictures."""
+    batch = small_batch(8)
+    method = METHODS["tsimcne"](Tiny(), **SMALL["tsimcne"])
+    state = method.init(jax.random.key(0), batch["views"])
+    loss, (_, y, _) = method.loss(state.params, state.blind(), batch, state.rng)
+    np.testing.assert_allclose(loss, cauchy(y.z)[0], rtol=1e-6)
+    assert np.ptp(np.linalg.norm(y.z, axis=-1)) > 1e-3
+    mixed = batch | {"views": [batch["views"][0], batch["views"][0][::-1]]}
+    _, (_, once, _) = method.loss(state.params, state.blind(), mixed, state.rng)
+    assert np.abs(once.h[0] - y.h[0]).max() > 1e-3  # the other view has its part in h
+
+
 def test_torchvision_s_resnet18():
     """CIFAR's: no projection where neither width nor size changes."""
     encoder = ENCODERS["resnet18"](stem="cifar", shortcut="needed")
@@ -77,6 +101,7 @@ def test_torchvision_s_resnet18():
         ("torch", (3 * 64) ** -0.5, 1 / 8),
         ("haiku", 0.8796 / 8, 2 / 8),
         ("simclr", 0.01, 1),
+        ("normal", 1.0, 6),
     ],
 )
 def test_first_weights_of_heads(start, std, bound):
@@ -84,7 +109,17 @@ def test_first_weights_of_heads(start, std, bound):
     params = head.init(jax.random.key(0), jnp.ones((1, 64)), False)["params"]["dense1"]
     assert np.std(params["kernel"]) == pytest.approx(std, rel=0.02)
     assert np.abs(params["kernel"]).max() <= bound
-    assert (np.abs(params["bias"]).max() > 0) == (start == "torch")
+    assert (np.abs(params["bias"]).max() > 0) == (start in ("torch", "normal"))
+    assert np.abs(params["bias"]).max() <= 1 / 8
+
+
+def test_a_layer_may_start_in_its_own_way():
+    layers = (Layer(64, norm=""), Layer(64, norm="", start="normal"))
+    params = MLP(layers).init(jax.random.key(0), jnp.ones((1, 64)), False)["params"]
+    assert np.std(params["dense1"]["kernel"]) == pytest.approx(192**-0.5, rel=0.05)
+    assert np.std(params["dense2"]["kernel"]) == pytest.approx(1, rel=0.05)
+    with pytest.raises(ValueError, match="start = 'wide' is not one of 'simclr'"):
+        MLP((Layer(64, start="wide"),))
 
 
 @pytest.mark.parametrize("start", ["he", "haiku"])
