@@ -45,9 +45,6 @@ ALL = [
 ]
 
 
-BUILT: set[tuple[str, str]] = set()  # (method, encoder) whose run was put together
-
-
 def words_of(command):
     words = shlex.split(command)
     while "=" in words[0]:
@@ -72,11 +69,9 @@ def test_is_understood(path, command, tmp_path):
         images = 1_281_167 if "imagenet" in c.data.name else 50_000
         total, warmup = run.length(c, images)
         assert total > warmup
-        kind = c.method.name, c.encoder.name
-        if kind not in BUILT:  # to trace a network takes seconds
-            mesh = sharding.make_mesh(jax.devices()[:1])
-            run.assemble(c, mesh, images=images, classes=10)
-            BUILT.add(kind)
+        run.build_method(c, images=images, classes=10)
+        run.build_optimiser(c, images=images, probing=True)
+        run.build_schedule(c, images=images)(0)
     elif words[:3] == ["python", "-m", "simclr_jax.evaluate"]:
         arguments, changes = evaluate.read(words[3:])
         begin_in(tmp_path, config.load("configs/quickstart.py"))
@@ -89,6 +84,20 @@ def test_is_understood(path, command, tmp_path):
         assert words[1].partition("=")[2] in makefile  # the two must not drift apart
     else:
         assert words[0] == "tensorboard", f"{path}: what is {command!r}?"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "command", [c for _, c in ALL if "simclr_jax.pretrain" in c], ids=lambda x: x[:90]
+)
+def test_a_documented_run_can_be_put_together(command):
+    """Its networks are traced in full size, and its optimiser's rules looked up."""
+    c, _ = pretrain.read(words_of(command)[3:])
+    if c.init_from:
+        return  # of a run that is not there
+    images = 1_281_167 if "imagenet" in c.data.name else 50_000
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    assert run.assemble(c, mesh, images=images, classes=10).total
 
 
 def short(command, workdir):

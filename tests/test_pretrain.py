@@ -61,7 +61,7 @@ def test_what_a_run_leaves_behind(tmp_path, capsys):
         assert ("knn_accuracy" in line) == (line["step"] == 4)
     steps = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert steps == ["2", "4", "6"]
-    (about,) = (tmp_path / "checkpoints" / "6" / "about").iterdir()
+    about = tmp_path / "checkpoints" / "6" / "about" / "metadata"
     assert json.loads(about.read_text()) == {"method": "simclr", "keep": "online"}
     assert (tmp_path / "views.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 6

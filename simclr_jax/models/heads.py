@@ -121,10 +121,10 @@ def projector(*, layers: int = 2, hidden: int = 0, out: int = 128) -> MLP:
     Raises:
       ValueError: fewer than one layer, or a width that none can have.
     """
-    if layers < 1 or out < 1:
+    if layers < 1 or hidden < 0 or out < 1:
         raise ValueError(
-            "A projector needs layers and out of at least 1; got "
-            f"layers = {layers}, out = {out}."
+            "A projector needs layers and out of at least 1, and hidden of at least 0 "
+            f"(as wide as h); got layers = {layers}, hidden = {hidden}, out = {out}."
         )
     inner = (Layer(hidden),) * (layers - 1)
     return MLP((*inner, Layer(out, norm="scale")), "simclr")

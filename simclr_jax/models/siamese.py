@@ -66,18 +66,23 @@ def network(
         variables = module.init(rng, x, train=False)
         return variables["params"], variables.get("batch_stats", {})
 
+    @jax.jit  # so that views of one size are traced once
+    def forward(params, stats, x, rng, shuffle):
+        with _shuffled(shuffle):
+            y, new = module.apply(
+                {"params": params, "batch_stats": stats},
+                x,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={} if rng is None else {"dropout": rng},
+            )
+        return y, dict(new).get("batch_stats", {})
+
     def apply(params, stats, views, rng=None, shuffle=None):
         said: dict[int, Outputs] = {}  # by view
         for i, (which, x) in enumerate(_passes(views, joint)):
-            with _shuffled(shuffle):
-                y, new = module.apply(
-                    {"params": params, "batch_stats": stats},
-                    x,
-                    train=True,
-                    mutable=["batch_stats"],
-                    rngs={} if rng is None else {"dropout": _fold(rng, DROPOUT, i)},
-                )
-            stats = dict(new).get("batch_stats", {})
+            key = None if rng is None else _fold(rng, DROPOUT, i)
+            y, stats = forward(params, stats, x, key, shuffle)
             said |= {v: _view(y, len(which), k) for k, v in enumerate(which)}
         outputs = [said[v] for v in range(len(views))]
         return jax.tree.map(lambda *y: jnp.stack(y), *outputs), stats
