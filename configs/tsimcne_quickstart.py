@@ -7,12 +7,18 @@ python -m simclr_jax.pretrain --workdir runs/two \
 python -m simclr_jax.pretrain --workdir runs/three \
   --config configs/tsimcne_quickstart.py:stage=3,init_from=runs/two
 python -m simclr_jax.evaluate --workdir runs/three
+
+Measured: kNN (k = 15) on the plane 29.4 % of z, 18.1 % of PCA and 32.3 % of t-SNE of the
+pixels; linear (quick) accuracy 44.7 % of h, kNN 35.8 %. After stage 2 it is 25.3 % on the
+plane, and kNN of h is 38.2 % after stage 1. So short a run, on so few pictures, groups
+the classes without setting them apart, and t-SNE of pixels, which looks at each picture
+and learns nothing, is still ahead; the paper's lead comes with a thousand epochs.
 """
 
 from configs import base
 
-EPOCHS = {1: 30.0, 2: 4.0, 3: 12.0}
-RATE = {1: 0.005, 2: 0.02, 3: 0.0005}
+EPOCHS = {1: 30.0, 2: 2.0, 3: 24.0}
+RATE = {1: 0.002, 2: 0.02, 3: 0.002}
 
 
 def get_config(*, stage: int = 1, init_from: str = ""):

@@ -161,7 +161,7 @@ class Judged:
         said["data"] = self._data()
         if jax.process_index():
             return said["accuracy"]
-        print(f"{protocol:17} {name:12} {100 * said['accuracy']:5.1f} %", flush=True)
+        print(f"{protocol:17} {name:13} {100 * said['accuracy']:5.1f} %", flush=True)
         path = self.workdir / "results.json"
         results = json.loads(path.read_text()) if path.exists() else {}
         results.setdefault(protocol, {})[name] = said
@@ -216,6 +216,7 @@ class Judged:
         if count > maps.MOST:
             print(f"{count} pictures are too many for maps of their pixels.")
             return []
+        print(f"drawing maps of the pixels of {count} pictures", flush=True)
         train, test = self.features()
         x = np.concatenate([run.pixels(self.c, s) for s in (self.train, self.test)])
         chosen, rows = self.c.evaluate.map2d.to_dict(), []
@@ -235,6 +236,7 @@ class Judged:
         if self.planar:
             z = np.concatenate([train.z, test.z])
             label = np.concatenate([train.label, test.label])
+            label = label if self.labelled else label[:0]
             plots.plane(z, label, names, path, title=f"{len(z)} pictures, z")
         elif len(test.h) >= plots.FEWEST:
             plots.embedding(test.h, test.label, names, path)
