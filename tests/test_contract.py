@@ -196,6 +196,7 @@ def test_a_saved_state_goes_on_to_the_bit(name, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.long
 def test_a_split_state_gives_the_same_numbers(name):
     """placement = fsdp: every array that can be is split over four devices."""
     mesh = make_mesh(jax.devices()[:4])
@@ -215,7 +216,9 @@ def test_a_split_state_gives_the_same_numbers(name):
     assert not all(x.is_fully_replicated for x in jax.tree.leaves(state.params))
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize(
+    "devices", [8, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 4))]
+)
 def test_any_mesh_gives_the_same_numbers(name, devices):
     """Three steps' losses, and what all their gradients made of the state."""
     (numbers, one), (others, many) = three_steps(name, 1), three_steps(name, devices)

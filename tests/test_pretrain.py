@@ -78,7 +78,9 @@ def test_what_a_run_leaves_behind(tmp_path, capsys):
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("colour", ["host", "device"])
+@pytest.mark.parametrize(
+    "colour", [pytest.param("host", marks=pytest.mark.long), "device"]
+)
 def test_an_interrupted_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, colour):
     """Metrics and final state to the bit, over a stop between two log lines."""
     train(tmp_path / "whole", f"--config.data.colour={colour}")
@@ -102,6 +104,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, co
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.long
 def test_a_crash_drops_the_lines_that_come_again(tmp_path):
     train(tmp_path)
     path = tmp_path / "metrics.jsonl"
@@ -112,6 +115,7 @@ def test_a_crash_drops_the_lines_that_come_again(tmp_path):
     assert lines(tmp_path) == before
 
 
+@pytest.mark.long
 def test_a_picture_that_breaks_a_run_leaves_no_gap(tmp_path, monkeypatch):
     """It stops right after a step to be logged; mended, the run goes on as if whole."""
     changes = ("--config.log_every=3", "--config.checkpoint.every=100")
@@ -135,6 +139,7 @@ def test_a_picture_that_breaks_a_run_leaves_no_gap(tmp_path, monkeypatch):
     assert seen[0] == seen[1]
 
 
+@pytest.mark.long
 def test_a_run_that_stopped_before_its_first_line_is_judged(
     tmp_path, monkeypatch, capsys
 ):
@@ -296,6 +301,7 @@ def test_a_batch_must_divide_over_the_devices(tmp_path, monkeypatch):
         train(tmp_path, "--config.data.batch_size=28")
 
 
+@pytest.mark.long
 def test_a_work_directory_in_a_bucket(tmp_path, monkeypatch):
     """All but the checkpoints, which Orbax writes by its own way to buckets."""
     from etils.epath import backend, gpath
@@ -373,6 +379,7 @@ def test_an_unreadable_picture_is_named(tmp_path, folder, name, capsys):
     assert bool(saved) == (name != "00.png")  # what was learnt is kept
 
 
+@pytest.mark.long
 def test_other_pictures_are_not_gone_on_with(tmp_path, folder):
     """The order and the length of a run hang on how many pictures there are."""
     changes = (*OWN, f"--config.data.name={folder}")
@@ -395,6 +402,7 @@ def test_a_work_directory_that_cannot_be(tmp_path, capsys):
     assert "file" in str(error.value)
 
 
+@pytest.mark.long
 def test_labels_of_one_split_only(tmp_path, folder, capsys):
     """Classes to train on, flat pictures to judge on: no accuracies, and no crash."""
     from simclr_jax.evaluate import __main__ as evaluate

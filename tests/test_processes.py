@@ -123,6 +123,7 @@ def ends(children, timeout=200):
     return [child.returncode for child in children], said
 
 
+@pytest.mark.long
 def test_one_of_two_told_to_stop_stops_both(tmp_path):
     children = start_two(tmp_path, tmp_path)
     wait_for(tmp_path / "metrics.jsonl")

@@ -173,6 +173,7 @@ def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
     assert "fresh here: nothing\nleft there: nothing" in said
 
 
+@pytest.mark.long
 def test_the_new_last_layer_starts_wide():
     """Kernel N(0, 1), bias as PyTorch's, uniform within 1 / sqrt(1024)."""
     c = config.load("configs/tsimcne_cifar10.py:stage=2,init_from=x")

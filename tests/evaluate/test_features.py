@@ -135,6 +135,7 @@ def test_check_names_what_is_wrong(change, message):
         check(**good | change)
 
 
+@pytest.mark.long
 def test_two_processes_each_get_all_rows(tmp_path):
     """Two processes with two devices each against this one."""
     with socket.socket() as probe:

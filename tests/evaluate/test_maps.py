@@ -94,6 +94,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_map_is_judged_beside_those_of_the_pixels(
     workdir, in_process, monkeypatch, capsys
 ):

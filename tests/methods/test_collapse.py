@@ -70,7 +70,11 @@ def gradients_flow(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "open_spread", "open_rank"),
-    [("simclr", 0.7, 6), ("byol", 0.5, 5), ("simsiam", 0.8, 5)],
+    [
+        ("simclr", 0.7, 6),
+        pytest.param("byol", 0.5, 5, marks=pytest.mark.long),
+        ("simsiam", 0.8, 5),
+    ],
 )
 def test_as_published_the_space_stays_open(name, open_spread, open_rank):
     spread_of_z, rank = outcome(name)
@@ -95,6 +99,7 @@ def test_simsiam_without_its_stop_gradient_keeps_few_directions():
     assert rank < 3.5
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("gradients_flow")
 def test_byol_that_teaches_itself_collapses():
     spread_of_z, rank = outcome.__wrapped__("byol", own_target)

@@ -183,6 +183,7 @@ def trained(steps=40, **changes):
     return {name: float(x) for name, x in metrics.items()}
 
 
+@pytest.mark.long
 def test_centre_and_temperature_hold_each_other_in_balance():
     """Section 5.3: without the one, one prototype has all; without the other, each."""
     cold = {"teacher_temperature": 0.04, "teacher_temperature_end": 0.04}
