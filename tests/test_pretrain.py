@@ -178,6 +178,7 @@ def test_a_run_that_diverges_says_so(tmp_path, monkeypatch):
         train(tmp_path, "--config.patience=3")
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_clear_line(tmp_path):
     """Real writes that fail: after the first checkpoint no file may grow."""
     script = f"""
@@ -225,6 +226,7 @@ def test_a_disk_without_space_is_called_so(tmp_path, monkeypatch):
     assert door.report(error.value) == door.FAILED
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path):
     train(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "6" / "state")
