@@ -80,6 +80,7 @@ def test_told_to_stop_it_saves_and_says_try_again(tmp_path):
     assert saved == [len(losses(tmp_path))]
 
 
+@pytest.mark.long
 def test_a_mistake_ends_with_2_and_one_line(tmp_path):
     command = [sys.executable, "-m", "simclr_jax.pretrain", *SMALL]
     command += [f"--workdir={tmp_path}", "--config.data.batch_size=9999"]
