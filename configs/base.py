@@ -79,6 +79,12 @@ def imagenet_pixels(c) -> None:
     c.encoder.std = (0.229, 0.224, 0.225)
 
 
+def cifar10_pixels(c) -> None:
+    """Pixels of CIFAR-10's mean and deviation."""
+    c.encoder.mean = (0.4914, 0.4822, 0.4465)
+    c.encoder.std = (0.2023, 0.1994, 0.2010)
+
+
 def torchvision(c) -> None:
     """A ResNet as torchvision builds it: MoCo, SimSiam, DINO, t-SimCNE."""
     c.encoder.start = "he"
@@ -100,10 +106,31 @@ def cifar10(c) -> None:
     c.data.batch_size = 512
     c.data.image_size = 32
     c.encoder.stem = "cifar"
-    c.encoder.mean = (0.4914, 0.4822, 0.4465)
-    c.encoder.std = (0.2023, 0.1994, 0.2010)
     c.evaluate.linear_augmented.batch_size = 512
     c.evaluate.linear_augmented.epochs = 100
+
+
+def tsimcne(c, stage: int, init_from: str, out: int) -> None:
+    """What a stage of t-SimCNE is: where it begins, what it trains, what it sees.
+
+    Args:
+      out: width of z in stage 1; the others end on the plane.
+    """
+    if stage not in (1, 2, 3):
+        raise ValueError(f"stage={stage}: there are 1, 2 and 3.")
+    if stage > 1 and not init_from:
+        raise ValueError(
+            f"stage={stage} goes on from stage {stage - 1}: give its work directory, "
+            "init_from=DIR."
+        )
+    c.init_from = init_from
+    c.data.split = "train+test"
+    c.data.bank_split = "train"
+    c.method.out = out if stage == 1 else 2
+    c.method.start = "normal" if stage == 2 else "torch"
+    if stage == 2:  # only the new last layer; batch norm's statistics still move
+        c.optim.frozen = ("^encoder/", "^projector/dense1/")
+        c.optim.warmup_epochs = 0.0
 
 
 def quickstart(c) -> None:

@@ -14,6 +14,7 @@ from configs import base
 def get_config():
     c = base.get_config("byol", encoder="resnet18", augment="byol")
     base.cifar10(c)
+    base.cifar10_pixels(c)
     c.encoder.start = "haiku"
     c.epochs = 1000.0
     c.augment.blur = (0.0, 0.0)

@@ -14,6 +14,7 @@ from configs import base
 def get_config():
     c = base.get_config("dino", encoder="resnet18", augment="dino", optim="adamw")
     base.cifar10(c)
+    base.cifar10_pixels(c)
     c.encoder.start = "he"
     c.encoder.shortcut = "needed"
     c.epochs = 800.0

@@ -15,6 +15,7 @@ from configs import base
 def get_config():
     c = base.get_config("moco", encoder="resnet18", augment="moco_v2", optim="sgd")
     base.cifar10(c)
+    base.cifar10_pixels(c)
     c.encoder.start = "he"
     c.encoder.shortcut = "needed"
     c.encoder.zero = False

@@ -14,6 +14,7 @@ from configs import base
 def get_config():
     c = base.get_config("mocov3", encoder="resnet18", augment="moco_v3")
     base.cifar10(c)
+    base.cifar10_pixels(c)
     c.encoder.start = "he"
     c.encoder.shortcut = "needed"
     c.epochs = 1000.0

@@ -12,17 +12,11 @@ from configs import base
 
 def get_config():
     c = base.get_config("simclr", encoder="resnet18")
+    base.cifar10(c)
     c.epochs = 1000.0
-    c.data.name = "cifar10"
-    c.data.eval_split = "test"
-    c.data.batch_size = 512
-    c.data.image_size = 32
     c.augment.strength = 0.5
     c.augment.blur = 0.0
-    c.encoder.stem = "cifar"
     c.method.temperature = 0.5
     c.optim.lr = 1.0  # per 256 images: 2.0
     c.optim.weight_decay = 1e-6
-    c.evaluate.linear_augmented.batch_size = 512
-    c.evaluate.linear_augmented.epochs = 100
     return c

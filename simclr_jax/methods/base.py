@@ -30,6 +30,21 @@ def without(name: str, tree: dict) -> dict:
     return {key: branch for key, branch in tree.items() if key != name}
 
 
+def with_target(online: Network) -> Callable[..., TrainState]:
+    """(rng, views) -> state, whose target is a copy of the online network less q."""
+
+    def init(rng, views):
+        params, stats = online.init(rng, views)
+        return TrainState(
+            params,
+            rng,
+            target_params=without("predictor", params),
+            model_state={"online": stats, "target": without("predictor", stats)},
+        )
+
+    return init
+
+
 def cosine_to_one(start: float, total_steps: int):
     """How much of the target stays at each step k of K, from `start` to 1.
 
@@ -39,14 +54,28 @@ def cosine_to_one(start: float, total_steps: int):
     Raises:
       ValueError: if start is not in [0, 1].
     """
-    if not 0 <= start <= 1:
-        raise ValueError(f"ema must be from 0 to 1, got {start}.")
+    _check_ema(start)
 
     def ema(step):
         way = jnp.asarray(step, jnp.float32) / total_steps
         return 1 - (1 - start) * (jnp.cos(jnp.pi * way) + 1) / 2
 
     return ema
+
+
+def constant(ema: float):
+    """The same part of the target stays at each step: m of MoCo v1 and v2.
+
+    Raises:
+      ValueError: if it is not in [0, 1].
+    """
+    _check_ema(ema)
+    return lambda step: ema
+
+
+def _check_ema(ema: float) -> None:
+    if not 0 <= ema <= 1:
+        raise ValueError(f"ema must be from 0 to 1, got {ema}.")
 
 
 def pair(views):
@@ -63,11 +92,7 @@ def pair(views):
     return views
 
 
-def check(*, temperature: float = 1.0, ema: float = 0.5) -> None:
-    """Raises a ValueError for numbers that make no method."""
+def check_temperature(temperature: float) -> None:
+    """Raises a ValueError unless it is above 0."""
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}.")
-    if not 0 <= ema <= 1:
-        raise ValueError(
-            f"ema, the part of the target that stays, is 0 to 1, got {ema}."
-        )

@@ -7,10 +7,9 @@ view. There are no negatives; the predictor and the slow target keep the space o
 import jax
 
 from simclr_jax.losses.regression import regression
-from simclr_jax.methods.base import Method, cosine_to_one, pair, without
+from simclr_jax.methods.base import Method, cosine_to_one, pair, with_target
 from simclr_jax.models.heads import MLP, Layer
 from simclr_jax.models.siamese import network
-from simclr_jax.state import TrainState
 
 
 def byol(
@@ -25,16 +24,6 @@ def byol(
     online = network(encoder, MLP(layers, "haiku"), predictor=MLP(layers, "haiku"))
     target = network(encoder, MLP(layers, "haiku"))
 
-    def init(rng, views):
-        params, stats = online.init(rng, views)
-        followed = without("predictor", stats)
-        return TrainState(
-            params,
-            rng,
-            target_params=without("predictor", params),
-            model_state={"online": stats, "target": followed},
-        )
-
     def loss(params, state, batch, rng):
         views, stats = pair(batch["views"]), state.model_state
         y, online_stats = online.apply(params, stats["online"], views, rng)
@@ -44,4 +33,6 @@ def byol(
         stats = {"online": online_stats, "target": target_stats}
         return loss, (state.replace(model_state=stats), y, {})
 
-    return Method(init, loss, online, ema=cosine_to_one(ema, total_steps))
+    return Method(
+        with_target(online), loss, online, ema=cosine_to_one(ema, total_steps)
+    )

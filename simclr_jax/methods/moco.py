@@ -10,10 +10,15 @@ import jax.numpy as jnp
 
 from simclr_jax.losses.contrastive import enqueue, info_nce
 from simclr_jax.losses.geometry import normalize
-from simclr_jax.methods.base import Method, check, pair
+from simclr_jax.methods.base import (
+    Method,
+    check_temperature,
+    constant,
+    pair,
+    with_target,
+)
 from simclr_jax.models.heads import MLP, Layer
 from simclr_jax.models.siamese import network
-from simclr_jax.state import TrainState
 
 
 def moco(
@@ -27,7 +32,7 @@ def moco(
     ema: float = 0.999,  # m of the paper
     shuffle: bool = True,  # keys meet other batch norm groups than queries do
 ) -> Method:
-    check(temperature=temperature, ema=ema)
+    check_temperature(temperature)
     if queue < 1:
         raise ValueError(f"queue is the number of keys, at least 1; got {queue}.")
     inner = (Layer(hidden, bias=True, norm=""),) * (layers - 1)
@@ -35,15 +40,9 @@ def moco(
     net = network(encoder, head)
 
     def init(rng, views):
-        params, stats = net.init(rng, views)
         keys = jax.random.normal(jax.random.fold_in(rng, 1), (queue, out))
-        return TrainState(
-            params,
-            rng,
-            target_params=params,
-            model_state={"online": stats, "target": stats},
-            method_state={"queue": normalize(keys), "oldest": jnp.zeros((), jnp.int32)},
-        )
+        memory = {"queue": normalize(keys), "oldest": jnp.zeros((), jnp.int32)}
+        return with_target(net)(rng, views).replace(method_state=memory)
 
     def loss(params, state, batch, rng):
         query, key = pair(batch["views"])
@@ -63,4 +62,4 @@ def moco(
         )
         return loss, (state, y, metrics)
 
-    return Method(init, loss, net, ema=lambda step: ema)
+    return Method(init, loss, net, ema=constant(ema))

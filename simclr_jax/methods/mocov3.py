@@ -8,10 +8,15 @@ each view is query once and key once.
 import jax
 
 from simclr_jax.losses.contrastive import ctr
-from simclr_jax.methods.base import Method, check, cosine_to_one, pair, without
+from simclr_jax.methods.base import (
+    Method,
+    check_temperature,
+    cosine_to_one,
+    pair,
+    with_target,
+)
 from simclr_jax.models.heads import MLP, Layer
 from simclr_jax.models.siamese import network
-from simclr_jax.state import TrainState
 
 
 def mocov3(
@@ -25,22 +30,12 @@ def mocov3(
     ema: float = 0.99,  # at first; it grows to 1. 0.996 for 1000 epochs
     total_steps: int,
 ) -> Method:
-    check(temperature=temperature)
+    check_temperature(temperature)
     last = Layer(out, norm="plain")
     projector = MLP((*(Layer(hidden),) * (layers - 1), last))
     predictor = MLP((Layer(hidden), last if predictor_norm else Layer(out, norm="")))
     online = network(encoder, projector, predictor)
     target = network(encoder, projector)
-
-    def init(rng, views):
-        params, stats = online.init(rng, views)
-        followed = without("predictor", stats)
-        return TrainState(
-            params,
-            rng,
-            target_params=without("predictor", params),
-            model_state={"online": stats, "target": followed},
-        )
 
     def loss(params, state, batch, rng):
         views, stats = pair(batch["views"]), state.model_state
@@ -51,4 +46,6 @@ def mocov3(
         stats = {"online": online_stats, "target": target_stats}
         return loss, (state.replace(model_state=stats), y, {})
 
-    return Method(init, loss, online, ema=cosine_to_one(ema, total_steps))
+    return Method(
+        with_target(online), loss, online, ema=cosine_to_one(ema, total_steps)
+    )

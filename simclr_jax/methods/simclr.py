@@ -5,7 +5,7 @@ Nothing but the negatives keeps the embedding space open.
 """
 
 from simclr_jax.losses.contrastive import nt_xent
-from simclr_jax.methods.base import Method, check, pair
+from simclr_jax.methods.base import Method, check_temperature, pair
 from simclr_jax.models.heads import projector
 from simclr_jax.models.siamese import network
 from simclr_jax.state import TrainState
@@ -20,7 +20,7 @@ def simclr(
     out: int = 128,
     directions: float = 2.0,  # the released code sums the two directions: twice eq. 1
 ) -> Method:
-    check(temperature=temperature)
+    check_temperature(temperature)
     head = projector(layers=layers, hidden=hidden, out=out)
     net = network(encoder, head, joint=True)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax.models.norm import BatchNorm
+from simclr_jax.models.transformer import uniform
 
 NORMS = {"plain": (False, False), "scale": (True, False), "affine": (True, True)}
 
@@ -87,12 +88,7 @@ def _simclr(fan_in: int):
 
 def _torch(fan_in: int):
     """PyTorch's default: kernel and bias uniform within 1 / sqrt(fan_in)."""
-    bound = fan_in**-0.5
-
-    def uniform(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return uniform, uniform
+    return (uniform(fan_in**-0.5),) * 2
 
 
 def _haiku(fan_in: int):

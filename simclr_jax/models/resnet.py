@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.models.checks import DTYPES, check_pixels, one_of
 from simclr_jax.models.norm import BatchNorm, pixels
 
 BLOCKS = {  # depth: blocks in each of the four groups
@@ -34,7 +35,6 @@ STEMS = ("imagenet", "cifar", "small")
 POOLS = ("same", "torch")
 PADS = ("even", "same")
 SHORTCUTS = ("always", "needed")
-DTYPES = ("float32", "bfloat16")
 
 
 def _haiku(key, shape, dtype=jnp.float32):
@@ -319,14 +319,14 @@ def resnet(
     Raises:
       ValueError: a word or number is not among the above.
     """
-    _check("depth", depth, tuple(BLOCKS))
-    _check("stem", stem, STEMS)
-    _check("pool", pool, POOLS)
-    _check("pad", pad, PADS)
-    _check("start", start, tuple(STARTS))
-    _check("shortcut", shortcut, SHORTCUTS)
-    _check("dtype", dtype, DTYPES)
-    _check_pixels(mean, std)
+    one_of("depth", depth, tuple(BLOCKS))
+    one_of("stem", stem, STEMS)
+    one_of("pool", pool, POOLS)
+    one_of("pad", pad, PADS)
+    one_of("start", start, tuple(STARTS))
+    one_of("shortcut", shortcut, SHORTCUTS)
+    one_of("dtype", dtype, DTYPES)
+    check_pixels(mean, std)
     if width < 1 or bn_groups < 1 or sk_ratio < 0:
         raise ValueError(
             "width and bn_groups must be at least 1 and sk_ratio at least 0.0; got "
@@ -367,29 +367,15 @@ def resnet10(
 
     The other arguments are those of `resnet`.
     """
-    _check("stem", stem, STEMS)
-    _check("dtype", dtype, DTYPES)
-    _check_pixels(mean, std)
+    one_of("stem", stem, STEMS)
+    one_of("dtype", dtype, DTYPES)
+    check_pixels(mean, std)
     if channels < 1 or bn_groups < 1:
         raise ValueError(
             "channels and bn_groups must be at least 1; got "
             f"channels = {channels}, bn_groups = {bn_groups}."
         )
     return ResNet(10, channels, 0.0, stem, "same", dtype, bn_groups, mean, std)
-
-
-def _check(what: str, word, allowed: tuple):
-    if word not in allowed:
-        known = ", ".join(map(repr, allowed))
-        raise ValueError(f"{what} = {word!r} is not one of {known}.")
-
-
-def _check_pixels(mean, std):
-    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
-        raise ValueError(
-            "mean and std are of red, green and blue, in [0, 1], and std is above 0; "
-            f"got mean = {mean}, std = {std}."
-        )
 
 
 resnet18 = partial(resnet, 18)

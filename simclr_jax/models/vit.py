@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.models.checks import DTYPES, check_pixels, one_of
 from simclr_jax.models.norm import pixels
 from simclr_jax.models.positions import resample, sincos
-from simclr_jax.models.resnet import DTYPES, _check, _check_pixels
 from simclr_jax.models.transformer import STARTS, STD, Block, Start, affine, layer_norm
 
 POSITIONS = ("learned", "sincos")
@@ -167,10 +167,10 @@ def vit(
     Raises:
       ValueError: a word or number is not among the above, or heads do not divide dim.
     """
-    _check("positions", positions, POSITIONS)
-    _check("start", start, tuple(STARTS))
-    _check("dtype", dtype, DTYPES)
-    _check_pixels(mean, std)
+    one_of("positions", positions, POSITIONS)
+    one_of("start", start, tuple(STARTS))
+    one_of("dtype", dtype, DTYPES)
+    check_pixels(mean, std)
     if patch < 1 or heads < 0 or not 0 <= drop_path < 1:
         raise ValueError(
             "patch must be at least 1, heads at least 0 (the usual number) and "
