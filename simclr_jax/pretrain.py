@@ -9,7 +9,7 @@ import os
 import jax
 from etils import epath
 
-from simclr_jax import colour, config, door, processes, run, sharding, transfer
+from simclr_jax import config, door, processes, run, sharding, transfer
 from simclr_jax.data import pipeline
 from simclr_jax.data.feed import feed
 from simclr_jax.evaluate import plots
@@ -17,7 +17,6 @@ from simclr_jax.evaluate.knn import knn
 from simclr_jax.train import loop
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.log import Log
-from simclr_jax.train.step import make_train_step
 
 GALLERY = 8  # pictures in views.png
 
@@ -89,16 +88,10 @@ def train(c, job: run.Run, source, judge, mesh, workdir: str):
     introduce(c, job, source, mesh, start, workdir, log, judged=judge is not None)
     state = checkpoints.restore(run.abstract(job), start) if start else job.create()
 
-    views = run.recipe(c)
-    prepare = colour.prepare(views) if c.data.colour == "device" else lambda b: b
-    step = jax.jit(
-        make_train_step(job.method, job.tx, job.schedule, prepare),
-        donate_argnums=0,
-        out_shardings=(job.placement, sharding.replicated(mesh)),
-    )
+    step = run.train_step(c, job, mesh)
     batches = pipeline.train_batches(
         source,
-        views,
+        run.recipe(c),
         batch_size=c.data.batch_size,
         seed=c.seed,
         start_step=start,

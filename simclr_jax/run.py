@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from simclr_jax import config, processes, sharding
-from simclr_jax.data import pipeline
+from simclr_jax import colour, config, processes, sharding
+from simclr_jax.data import augment, pipeline
+from simclr_jax.data.recipes import expand
 from simclr_jax.data.sources import Source, open_source
 from simclr_jax.evaluate.features import Features, extract
 from simclr_jax.methods.base import Method
@@ -19,6 +20,7 @@ from simclr_jax.methods.probe import with_probe
 from simclr_jax.train import schedules
 from simclr_jax.train.checkpoint import template
 from simclr_jax.train.optim import COUPLED, with_rules
+from simclr_jax.train.step import make_train_step
 
 INIT = zlib.crc32(b"init")
 
@@ -176,6 +178,36 @@ def assemble(c, mesh, *, images: int, classes: int) -> Run:
         placement,
         lambda: jax.device_put(compiled(), placement),
     )
+
+
+def train_step(c, run: Run, mesh):
+    """The run's jitted (state, batch) -> (state, metrics), which donates the state."""
+    prepare = colour.prepare(recipe(c)) if c.data.colour == "device" else lambda b: b
+    return jax.jit(
+        make_train_step(run.method, run.tx, run.schedule, prepare),
+        donate_argnums=0,
+        out_shardings=(run.placement, sharding.replicated(mesh)),
+    )
+
+
+def batch_shapes(c, mesh, *, labels: bool) -> dict:
+    """The shapes, on the mesh, of the batches that a step is fed with."""
+    n, views = c.data.batch_size, expand(recipe(c))
+
+    def rows(dtype, *shape):
+        place = sharding.by_batch(mesh)
+        return jax.ShapeDtypeStruct((n, *shape), dtype, sharding=place)
+
+    batch: dict[str, Any] = {
+        "views": tuple(rows(np.uint8, v.size, v.size, 3) for v in views),
+        "index": rows(np.int32),
+    }
+    if labels:
+        batch["label"] = rows(np.int32)
+    if c.data.colour == "device":
+        draws = augment.draw(views, c.seed, 0, 0, np.arange(n))
+        batch["draws"] = jax.tree.map(lambda x: rows(x.dtype, *x.shape[1:]), draws)
+    return batch
 
 
 def abstract(run: Run):

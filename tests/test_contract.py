@@ -1,6 +1,8 @@
 """What every method owes the step, the loop and the checkpoints."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from simclr_jax.train.checkpoint import Checkpoints, template
 from simclr_jax.train.step import make_train_step
 from tests.tools import (
     SMALL,
+    collectives,
     compiled_step,
     plain,
     small_batch,
@@ -143,6 +146,21 @@ def test_steps_keep_the_tree_compile_once_and_donate(name):
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(state)] == types
     assert step._cache_size() == 1
     assert {"loss", "lr", "grad_norm", "spread", "probe_loss"} <= metrics.keys()
+
+
+def test_devices_send_each_other_embeddings_and_sums_and_no_picture(name):
+    """The compiled step gathers at most z of both views once; all else are sums."""
+    step, state, batch = begin(name, 8)
+    with jax.set_mesh(make_mesh()):
+        found = collectives(step.lower(state, batch).compile())
+    assert {kind for kind, _ in found} <= {"all-gather", "all-reduce"}
+    sizes = {"all-gather": [0], "all-reduce": [0]}
+    for kind, kinds in found:
+        shapes = re.findall(r"\[([\d,]*)\]", kinds)
+        sizes[kind] += [math.prod(map(int, filter(None, x.split(",")))) for x in shapes]
+    views, n, side, _, colours = np.shape(BATCH["views"])
+    assert sum(sizes["all-gather"]) <= views * n * SMALL[name]["out"]
+    assert max(sizes["all-reduce"]) < n / 8 * side * side * colours  # of one device
 
 
 def test_the_probe_teaches_the_encoder_nothing(name):

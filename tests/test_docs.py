@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_jax import config, pretrain, run, sharding
+from simclr_jax import config, plan, pretrain, run, sharding
 from simclr_jax.evaluate import __main__ as evaluate
 from tests.tools import begin_in
 
 PLACES = [
     pathlib.Path("README.md"),
     *sorted(pathlib.Path("configs").glob("*.py")),
+    pathlib.Path("simclr_jax/plan.py"),
     pathlib.Path("simclr_jax/pretrain.py"),
     pathlib.Path("simclr_jax/evaluate/__main__.py"),
 ]
@@ -72,6 +73,8 @@ def test_is_understood(path, command, tmp_path):
         run.build_method(c, images=images, classes=10)
         run.build_optimiser(c, images=images, probing=True)
         run.build_schedule(c, images=images)(0)
+    elif words[:3] == ["python", "-m", "simclr_jax.plan"]:
+        assert plan.read(words[3:])
     elif words[:3] == ["python", "-m", "simclr_jax.evaluate"]:
         arguments, changes = evaluate.read(words[3:])
         begin_in(tmp_path, config.load("configs/quickstart.py"))

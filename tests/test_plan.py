@@ -1,0 +1,122 @@
+"""The planning door: that it compiles what the trainer runs; on real topologies, long.
+
+Those need the compiler for TPUs, `pip install "jax[tpu]"`, and minutes each.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from simclr_jax import config, door, plan, run, sharding
+from simclr_jax.data import pipeline
+from simclr_jax.data.feed import feed
+from simclr_jax.data.sources import open_source
+
+ROW = re.compile(r"^\| `(\w+_imagenet\S*)` \| (\d+) \| (v\S+) \| ([\d.]+) \|", re.M)
+PLANS = ROW.findall(pathlib.Path("README.md").read_text())
+
+
+def small(*changes):
+    c = config.load("configs/dino_quickstart.py")
+    less = [("data.batch_size", "8"), ("encoder.channels", "4")]
+    config.override(c, [*less, ("method.prototypes", "16"), *changes])
+    return c
+
+
+@pytest.mark.parametrize("colour", ["host", "device"])
+@pytest.mark.parametrize("placement", ["replicated", "fsdp"])
+def test_the_planned_step_is_the_one_that_is_trained(colour, placement):
+    c, mesh = small(("data.colour", colour), ("placement", placement)), plan_mesh()
+    source = open_source("cifar10_mini", split="train")
+    with jax.set_mesh(mesh):
+        job = run.assemble(c, mesh, images=len(source), classes=10)
+        batches = pipeline.train_batches(
+            source, run.recipe(c), batch_size=8, seed=0, start_step=0, steps=1,
+            colour=colour,
+        )  # fmt: skip
+        batch, state = next(feed(batches, mesh)), job.create()
+        shapes = run.batch_shapes(c, mesh, labels=True)
+        step = run.train_step(c, job, mesh)
+        trained = step.lower(state, batch).as_text()
+        planned = step.lower(run.abstract(job), shapes).as_text()
+    assert trained == planned
+
+
+def plan_mesh():
+    return sharding.make_mesh(jax.devices()[:4])
+
+
+def test_without_the_compiler_a_line_says_how_to_get_it(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    words = ["--config=configs/quickstart.py", "--topology=v5e:2x2"]
+    with pytest.raises(door.Mistake, match=r"pip install 'jax\[tpu\]==\d"):
+        plan.main(words)
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "Ran out of memory on HBM, the total memory required for HLO temporaries "
+        "(69.50G) exceeds available HBM (15.75G). HLO module: x.",
+        "Ran out of memory in memory space hbm. Used 69.50G of 15.75G hbm. Exceeded "
+        "hbm capacity by 53.75G.",
+    ],
+)
+def test_the_compilers_complaint_is_understood(complaint):
+    assert plan.wanted(complaint) == 69.5 * 2**30
+
+
+def test_memory_that_the_next_state_takes_over_counts_once():
+    x = jax.ShapeDtypeStruct((2**20,), "float32")  # 4 MiB
+    for donated, mib in ((), 8), ((0,), 4):
+        step = jax.jit(lambda x: x + 1, donate_argnums=donated)
+        used = plan.needed(step.lower(x).compile())
+        assert used == pytest.approx(mib * 2**20, abs=2**16)
+
+
+def planned(tmp_path, *words):
+    pytest.importorskip("libtpu", reason="needs the compiler for TPUs")
+    door = [sys.executable, "-m", "simclr_jax.plan", f"--json={tmp_path}/plan.json"]
+    done = subprocess.run([*door, *words], capture_output=True, text=True)
+    return done, tmp_path / "plan.json"
+
+
+def test_the_readme_has_plans():
+    assert PLANS
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "batch", "topology", "gib"), PLANS)
+def test_a_plan_of_the_readme(name, batch, topology, gib, tmp_path):
+    stem, _, arguments = name.partition(":")
+    file = f"configs/{stem}.py:{arguments}"
+    assert config.load(file).data.batch_size == int(batch)
+    done, where = planned(tmp_path, f"--config={file}", f"--topology={topology}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(where.read_text())
+    assert found["fits"]
+    assert found["hbm_bytes_per_chip"] / 2**30 == pytest.approx(float(gib), rel=0.02)
+
+
+@pytest.mark.long
+def test_what_does_not_fit_and_what_is_no_topology(tmp_path):
+    words = ["--config=configs/quickstart.py", "--images=100000", "--classes=10"]
+    done, where = planned(
+        tmp_path, *words, "--topology=v5e:1x1", "--config.data.batch_size=65536"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "does not fit" in done.stdout
+    assert not json.loads(where.read_text())["fits"]
+    done, _ = planned(tmp_path, *words, "--topology=v5e:3x3")
+    assert done.returncode == 2
+    assert "v5e:3x3" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
