@@ -33,7 +33,7 @@ ROOMS = {
 
 # Doors, and what they share, may import everything; nothing but a door imports a door.
 DOORS = {
-    *("pretrain", "evaluate.__main__"),
+    *("pretrain", "plan", "evaluate.__main__"),
     *("config", "door", "processes", "run", "transfer"),
 }
 DOOR_FUNCTIONS = {("data.pipeline", "preview")}
