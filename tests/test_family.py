@@ -58,9 +58,9 @@ def train_in_two(config, workdir, *changes):
 
 
 def same(one, two):
-    """Half precision, so no closer than that."""
+    """Half precision, so no closer than that; SimSiam's loss begins near 0."""
     assert len(losses(one)) == 4
-    np.testing.assert_allclose(losses(one), losses(two), rtol=2e-3)
+    np.testing.assert_allclose(losses(one), losses(two), rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
