@@ -142,6 +142,18 @@ def _alike(said: tuple, like: tuple) -> bool:
     )
 
 
+def read(text: str, changes: list[tuple[str, str]]) -> mlc.ConfigDict:
+    """The config of `load`, changed by `override`, once `check` has nothing against it.
+
+    Raises:
+      ValueError: as these.
+    """
+    c = load(text)
+    override(c, changes)
+    check(c)
+    return c
+
+
 def load(text: str) -> mlc.ConfigDict:
     """Reads `FILE.py` or `FILE.py:key=value,key=value`.
 

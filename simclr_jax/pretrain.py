@@ -40,9 +40,7 @@ def read(argv: list[str]):
     parser.add_argument("--workdir", required=True, help="where everything is kept")
     arguments, changes = parser.parse_with_changes(argv)
     with door.checking():
-        c = config.load(arguments.config)
-        config.override(c, changes)
-        config.check(c)
+        c = config.read(arguments.config, changes)
     return c, os.path.expanduser(arguments.workdir)
 
 
@@ -171,6 +169,8 @@ def introduce(c, job, source, mesh, start, workdir, log: Log, *, judged) -> None
         f"{peak:.4g}; on {mesh.size} {where} device(s) of {jax.process_count()} "
         "process(es)"
     )
+    for note in job.notes:
+        log.say(note)
     if c.steps:
         log.say(f"steps={c.steps} is the whole run; warm-up is at most a tenth of it")
     if job.warmup >= job.total:

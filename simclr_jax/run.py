@@ -15,6 +15,7 @@ from simclr_jax.data import augment, pipeline
 from simclr_jax.data.recipes import expand
 from simclr_jax.data.sources import Source, open_source
 from simclr_jax.evaluate.features import Features, extract
+from simclr_jax.losses import streaming
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.probe import with_probe
 from simclr_jax.train import schedules
@@ -36,6 +37,7 @@ class Run(NamedTuple):
     shapes: Any  # the state's tree of shapes and dtypes
     placement: Any  # and of shardings
     create: Callable  # () -> the state at step 0, where it belongs
+    notes: tuple[str, ...] = ()  # on how the loss is computed
     begins: str = ""  # with what, where another run's state is part of it
 
 
@@ -160,7 +162,8 @@ def assemble(c, mesh, *, images: int, classes: int) -> Run:
     shapes = jax.eval_shape(create)
     label = jax.ShapeDtypeStruct((c.data.batch_size,), jnp.int32)
     batch = {"views": views, "label": label}  # a loss that cannot be says so now
-    jax.eval_shape(method.loss, shapes.params, shapes.blind(), batch, shapes.rng)
+    with jax.set_mesh(mesh), streaming.noting() as notes:
+        jax.eval_shape(method.loss, shapes.params, shapes.blind(), batch, shapes.rng)
     where = sharding.replicated(mesh)
     if c.placement == "fsdp":
         placement = sharding.fsdp(mesh, shapes)
@@ -177,6 +180,7 @@ def assemble(c, mesh, *, images: int, classes: int) -> Run:
         shapes,
         placement,
         lambda: jax.device_put(compiled(), placement),
+        tuple(dict.fromkeys(notes)),
     )
 
 

@@ -57,3 +57,10 @@ def all_gather(x):
     """Gives every device all rows of `x`; outside a mesh there is nothing to do."""
     mesh = jax.sharding.get_abstract_mesh()
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, P())
+
+
+def split_rows(x):
+    """Leaves each device its own rows of [V, N, ...], N the batch; see `all_gather`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    where = P(None, DATA)
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, where)

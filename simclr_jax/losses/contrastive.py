@@ -1,13 +1,13 @@
 """Contrastive losses: pull the positive, push the rest. Arrays in, scalars out."""
 
-import jax
 import jax.numpy as jnp
 
+from simclr_jax.losses import streaming
 from simclr_jax.losses.geometry import normalize
 from simclr_jax.sharding import all_gather
 
 
-def nt_xent(z, temperature: float):
+def nt_xent(z, temperature: float, *, block: int = 0):
     """NT-Xent, SimCLR (arXiv:2002.05709) eq. 1, over the global batch.
 
     The gradient flows through both sides of every similarity, through the anchors and
@@ -17,6 +17,8 @@ def nt_xent(z, temperature: float):
       z: [2, N, D] projections; z[0, i] and z[1, i] are two views of image i. Of any
         float dtype; the arithmetic is in the wider of it and float32.
       temperature: tau > 0; the smaller, the harder the hardest negative counts.
+      block: images whose similarities to all anchors are there together; 0 for as
+        many as do well, all of a batch of thousands (see losses/streaming.py).
 
     Returns:
       loss: [] mean over the 2N anchors (Algorithm 1; the released code sums the two
@@ -31,22 +33,30 @@ def nt_xent(z, temperature: float):
     if z.ndim != 3 or z.shape[0] != 2:
         raise ValueError(f"nt_xent wants z of shape [2, N, D], got {z.shape}.")
     z = normalize(z.astype(jnp.promote_types(z.dtype, jnp.float32)))
-    others = all_gather(z)  # [2, N, D] on every device: the global batch
-    sim = jnp.einsum("vnd,wmd->vnwm", z, others, precision="highest") / temperature
-    v, n, w, m = (jax.lax.broadcasted_iota(jnp.int32, sim.shape, i) for i in range(4))
-    sim = jnp.where((v == w) & (n == m), -jnp.inf, sim)  # nobody is their own negative
-    positive = jnp.sum(z[:1] * z[1:], -1) / temperature  # [1, N], for both views
-    loss = jnp.mean(jax.nn.logsumexp(sim, axis=(2, 3)) - positive)
+    similarity, top = cosine_by(temperature)
+    block = streaming.choose(block, 2 * z.shape[1], z.shape[1], views=2)
+    others = streaming.mean_log_sum_of_others(z, similarity, block, top)
+    loss = others - jnp.mean(jnp.sum(z[0] * z[1], -1)) / temperature
 
-    twins = sim[0, :, 1]  # [N, N]: view 0 against view 1, right on the diagonal
-    guess = jax.nn.softmax(twins)
-    entropy = -jnp.mean(jnp.sum(guess * jnp.log(guess + 1e-8), -1))
-    right = jnp.argmax(twins, -1) == jnp.arange(twins.shape[0])
-    accuracy = jnp.mean(right, dtype=sim.dtype)
-    return loss, {"contrast_accuracy": accuracy, "contrast_entropy": entropy}
+    twins = all_gather(z)[1:]  # view 0 against view 1, as released
+    right, entropy = streaming.retrieve(z[:1], twins, similarity, block)
+    metrics = {
+        "contrast_accuracy": jnp.mean(right, dtype=loss.dtype),
+        "contrast_entropy": jnp.mean(entropy),
+    }
+    return loss, metrics
 
 
-def info_nce(q, k, queue, temperature: float):
+def cosine_by(temperature: float):
+    """cos / tau of unit vectors, and what its exponentials may be counted from."""
+
+    def similarity(a, b):  # [V, N, D], [W, M, D] -> [V, N, W, M]
+        return jnp.einsum("vnd,wmd->vnwm", a, b, precision="highest") / temperature
+
+    return similarity, streaming.within_reach(-1 / temperature, 1 / temperature)
+
+
+def info_nce(q, k, queue, temperature: float, *, block: int = 0):
     """InfoNCE against a queue, MoCo (arXiv:1911.05722) eq. 1.
 
     Args:
@@ -55,6 +65,7 @@ def info_nce(q, k, queue, temperature: float):
       k: [N, D] keys; k[i] is the positive of q[i].
       queue: [K, D] unit vectors, the negatives of all.
       temperature: tau > 0.
+      block: keys of the queue that are met together, as in `nt_xent`.
 
     Returns:
       loss: [] mean over the N queries of the cross-entropy among 1 + K classes.
@@ -63,12 +74,14 @@ def info_nce(q, k, queue, temperature: float):
     q, k = (
         normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32))) for x in (q, k)
     )
-    positive = jnp.sum(q * k, -1, keepdims=True)
-    negative = jnp.einsum("nd,kd->nk", q, queue, precision="highest")
-    logits = jnp.concatenate([positive, negative], 1) / temperature
-    loss = jnp.mean(jax.nn.logsumexp(logits, 1) - logits[:, 0])
-    accuracy = jnp.mean(jnp.argmax(logits, 1) == 0, dtype=logits.dtype)
-    return loss, {"contrast_accuracy": accuracy}
+    similarity, top = cosine_by(temperature)
+    block = streaming.choose(block, q.shape[0], queue.shape[0])
+    positive = jnp.sum(q * k, -1) / temperature
+    negative = streaming.log_sum(q[None], queue[None], similarity, block, top)[0]
+    loss = jnp.mean(jnp.logaddexp(positive, negative) - positive)
+    rival = streaming.most_similar(q[None], queue[None], similarity, block)[0]
+    right = jnp.mean(positive > rival, dtype=loss.dtype)
+    return loss, {"contrast_accuracy": right}
 
 
 def enqueue(queue, pointer, k):
@@ -95,7 +108,7 @@ def enqueue(queue, pointer, k):
     return queue.at[rows].set(newest), (rows[-1] + 1) % queue.shape[0]
 
 
-def ctr(q, k, temperature: float):
+def ctr(q, k, temperature: float, *, block: int = 0):
     """MoCo v3's contrastive term, arXiv:2104.02057, Algorithm 1.
 
     Every query meets the keys of the whole global batch, of which its own image's is
@@ -106,6 +119,7 @@ def ctr(q, k, temperature: float):
         wider of it and float32.
       k: [N, D] the momentum encoder's projections of the other view.
       temperature: tau > 0.
+      block: keys that are met together, as in `nt_xent`.
 
     Returns:
       [] 2 tau times the mean cross-entropy; 2 tau log N where all are alike.
@@ -113,7 +127,9 @@ def ctr(q, k, temperature: float):
     q, k = (
         normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32))) for x in (q, k)
     )
-    logits = jnp.einsum("nd,md->nm", q, all_gather(k), precision="highest")
-    logits /= temperature
+    similarity, top = cosine_by(temperature)
+    block = streaming.choose(block, *q.shape[:1], *k.shape[:1])
+    keys = all_gather(k)[None]
+    all_keys = streaming.log_sum(q[None], keys, similarity, block, top)[0]
     positive = jnp.sum(q * k, -1) / temperature
-    return 2 * temperature * jnp.mean(jax.nn.logsumexp(logits, 1) - positive)
+    return 2 * temperature * jnp.mean(all_keys - positive)

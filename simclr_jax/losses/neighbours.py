@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.losses import streaming
 from simclr_jax.sharding import all_gather
 
 
-def cauchy(z):
+def cauchy(z, *, block: int = 0):
     """Contrastive loss with a Cauchy similarity, t-SimCNE (arXiv:2210.09879), sec. 3.
 
     s(a, b) = 1 / (1 + |a - b|^2), the kernel of t-SNE, stands where NT-Xent has
@@ -16,6 +17,8 @@ def cauchy(z):
     Args:
       z: [2, N, D] embeddings; z[0, i] and z[1, i] are two views of image i. Of any
         float dtype; the arithmetic is in the wider of it and float32.
+      block: images whose distances to all points are there together, 0 for as many as
+        do well (see losses/streaming.py).
 
     Returns:
       loss: [] mean over the 2N points: attraction + repulsion.
@@ -29,20 +32,21 @@ def cauchy(z):
     if z.ndim != 3 or z.shape[0] != 2:
         raise ValueError(f"cauchy wants z of shape [2, N, D], got {z.shape}.")
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
-    far = squared_distances(z, all_gather(z))  # [2, N, 2, N]: v n w m, global batch
-    v, n, w, m = (jax.lax.broadcasted_iota(jnp.int32, far.shape, i) for i in range(4))
-    sim = jnp.where((v == w) & (n == m), 0, 1 / (1 + far))  # nobody is their own
-    repulsion = jnp.mean(jnp.log(jnp.sum(sim, (2, 3))))
+    block = streaming.choose(block, 2 * z.shape[1], z.shape[1], views=2)
+    repulsion = streaming.mean_log_sum_of_others(z, log_cauchy, block, 0.0)
     attraction = jnp.mean(jnp.log1p(jnp.sum((z[0] - z[1]) ** 2, -1)))
-
-    twins = far[0, :, 1]  # [N, N]: view 0 against view 1, right on the diagonal
-    right = jnp.argmin(twins, -1) == jnp.arange(twins.shape[0])
+    right, _ = streaming.retrieve(z[:1], all_gather(z)[1:], log_cauchy, block)
     metrics = {
-        "contrast_accuracy": jnp.mean(right, dtype=far.dtype),
+        "contrast_accuracy": jnp.mean(right, dtype=z.dtype),
         "attraction": attraction,
         "repulsion": repulsion,
     }
     return attraction + repulsion, metrics
+
+
+def log_cauchy(a, b):
+    """log 1 / (1 + |a - b|^2) of all pairs, see `squared_distances`."""
+    return -jnp.log1p(squared_distances(a, b))
 
 
 def squared_distances(a, b):
@@ -54,16 +58,16 @@ def squared_distances(a, b):
     held, which for 1024 images in 128 dimensions would be 2 GB.
 
     Args:
-      a: [2, N, D] float.
-      b: [2, M, D] of the same dtype.
+      a: [V, N, D] float.
+      b: [W, M, D] of the same dtype.
 
     Returns:
-      [2, N, 2, M].
+      [V, N, W, M].
     """
 
     @jax.checkpoint
     def add(far, coordinate):
-        x, y = coordinate  # [2, N] and [2, M]
+        x, y = coordinate  # [V, N] and [W, M]
         return far + (x[:, :, None, None] - y[None, None]) ** 2, None
 
     far = jnp.zeros(a.shape[:2] + b.shape[:2], a.dtype)

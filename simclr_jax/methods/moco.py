@@ -31,6 +31,7 @@ def moco(
     queue: int = 65536,  # K, how many keys
     ema: float = 0.999,  # m of the paper
     shuffle: bool = True,  # keys meet other batch norm groups than queries do
+    block: int = 0,  # keys met at a time, 0: what does well
 ) -> Method:
     check_temperature(temperature)
     if queue < 1:
@@ -54,7 +55,7 @@ def moco(
             state.target_params, stats["target"], [key], rng, place
         )
         k = jax.lax.stop_gradient(t.z[0])
-        loss, metrics = info_nce(y.z[0], k, memory["queue"], temperature)
+        loss, metrics = info_nce(y.z[0], k, memory["queue"], temperature, block=block)
         keys, oldest = enqueue(memory["queue"], memory["oldest"], k)
         state = state.replace(
             model_state={"online": online_stats, "target": target_stats},

@@ -5,6 +5,8 @@ A predictor on the online side, a slowly following momentum encoder on the other
 each view is query once and key once.
 """
 
+from functools import partial
+
 import jax
 
 from simclr_jax.losses.contrastive import ctr
@@ -28,6 +30,7 @@ def mocov3(
     out: int = 256,
     predictor_norm: bool = False,  # with ViTs a batch norm ends the predictor, too
     ema: float = 0.99,  # at first; it grows to 1. 0.996 for 1000 epochs
+    block: int = 0,  # keys met at a time, 0: what does well
     total_steps: int,
 ) -> Method:
     check_temperature(temperature)
@@ -36,13 +39,14 @@ def mocov3(
     predictor = MLP((Layer(hidden), last if predictor_norm else Layer(out, norm="")))
     online = network(encoder, projector, predictor)
     target = network(encoder, projector)
+    contrast = partial(ctr, temperature=temperature, block=block)
 
     def loss(params, state, batch, rng):
         views, stats = pair(batch["views"]), state.model_state
         y, online_stats = online.apply(params, stats["online"], views, rng)
         t, target_stats = target.apply(state.target_params, stats["target"], views, rng)
         q, k = y.p, jax.lax.stop_gradient(t.z)
-        loss = ctr(q[0], k[1], temperature) + ctr(q[1], k[0], temperature)
+        loss = contrast(q[0], k[1]) + contrast(q[1], k[0])
         stats = {"online": online_stats, "target": target_stats}
         return loss, (state.replace(model_state=stats), y, {})
 

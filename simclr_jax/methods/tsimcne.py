@@ -24,6 +24,7 @@ def tsimcne(
     hidden: int = 1024,
     out: int = 128,  # 2 from stage 2 on
     start: str = "torch",  # the last layer's first weights; "normal" in stage 2
+    block: int = 0,  # images compared with all at a time, 0: what does well
 ) -> Method:
     last = Layer(out, bias=True, norm="", start=start)
     head = MLP((Layer(hidden, bias=True, norm=""), last), "torch")
@@ -36,7 +37,7 @@ def tsimcne(
     def loss(params, state, batch, rng):
         views = pair(batch["views"])
         y, stats = net.apply(params, state.model_state["online"], views, rng)
-        loss, metrics = cauchy(y.z)
+        loss, metrics = cauchy(y.z, block=block)
         return loss, (state.replace(model_state={"online": stats}), y, metrics)
 
     return Method(init, loss, net)
