@@ -25,6 +25,7 @@ ROOMS = {
         "sharding",
         "jax numpy tensorflow tensorflow_datasets etils tqdm",
     ),
+    "plan": ("", ""),
     "evaluate": (
         "models losses state data colour sharding train.optim train.schedules",
         "jax numpy optax etils matplotlib sklearn threadpoolctl",
@@ -33,7 +34,7 @@ ROOMS = {
 
 # Doors, and what they share, may import everything; nothing but a door imports a door.
 DOORS = {
-    *("pretrain", "plan", "evaluate.__main__"),
+    *("pretrain", "plan.__main__", "plan.compiler", "evaluate.__main__"),
     *("config", "door", "processes", "run", "transfer"),
 }
 DOOR_FUNCTIONS = {("data.pipeline", "preview")}

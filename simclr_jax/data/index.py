@@ -70,7 +70,7 @@ def index_files(files, *, title: str, places, storage=None) -> Index:
         names = [os.path.basename(path) for path in files]
         key = hashlib.sha256(repr((names, stats)).encode()).hexdigest()[:16]
         name = f"simclr_jax.{title.replace('/', '-')}.{key}.npz"
-        paths = [os.path.join(place, name) for place in (*places, _cache_folder())]
+        paths = [os.path.join(place, name) for place in (*places, cache_folder())]
         for path in paths:
             kept = _load(path, len(files))
             if kept is not None:
@@ -159,7 +159,7 @@ def _assemble(files, counts, lengths):
     return Index(files, file, end - stride - first[file] + HEADER, lengths)
 
 
-def _cache_folder():
+def cache_folder():
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(root, "simclr_jax")
 

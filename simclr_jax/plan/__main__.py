@@ -1,0 +1,149 @@
+"""The planning door: does a run fit on TPUs that are not here, and what would it take?
+
+python -m simclr_jax.plan --config configs/NAME.py --topology v5e:8x8
+    [--images N --classes C] [--json FILE] [--config.a.b=value ...]
+
+The training step is compiled as on the real chips, down to the last instruction, which
+takes minutes, and nothing is run: memory is what the compiler has laid out, times are
+bounds and estimates (see cost.py) and no measurements. The pictures need not be there;
+ImageNet's numbers of them and of classes are the defaults. Needs libtpu, which comes
+with jax[tpu].
+"""
+
+import json
+import re
+from typing import Any
+
+import jax
+from etils import epath
+
+from simclr_jax import config, door, run, sharding
+from simclr_jax.plan import compiler
+from simclr_jax.plan.chips import CHIPS, GIB
+from simclr_jax.plan.cost import cost
+
+
+def main(argv: list[str]) -> None:
+    """Plans as the command line says; see door.leave for the exit codes."""
+    c, asked = read(argv)
+    jax.config.update("jax_platforms", "cpu")  # for what is computed on the way
+    with door.checking():
+        said = plan(c, asked.topology, images=asked.images, classes=asked.classes)
+    about = {"topology": asked.topology, "config": config.plain(c)}
+    said |= about | compiler.versions()
+    print(report(said))
+    if asked.json:
+        epath.Path(asked.json).write_text(json.dumps(said, indent=2) + "\n")
+
+
+def read(argv: list[str]):
+    """The config that a command line means, and what it asks for.
+
+    Raises:
+      door.Mistake: with the nearest right spelling of what is wrong.
+      SystemExit: for words that are not understood at all; the message is printed.
+    """
+    parser = door.Parser(prog="simclr_jax.plan", description=__doc__)
+    parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
+    parser.add_argument("--topology", required=True, help="such as v5e:8x8 or v4:4x4x4")
+    parser.add_argument("--json", help="a file for the plan")
+    parser.add_argument("--images", type=int, default=1_281_167, help="in training")
+    parser.add_argument("--classes", type=int, default=1000, help="0: without labels")
+    asked, changes = parser.parse_with_changes(argv)
+    with door.checking():
+        return config.read(asked.config, changes), asked
+
+
+def plan(c, topology: str, *, images: int, classes: int) -> dict[str, Any]:
+    """Compiles the training step of a config for a topology.
+
+    Args:
+      topology: such as v5e:8x8.
+      images: size of the training split.
+      classes: C, 0 without labels.
+
+    Returns:
+      fits: whether the compiler found room for it.
+      hbm_bytes_per_chip: what it laid out: the state, a batch, all temporaries and the
+        program; buffers that the next state takes over count once. If it found no
+        room: the temporaries alone.
+      hbm_capacity_bytes: of a chip.
+      chips: how many.
+      And, if it fits, of a step: flops_per_chip; hbm_traffic_bytes, of a chip; roof_ms
+      and est_ms, between which it should lie, and communication_ms, part of both;
+      collectives, a list of {"kind", "count", "bytes"}; loops_of_unknown_length. Of the
+      run: steps; images_per_second_bound; hours, a list of two, by roof and estimate.
+
+    Raises:
+      ValueError: for a topology that nobody knows, or a batch that it does not divide.
+    """
+    mesh = sharding.make_mesh(compiler.describe(topology))
+    config.check_batch(c.data.batch_size, mesh.size, 1, images)
+    kind = mesh.devices.flat[0].device_kind
+    config.choose(kind, CHIPS, f"the chips of {topology}")
+    chip = CHIPS[kind]
+    with jax.set_mesh(mesh):
+        job = run.assemble(c, mesh, images=images, classes=classes)
+        batch = run.batch_shapes(c, mesh, labels=classes > 0)
+        lowered = run.train_step(c, job, mesh).lower(run.abstract(job), batch)
+        compiled = compiler.compile_once(lowered, topology)
+    said = {
+        "fits": bool(compiled.text),
+        "hbm_bytes_per_chip": chip.devices * compiled.bytes,
+        "hbm_capacity_bytes": chip.hbm,
+        "chips": mesh.size // chip.devices,
+    }
+    if compiled.text:
+        sides = tuple(map(int, re.findall(r"\d+", topology.partition(":")[2])))
+        step = cost(compiled.text, chip, sides)
+        said |= figures(step, chip, c.data.batch_size, job.total)
+    return said
+
+
+def figures(step, chip, batch: int, steps: int) -> dict[str, Any]:
+    """A step's cost, and what it makes of the run, as `plan` returns them."""
+    return {
+        "flops_per_chip": chip.devices * step.flops,
+        "hbm_traffic_bytes": chip.devices * step.traffic,
+        "roof_ms": 1e3 * step.roof,
+        "est_ms": 1e3 * step.estimate,
+        "communication_ms": 1e3 * step.communication,
+        "collectives": [each._asdict() for each in step.collectives],
+        "loops_of_unknown_length": step.loops,
+        "steps": steps,
+        "images_per_second_bound": batch / step.roof,
+        "hours": [steps * step.roof / 3600, steps * step.estimate / 3600],
+    }
+
+
+def report(said: dict[str, Any]) -> str:
+    """A plan for people."""
+    used, there = said["hbm_bytes_per_chip"] / GIB, said["hbm_capacity_bytes"] / GIB
+    if not said["fits"]:
+        return (
+            f"does not fit: {used:.2f} of {there:.0f} GiB a chip for temporaries. "
+            "Try more chips, a smaller batch, encoder.dtype=bfloat16 or placement=fsdp."
+        )
+    images = said["images_per_second_bound"]
+    sent = ", ".join(
+        f"{each['count']} {each['kind']} ({each['bytes'] / 1e6:.1f} MB)"
+        for each in said["collectives"]
+    )
+    low, high = said["hours"]
+    lines = [
+        f"fits         {used:.2f} of {there:.0f} GiB a chip",
+        f"arithmetic   {said['flops_per_chip']:.3g} flop a chip and step",
+        f"main memory  {said['hbm_traffic_bytes'] / 1e9:.1f} GB a chip and step",
+        f"messages     {sent or 'none'}",
+        f"a step       from {said['roof_ms']:.1f} ms (roof) to {said['est_ms']:.1f} ms "
+        f"(estimate), messages {said['communication_ms']:.1f} of it; not measured",
+        f"the run      {said['steps']} steps, {low:.1f} to {high:.1f} hours on "
+        f"{said['chips']} chips; {images:.0f} images/s at most",
+    ]
+    if said["loops_of_unknown_length"]:
+        lines.append(f"but          {said['loops_of_unknown_length']} loops count once")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    door.leave(main)
