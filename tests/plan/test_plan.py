@@ -27,7 +27,7 @@ from simclr_jax.plan import compiler
 
 ROW = re.compile(
     r"^\| `(\w+_imagenet\S*)` \| (\d+) \| (v\S+) \| ([\d.]+) "
-    r"\| ([\d.]+) to ([\d.]+) \|",
+    r"\| (?:-|([\d.]+) to ([\d.]+)) \|",
     re.M,
 )
 README = pathlib.Path("README.md").read_text()
@@ -144,7 +144,7 @@ def test_a_plan_of_the_readme(row, tmp_path):
         pytest.skip("fits; the table is of other versions of the compiler")
     assert found["hbm_bytes_per_chip"] / 2**30 == pytest.approx(float(gib), rel=0.02)
     for key, told in (("roof_ms", roof), ("est_ms", est)):
-        assert found[key] == pytest.approx(float(told), rel=0.02)
+        assert not told or found[key] == pytest.approx(float(told), rel=0.02)
     assert found["roof_ms"] < found["est_ms"]
 
 
