@@ -167,7 +167,7 @@ def test_ones_own_pictures(tmp_path, in_process):
 
 @pytest.mark.long
 def test_the_whole_quickstart(tmp_path):
-    """make quickstart as it stands: the lesson shows. Measured were 45.0 to 46.8 %."""
+    """make quickstart as it stands: the lesson shows."""
     ours = {name: x for name, x in os.environ.items() if name != "XLA_FLAGS"}
     words = ["make", "quickstart", f"WORKDIR={tmp_path}"]
     subprocess.run(words, check=True, env=ours)  # as optimised as it runs by itself
@@ -175,4 +175,4 @@ def test_the_whole_quickstart(tmp_path):
     linear = {name: said["accuracy"] for name, said in results["linear"].items()}
     assert linear["h"] >= linear["untrained_h"] + 0.10
     assert linear["h"] > linear["z"]
-    assert linear["h"] > 0.44
+    assert linear["h"] > 0.452
