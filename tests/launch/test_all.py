@@ -58,3 +58,13 @@ def test_the_image_installs_the_lock_and_then_what_the_readme_says():
     version = re.search(r"^FROM python:3\.(\d+)-slim$", text, re.M)
     assert version
     assert 11 <= int(version[1]) <= 13  # what the lock is for
+
+
+def test_the_costs_are_those_of_the_plan():
+    row = r"`simclr_imagenet` \| 4096 \| v5e:8x8 \|.*\| ([\d.]+) to ([\d.]+) \|$"
+    readme = pathlib.Path("README.md").read_text()
+    ((low, high),) = re.findall(row, readme, re.M)
+    chip_hours = f"{64 * float(low):.0f} to {64 * float(high):.0f} chip-hours"
+    for name in ("tpu_vm.md", "gke.md"):
+        assert chip_hours in " ".join(pathlib.Path("launch", name).read_text().split())
+    assert f"{low} to {high} hours" in pathlib.Path("launch/tpu_vm.md").read_text()
