@@ -1,6 +1,7 @@
 """Where arrays live: one mesh, three placements, one gather."""
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -13,10 +14,19 @@ def make_mesh(devices=None) -> Mesh:
     `jax.make_mesh` makes Explicit axes by default; Linen's layers are written for
     Auto ones, so the house says Auto out loud.
 
+    The devices of a slice (a TPU slice, a node of GPUs) stand together: what is summed
+    over all of them is summed within slices first, and little crosses the slow network
+    between them. `jax.make_mesh` refuses several slices.
+
     Args:
       devices: the devices to use; all of the run's by default.
     """
     devices = jax.devices() if devices is None else devices
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        shape = (len(devices) // slices,), (slices,)
+        row = mesh_utils.create_hybrid_device_mesh(*shape, devices)
+        return Mesh(row, (DATA,), (AxisType.Auto,))
     return jax.make_mesh((len(devices),), (DATA,), (AxisType.Auto,), devices=devices)
 
 

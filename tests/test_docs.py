@@ -20,6 +20,7 @@ from tests.tools import begin_in
 
 PLACES = [
     pathlib.Path("README.md"),
+    *sorted(pathlib.Path("launch").glob("*.md")),
     *sorted(pathlib.Path("configs").glob("*.py")),
     pathlib.Path("simclr_jax/plan/__main__.py"),
     pathlib.Path("simclr_jax/pretrain.py"),
@@ -52,7 +53,13 @@ def words_of(command):
     words = shlex.split(command)
     while "=" in words[0]:
         words.pop(0)  # XLA_FLAGS=...
+    if words[:2] == ["docker", "run"]:
+        words = ["python", "-m", *words[words.index("IMAGE") + 1 :]]
     return words
+
+
+LAUNCHERS = ("launch/local.sh", "launch/tpu_vm.sh", "sbatch")
+OTHERS = ("tensorboard", "docker", "kubectl", "gcloud")  # see tests/launch for the last
 
 
 def test_there_are_commands_of_every_kind():
@@ -67,8 +74,10 @@ def test_is_understood(path, command, tmp_path):
     words = words_of(command)
     if words[0] == "make":
         subprocess.run(["make", "-n", *words[1:]], check=True, capture_output=True)
-    elif words[:2] == ["launch/local.sh", "2"] or words[2:3] == ["simclr_jax.pretrain"]:
-        c, _ = pretrain.read(words[2 if words[0] == "launch/local.sh" else 3 :])
+    elif words[0] in LAUNCHERS or words[2:3] == ["simclr_jax.pretrain"]:
+        c, _ = pretrain.read(
+            words[3 if words[0] == "python" else words.index("--config") :]
+        )
         images = 1_281_167 if "imagenet" in c.data.name else 50_000
         total, warmup = run.length(c, images)
         assert total > warmup
@@ -87,8 +96,10 @@ def test_is_understood(path, command, tmp_path):
     elif words[0] == "export":
         makefile = pathlib.Path("Makefile").read_text()
         assert words[1].partition("=")[2] in makefile  # the two must not drift apart
+    elif "-f" in words:  # of docker build and kubectl apply
+        assert pathlib.Path(words[words.index("-f") + 1]).exists()
     else:
-        assert words[0] == "tensorboard", f"{path}: what is {command!r}?"
+        assert words[0] in OTHERS, f"{path}: what is {command!r}?"
 
 
 @pytest.mark.long

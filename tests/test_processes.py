@@ -34,7 +34,7 @@ def test_two_processes_train_as_one(tmp_path):
     """1 process x 4 devices against the README's 2 processes x 2 devices."""
     run = [*SMALL, "--config.steps=4", "--config.optim.lr=0.001"]
     run += ["--config.evaluate.every=4", *FEW]
-    ((_, command),) = (pair for pair in ALL if "launch/local.sh" in pair[1])
+    (command,) = {command for _, command in ALL if "launch/local.sh" in command}
     command = command.replace("runs/two", f"{tmp_path}/2")
     level, _ = os.environ["XLA_FLAGS"].split()  # compiled alike
     command = command.replace("XLA_FLAGS=", f"XLA_FLAGS={level}\\ ")
@@ -184,3 +184,29 @@ run.open_source = slowly
     codes, _ = ends(start_two(tmp_path, tmp_path, steps=3, before=before))
     assert codes == [0, 0]
     assert len(losses(tmp_path)) == 3
+
+
+@pytest.mark.long
+def test_two_slices_train_as_one(tmp_path):
+    """Each process is taken for a slice; the mesh is the one that JAX makes of such."""
+    before = """
+import jax
+from jax.experimental import mesh_utils
+from simclr_jax import sharding
+def make_mesh(made=sharding.make_mesh):
+    slices = property(lambda device: device.process_index)
+    type(jax.devices()[0]).slice_index = slices
+    mesh = made()
+    granules = mesh_utils.create_hybrid_device_mesh((1,), (2,), process_is_granule=True)
+    assert list(mesh.devices) == list(granules)
+    return mesh
+sharding.make_mesh = make_mesh
+"""
+    several = start_two(tmp_path / "2", tmp_path / "2", steps=3, before=before)
+    codes, said = ends(several)
+    assert codes == [0, 0], said
+    codes, said = ends(start_two(tmp_path / "1", tmp_path / "1", steps=3))
+    assert codes == [0, 0], said
+    np.testing.assert_allclose(
+        losses(tmp_path / "1"), losses(tmp_path / "2"), rtol=1e-5
+    )

@@ -1,0 +1,70 @@
+"""What all launchers share: sound scripts, time for a save, the lock in the image."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import numpy as np
+
+from simclr_jax.train.checkpoint import Checkpoints
+
+SCRIPTS = [*pathlib.Path("launch").glob("*.s*"), pathlib.Path(".ci/run")]
+GRACES = {
+    "gke.yaml": r"terminationGracePeriodSeconds: (\d+)",
+    "gke_multislice.yaml": r"terminationGracePeriodSeconds: (\d+)",
+    "slurm.sbatch": r"--signal=TERM@(\d+)",
+    "tpu_host.sh": r"--stop-timeout (\d+)",
+}
+
+
+def test_scripts_are_sound():
+    beside = pathlib.Path(sys.executable).parent / "shellcheck"
+    program = beside if beside.exists() else shutil.which("shellcheck")
+    assert program, "needs shellcheck, which requirements.lock brings: make env"
+    assert len(SCRIPTS) == 5
+    done = subprocess.run([program, *SCRIPTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_there_is_time_for_a_save(tmp_path):
+    """Ten times what a ResNet-50 with its momentum takes here."""
+    draw = np.random.default_rng(0)
+    state = {
+        f"{i}": jnp.asarray(draw.random((5, 2**20), np.float32)) for i in range(10)
+    }
+    began = time.monotonic()
+    checkpoints = Checkpoints(tmp_path, every=1)
+    checkpoints.save(1, state)
+    checkpoints.close()
+    needed = 10 * (time.monotonic() - began)
+    for name, pattern in GRACES.items():
+        (grace,) = re.findall(pattern, pathlib.Path("launch", name).read_text())
+        assert int(grace) > needed, name
+
+
+def test_the_image_installs_the_lock_and_then_what_the_readme_says():
+    text = pathlib.Path("launch/Dockerfile").read_text()
+    *_, lock, extra = re.findall(r"pip install --no-cache-dir (.*?)(?: \\)?\n", text)
+    assert lock == "--require-hashes -r requirements.lock"
+    readme = pathlib.Path("README.md").read_text()
+    for name in ("tpu", "cuda13"):
+        assert f"pip install {extra.replace('$EXTRA', name)}`" in readme
+    for words in re.findall(r"^COPY (.*) \S+$", text, re.M):
+        assert all(pathlib.Path(word).exists() for word in words.split())
+    version = re.search(r"^FROM python:3\.(\d+)-slim$", text, re.M)
+    assert version
+    assert 11 <= int(version[1]) <= 13  # what the lock is for
+
+
+def test_the_costs_are_those_of_the_plan():
+    row = r"`simclr_imagenet` \| 4096 \| v5e:8x8 \|.*\| ([\d.]+) to ([\d.]+) \|$"
+    readme = pathlib.Path("README.md").read_text()
+    ((low, high),) = re.findall(row, readme, re.M)
+    chip_hours = f"{64 * float(low):.0f} to {64 * float(high):.0f} chip-hours"
+    for name in ("tpu_vm.md", "gke.md"):
+        assert chip_hours in " ".join(pathlib.Path("launch", name).read_text().split())
+    assert f"{low} to {high} hours" in pathlib.Path("launch/tpu_vm.md").read_text()

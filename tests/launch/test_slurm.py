@@ -1,0 +1,117 @@
+"""launch/slurm.sbatch with srun and scontrol replaced; JAX finds its place itself."""
+
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from simclr_jax import door
+from tests.tools import with_devices
+
+SCRIPT = pathlib.Path("launch/slurm.sbatch").absolute()
+
+TWO_TASKS = """
+[[ $1 == --cpus-per-task=3 ]] || exit 99
+shift
+for k in 0 1; do
+  SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_PROCID=$k SLURM_LOCALID=$k "$@" &
+  tasks+=($!)
+done
+for task in "${tasks[@]}"; do
+  wait "$task" || code=$(($? > ${code-0} ? $? : code))
+done
+exit ${code-0}
+"""
+
+
+def run(folder, srun, *words, **environment):
+    """The script as a batch job, in the folder; what it said, and what scontrol got."""
+    programs = folder / "programs"
+    programs.mkdir()
+    asked = folder / "asked"
+    for name, body in {"srun": srun, "scontrol": f'echo "$@" >{asked}'}.items():
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{body}")
+        (programs / name).chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    ours = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "SLURM_JOB_ID": "7",
+        "SLURM_CPUS_PER_TASK": "3",
+        "JAX_COORDINATOR_PORT": port,
+    }
+    done = subprocess.run(
+        ["bash", SCRIPT, *words],
+        cwd=folder if (folder / "simclr_jax").exists() else None,
+        env=with_devices(1) | ours | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done, asked.read_text().strip() if asked.exists() else None
+
+
+def test_each_task_finds_its_place(tmp_path):
+    (tmp_path / "simclr_jax").mkdir()
+    (tmp_path / "simclr_jax" / "pretrain.py").write_text("""
+import os, sys
+import jax
+jax.distributed.initialize()
+place = jax.process_index(), jax.process_count(), jax.device_count()
+os.write(1, f"{place} {sys.argv[1:]}\\n".encode())
+""")
+    done, asked = run(tmp_path, TWO_TASKS, "--workdir", "a b")
+    assert done.returncode == 0, done.stderr
+    expected = [f"({k}, 2, 2) ['--workdir', 'a b']" for k in (0, 1)]
+    assert sorted(done.stdout.splitlines()) == expected
+    assert asked is None
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 75, 134, 137])
+def test_what_may_be_repeated_is_queued_again(tmp_path, code):
+    done, asked = run(tmp_path, f"exit {code}", "--config=x")
+    assert done.returncode == code
+    assert asked == ("requeue 7" if code in (door.AGAIN, 134) else None)
+
+
+@pytest.mark.parametrize(("before", "again"), [("99", True), ("100", False)])
+def test_but_not_for_ever(tmp_path, before, again):
+    _, asked = run(tmp_path, "exit 75", "--config=x", SLURM_RESTART_COUNT=before)
+    assert bool(asked) == again
+
+
+def test_usage(tmp_path):
+    done, asked = run(tmp_path, "exit 75")
+    assert (done.returncode, done.stdout, asked) == (2, "", None)
+    assert done.stderr.startswith("usage: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_task_a_gpu():
+    """JAX takes the GPU of SLURM_LOCALID; it has to be one of those that are seen."""
+    lines = re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", SCRIPT.read_text(), re.M)
+    assert len(lines) == SCRIPT.read_text().count("#SBATCH")
+    options = dict(lines)
+    assert options["gpus-per-node"] == options["ntasks-per-node"]
+    assert not {"gpus-per-task", "gpu-bind", "gres"} & set(options)
+    assert options["signal"].startswith("TERM@")  # to the steps, not to the script
+    assert "requeue" in options
+
+
+@pytest.mark.long
+def test_two_tasks_train(tmp_path):
+    words = ["--config=configs/quickstart.py", f"--workdir={tmp_path}/run"]
+    words += ["--config.steps=3", "--config.data.batch_size=32", "--config.log_every=1"]
+    words += ["--config.encoder.channels=4", "--config.method.hidden=16"]
+    done, asked = run(tmp_path, TWO_TASKS, *words)
+    assert done.returncode == 0, done.stderr
+    assert asked is None
+    assert "on 2 cpu device(s) of 2 process(es)" in done.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
