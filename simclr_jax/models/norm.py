@@ -87,6 +87,23 @@ class BatchNorm(nn.Module):
         return self.momentum * old + (1 - self.momentum) * new
 
 
+def groups_of(size: int, rows: int) -> int:
+    """How many groups of so many rows a batch has; 1 if it has fewer, or size is 0.
+
+    Raises:
+      ValueError: if they do not divide it.
+    """
+    if not size or rows < size:
+        return 1
+    groups, rest = divmod(rows, size)
+    if rest:
+        raise ValueError(
+            f"Batch norm in groups of {size} rows needs a batch that they divide; this "
+            f"one has {rows} (images x views of one pass)."
+        )
+    return groups
+
+
 def _rows(x, groups: int) -> int:
     """How many rows a group has."""
     rows, rest = divmod(x.shape[0], groups)
