@@ -1,5 +1,6 @@
-"""launch/local.sh with a door made of stubs: environment, output, exit codes."""
+"""The scripts of launch/ with a door made of stubs: words, output, exit codes."""
 
+import json
 import os
 import pathlib
 import signal
@@ -8,6 +9,9 @@ import sys
 import time
 
 import pytest
+
+from simclr_jax import config
+from simclr_jax import run as parts
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPT = str(ROOT / "launch" / "local.sh")
@@ -106,3 +110,53 @@ def test_usage(tmp_path, arguments):
     assert out == ""
     assert err.startswith("usage: ")
     assert len(err.splitlines()) == 1
+
+
+BATCHES = """
+import json, pathlib, sys
+said = dict(word.removeprefix("--config.").split("=") for word in sys.argv[5:])
+batch, every = int(said["data.batch_size"]), int(said["evaluate.every"])
+folder = pathlib.Path(sys.argv[4])
+folder.mkdir(parents=True)
+(folder / "words.json").write_text(json.dumps(said))
+with (folder / "metrics.jsonl").open("w") as file:
+    for step in range(1, 153600 // batch + 1):
+        line = {"step": step, "loss": float(step > every)}
+        if step % every == 0:
+            line["knn_accuracy"] = 0.25
+        file.write(json.dumps(line) + "\\n")
+"""
+
+
+def test_batches_are_compared_by_images(tmp_path):
+    (tmp_path / "simclr_jax").mkdir()
+    (tmp_path / "simclr_jax" / "pretrain.py").write_text(BATCHES)
+    done = subprocess.run(
+        ["bash", str(ROOT / "launch" / "batches.sh"), "there", "--config.seed=1"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = {
+        str(path.parent.relative_to(tmp_path / "there")): json.loads(path.read_text())
+        for path in tmp_path.rglob("words.json")
+    }
+    assert set(words) == {"256/0", "64/0", "64/256", "1024/0", "1024/256"}
+    for name, said in words.items():
+        batch, transfer_from = name.split("/")
+        assert (said["data.batch_size"], said["transfer_from"]) == (
+            batch,
+            transfer_from,
+        )
+        assert said["seed"] == "1"
+        c = config.load(str(ROOT / "configs" / "byol_quickstart.py"))
+        config.override(c, list(said.items()))
+        assert parts.length(c, 5000)[0] * int(batch) == 153_600
+        assert parts.peak(c) == pytest.approx(0.005 * (int(batch) / 256) ** 0.5)
+    _, _, head, _, *rows = done.stdout.splitlines()
+    assert head == "| images | 256/0 | 64/0 | 64/256 | 1024/0 | 1024/256 |"
+    seen = [f"{30720 * (i + 1):,}" for i in range(5)]
+    assert [row.split()[1] for row in rows] == seen
+    assert rows[0].count("| 0.000 / 25.0 ") == rows[1].count("| 1.000 / 25.0 ") == 5
