@@ -25,6 +25,7 @@ def get_config(
     c.seed = 0
     c.epochs = 100.0
     c.steps = 0  # 0: from epochs by optim.length; else the whole run's length
+    c.transfer_from = 0  # the batch the recipe is for; 0: as is, at any. See rebatch.py
     c.log_every = 50  # steps
     c.init_from = ""  # a work directory: begin with what its newest checkpoint keeps
     c.patience = 10  # steps in a row without a finite loss before the run gives up

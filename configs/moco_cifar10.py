@@ -19,7 +19,7 @@ def get_config():
     c.encoder.start = "he"
     c.encoder.shortcut = "needed"
     c.encoder.zero = False
-    c.encoder.bn_groups = 16
+    c.encoder.bn_group = 32
     base.plain_sgd(c, weight_decay=5e-4)
     c.epochs = 800.0
     c.augment.blur = 0.0

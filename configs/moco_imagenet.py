@@ -10,9 +10,9 @@ python -m simclr_jax.pretrain --config configs/moco_imagenet.py:epochs=800 --wor
 
 Published top-1 of linear evaluation: v1 60.6 %, v2 67.5 % (200 epochs) and 71.1 %
 (800). The published runs computed in float32; here the encoder computes in bfloat16.
-Their batch norm saw 32 images at a time, one group a GPU; here groups are part of the
-recipe, whatever the devices. Their linear evaluation went down by steps; ours, at the
-same first rate, goes by a cosine.
+Their batch norm saw 32 images at a time, one group a GPU; here such groups are part of
+the recipe, whatever the devices and the batch. Their linear evaluation went down by
+steps; ours, at the same first rate, goes by a cosine.
 """
 
 from configs import base
@@ -31,7 +31,7 @@ def get_config(*, version: str = "v2", epochs: int = 200, batch: int = 256):
     c.data.colour = "device"
     c.encoder.zero = False
     c.encoder.dtype = "bfloat16"
-    c.encoder.bn_groups = max(batch // 32, 1)
+    c.encoder.bn_group = 32
     c.method.layers = 1 if v1 else 2
     c.method.temperature = 0.07 if v1 else 0.2
     c.optim.lr = 0.03

@@ -15,7 +15,7 @@ def get_config():
     base.quickstart(c)
     c.augment.strength = 0.3
     c.augment.blur = 0.0
-    c.encoder.bn_groups = 8
+    c.encoder.bn_group = 32
     c.method.hidden = 256
     c.method.out = 32
     c.method.queue = 2048  # less than half of the pictures: few meet themselves

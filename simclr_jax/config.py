@@ -51,8 +51,8 @@ POSITIVE = (
     "evaluate.map2d.k",
 )
 NOT_NEGATIVE = (
-    *("steps", "checkpoint.keep_every", "optim.lr", "optim.warmup_epochs"),
-    *("optim.lr_end", "optim.clip", "optim.late_epochs"),
+    *("steps", "transfer_from", "checkpoint.keep_every", "optim.lr"),
+    *("optim.warmup_epochs", "optim.lr_end", "optim.clip", "optim.late_epochs"),
     *("evaluate.every", "evaluate.linear.l2", "evaluate.linear_augmented.weight_decay"),
 )
 MAY_CHANGE = ("log_every", "checkpoint.", "data.data_dir", "data.colour")

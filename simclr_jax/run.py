@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from simclr_jax import colour, config, processes, sharding
+from simclr_jax import colour, config, processes, rebatch, sharding
 from simclr_jax.data import augment, pipeline
 from simclr_jax.data.recipes import expand
 from simclr_jax.data.sources import Source, open_source
 from simclr_jax.evaluate.features import Features, extract
 from simclr_jax.losses import streaming
-from simclr_jax.methods.base import Method
+from simclr_jax.methods.base import Method, with_momentum
 from simclr_jax.methods.probe import with_probe
+from simclr_jax.models.norm import MOMENTUM
 from simclr_jax.train import schedules
 from simclr_jax.train.checkpoint import template
 from simclr_jax.train.optim import COUPLED, with_rules
@@ -37,7 +38,7 @@ class Run(NamedTuple):
     shapes: Any  # the state's tree of shapes and dtypes
     placement: Any  # and of shardings
     create: Callable  # () -> the state at step 0, where it belongs
-    notes: tuple[str, ...] = ()  # on how the loss is computed
+    notes: tuple[str, ...] = ()  # on the recipe and on how the loss is computed
     begins: str = ""  # with what, where another run's state is part of it
 
 
@@ -79,8 +80,13 @@ def clock(c, images: int) -> dict[str, int]:
 
 def build_method(c, *, images: int, classes: int) -> Method:
     """The method around the encoder, with the online probe where there are labels."""
-    encoder = config.build("encoder", c)
-    method = config.build("method", c, encoder, **clock(c, images))
+    encoder, stays = config.build("encoder", c), rebatch.stays(c)
+    section = c.method.to_dict() | stays.method
+    method = config.call(
+        config.SECTIONS["method"], section, encoder, **clock(c, images)
+    )
+    if stays.batch_norm != MOMENTUM:
+        method = with_momentum(method, stays.batch_norm)
     if not (c.probe.enabled and classes):
         return method
     # Where the optimiser leaves the probe alone, its decay is an L2 term of the loss,
@@ -164,6 +170,9 @@ def assemble(c, mesh, *, images: int, classes: int) -> Run:
     batch = {"views": views, "label": label}  # a loss that cannot be says so now
     with jax.set_mesh(mesh), streaming.noting() as notes:
         jax.eval_shape(method.loss, shapes.params, shapes.blind(), batch, shapes.rng)
+    if c.transfer_from:
+        normed = bool(jax.tree.leaves(shapes.model_state))
+        notes.insert(0, rebatch.table(c, images=images, normed=normed))
     where = sharding.replicated(mesh)
     if c.placement == "fsdp":
         placement = sharding.fsdp(mesh, shapes)

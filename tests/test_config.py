@@ -234,7 +234,7 @@ def test_numbers_out_of_range(key, text):
         (("method.hidden", "-1"), "hidden = -1"),
         (("method.temperature", "0.0"), "temperature must be above 0"),
         (("encoder.std", "(0.0, 1.0, 1.0)"), "std is above 0"),
-        (("encoder.bn_groups", "3"), "3 groups needs a batch that they divide"),
+        (("encoder.bn_group", "3"), "groups of 3 rows needs a batch that they divide"),
         (("augment.name", "crop_flip"), "two views of each picture.*makes 1"),
         (("optim.undecayed", "('(',)"), "no regular expression"),
         (("optim.frozen", "('^encodr/',)"), r"'\^encodr/' matches no parameter"),

@@ -258,7 +258,7 @@ def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path):
         ("--config.augment.brightness=add", "additive"),
         ("--config.encoder.stem=cfar", "cifar"),
         ("--config.evaluate.knn.k=0", "must be above 0"),
-        ("--config.encoder.bn_groups=3", "a batch that they divide"),
+        ("--config.encoder.bn_group=3", "a batch that they divide"),
     ],
 )
 def test_mistakes_before_anything_is_begun(tmp_path, argument, message, capsys):

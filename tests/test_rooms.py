@@ -35,7 +35,7 @@ ROOMS = {
 # Doors, and what they share, may import everything; nothing but a door imports a door.
 DOORS = {
     *("pretrain", "plan.__main__", "plan.compiler", "evaluate.__main__"),
-    *("config", "door", "processes", "run", "transfer"),
+    *("config", "door", "processes", "rebatch", "run", "transfer"),
 }
 DOOR_FUNCTIONS = {("data.pipeline", "preview")}
 

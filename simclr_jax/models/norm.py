@@ -31,6 +31,9 @@ def pixels(x, mean: tuple[float, ...], std: tuple[float, ...], dtype: str):
     return x.astype(dtype)
 
 
+MOMENTUM = 0.9  # how much of batch norm's running statistics stays at a pass
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation with one-pass statistics in float32.
 
@@ -42,7 +45,7 @@ class BatchNorm(nn.Module):
     The variance is biased (divided by the count), in the running statistics too.
     """
 
-    momentum: float = 0.9  # how much of the running statistics stays
+    momentum: float = MOMENTUM
     epsilon: float = 1e-5
     groups: int = 1
     use_scale: bool = True
@@ -51,12 +54,13 @@ class BatchNorm(nn.Module):
     dtype: str = "float32"  # of the output; all inside is float32
 
     @nn.compact
-    def __call__(self, x, train: bool, place=None):
+    def __call__(self, x, train: bool, place=None, momentum=None):
         """[N, ..., C] -> [N, ..., C], normalised per channel C.
 
         place: int [N], a permutation: the row that each image would have in a shuffled
           batch (MoCo, arXiv:1911.05722, section 3.3). It decides who is in which group,
           while the images stay on their devices.
+        momentum: in place of the layer's own.
         """
         shape = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape) if self.use_scale else 1
@@ -74,17 +78,48 @@ class BatchNorm(nn.Module):
         m, v = _shuffled_moments(y, place, self.groups) if shuffled else _moments(y)
         y = (y - m) * (scale * jax.lax.rsqrt(v + self.epsilon)) + bias
         if not self.is_initializing():
-            mean.value = self._running(mean.value, m)
-            var.value = self._running(var.value, v)
+            stays = self.momentum if momentum is None else momentum
+            mean.value = _running(mean.value, m, stays)
+            var.value = _running(var.value, v, stays)
         return y.reshape(x.shape).astype(self.dtype)
 
     def _grouped(self, x):
         """[N, ..., C] -> [G, N / G, ..., C]."""
         return x.reshape(self.groups, _rows(x, self.groups), *x.shape[1:])
 
-    def _running(self, old, new):
-        new = new.reshape(-1, old.size).mean(0)  # of groups, or of rows if shuffled
-        return self.momentum * old + (1 - self.momentum) * new
+
+def _running(old, new, momentum: float):
+    new = new.reshape(-1, old.size).mean(0)  # of groups, or of rows if shuffled
+    return momentum * old + (1 - momentum) * new
+
+
+def telling(**words):
+    """Inside, every batch norm is called with these keyword arguments, too."""
+
+    def hand_over(norm, args, kwargs, context):
+        known = isinstance(context.module, BatchNorm)
+        if known and context.method_name == "__call__":
+            kwargs |= words
+        return norm(*args, **kwargs)
+
+    return nn.intercept_methods(hand_over)
+
+
+def groups_of(size: int, rows: int) -> int:
+    """How many groups of so many rows a batch has; 1 if it has fewer, or size is 0.
+
+    Raises:
+      ValueError: if they do not divide it.
+    """
+    if not size or rows < size:
+        return 1
+    groups, rest = divmod(rows, size)
+    if rest:
+        raise ValueError(
+            f"Batch norm in groups of {size} rows needs a batch that they divide; this "
+            f"one has {rows} (images x views of one pass)."
+        )
+    return groups
 
 
 def _rows(x, groups: int) -> int:

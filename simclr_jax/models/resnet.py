@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax.models.checks import DTYPES, check_pixels, one_of
-from simclr_jax.models.norm import BatchNorm, pixels
+from simclr_jax.models.norm import BatchNorm, groups_of, pixels
 
 BLOCKS = {  # depth: blocks in each of the four groups
     10: (1, 1, 1, 1),
@@ -234,7 +234,7 @@ class ResNet(nn.Module):
     stem: str
     pool: str
     dtype: str
-    bn_groups: int
+    bn_group: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pad: str = "even"
@@ -244,7 +244,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        norm = partial(BatchNorm, groups=self.bn_groups, dtype=self.dtype)
+        groups = groups_of(self.bn_group, len(x)) if train else 1
+        norm = partial(BatchNorm, groups=groups, dtype=self.dtype)
         conv = partial(Conv, pad=self.pad, start=self.start)
         x = pixels(x, self.mean, self.std, self.dtype)
         x = self._stem(x, conv, norm, train)
@@ -293,7 +294,7 @@ def resnet(
     shortcut: str = "always",
     zero: bool = True,
     dtype: str = "float32",
-    bn_groups: int = 1,
+    bn_group: int = 0,
     mean: tuple[float, ...] = (0.0, 0.0, 0.0),
     std: tuple[float, ...] = (1.0, 1.0, 1.0),
 ) -> ResNet:
@@ -313,7 +314,8 @@ def resnet(
         "needed", as width or size change (torchvision).
       zero: whether the last scale of each block starts at 0.
       dtype: of activations and products, "float32" or "bfloat16".
-      bn_groups: groups of rows with batch norm statistics of their own; 1 is all.
+      bn_group: how many rows share batch norm statistics, 32 in MoCo v1 and v2; 0: all
+        of a batch.
       mean, std: of the pixels in [0, 1], per channel; SimCLR takes them as they are.
 
     Raises:
@@ -327,10 +329,10 @@ def resnet(
     one_of("shortcut", shortcut, SHORTCUTS)
     one_of("dtype", dtype, DTYPES)
     check_pixels(mean, std)
-    if width < 1 or bn_groups < 1 or sk_ratio < 0:
+    if width < 1 or bn_group < 0 or sk_ratio < 0:
         raise ValueError(
-            "width and bn_groups must be at least 1 and sk_ratio at least 0.0; got "
-            f"width = {width}, bn_groups = {bn_groups}, sk_ratio = {sk_ratio}."
+            "width must be at least 1, bn_group and sk_ratio at least 0; got "
+            f"width = {width}, bn_group = {bn_group}, sk_ratio = {sk_ratio}."
         )
     if sk_ratio and depth < BOTTLENECK:
         raise ValueError(
@@ -344,7 +346,7 @@ def resnet(
         stem,
         pool,
         dtype,
-        bn_groups,
+        bn_group,
         mean,
         std,
         pad,
@@ -359,7 +361,7 @@ def resnet10(
     channels: int = 16,
     stem: str = "imagenet",
     dtype: str = "float32",
-    bn_groups: int = 1,
+    bn_group: int = 0,
     mean: tuple[float, ...] = (0.0, 0.0, 0.0),
     std: tuple[float, ...] = (1.0, 1.0, 1.0),
 ) -> ResNet:
@@ -370,12 +372,12 @@ def resnet10(
     one_of("stem", stem, STEMS)
     one_of("dtype", dtype, DTYPES)
     check_pixels(mean, std)
-    if channels < 1 or bn_groups < 1:
+    if channels < 1 or bn_group < 0:
         raise ValueError(
-            "channels and bn_groups must be at least 1; got "
-            f"channels = {channels}, bn_groups = {bn_groups}."
+            "channels must be at least 1 and bn_group at least 0; got "
+            f"channels = {channels}, bn_group = {bn_group}."
         )
-    return ResNet(10, channels, 0.0, stem, "same", dtype, bn_groups, mean, std)
+    return ResNet(10, channels, 0.0, stem, "same", dtype, bn_group, mean, std)
 
 
 resnet18 = partial(resnet, 18)

@@ -1,6 +1,5 @@
 """Encoder f, projector g and, for an online branch, predictor q, as one network."""
 
-import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.models.norm import BatchNorm
+from simclr_jax.models.norm import telling
 
 DROPOUT = zlib.crc32(b"dropout")  # the stream of random numbers inside the layers
 
@@ -68,7 +67,7 @@ def network(
 
     @jax.jit  # so that views of one size are traced once
     def forward(params, stats, x, rng, shuffle):
-        with _shuffled(shuffle):
+        with telling(place=shuffle):
             y, new = module.apply(
                 {"params": params, "batch_stats": stats},
                 x,
@@ -99,20 +98,6 @@ def _fold(rng, *numbers):
     for number in numbers:
         rng = jax.random.fold_in(rng, number)
     return rng
-
-
-def _shuffled(place):
-    """Inside, every batch norm takes its groups from `place`, unless it is None."""
-
-    def hand_over(norm, args, kwargs, context):
-        known = isinstance(context.module, BatchNorm)
-        if known and context.method_name == "__call__":
-            kwargs |= {"place": place}
-        return norm(*args, **kwargs)
-
-    if place is None:
-        return contextlib.nullcontext()
-    return nn.intercept_methods(hand_over)
 
 
 def _passes(

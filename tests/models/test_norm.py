@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import sharding
-from simclr_jax.models.norm import BatchNorm, pixels
+from simclr_jax.models.norm import BatchNorm, groups_of, pixels
 
 
 def train(norm, x, variables=None):
@@ -124,6 +124,14 @@ def test_groups_on_a_mesh_move_no_images(groups):
 def test_groups_must_divide_the_batch():
     with pytest.raises(ValueError, match=r"3 groups.*8 rows"):
         train(BatchNorm(groups=3), random((8, 2)))
+
+
+def test_groups_follow_the_batch():
+    assert [groups_of(32, rows) for rows in (32, 256, 1024)] == [1, 8, 32]
+    assert groups_of(32, 8) == 1  # fewer than a group
+    assert groups_of(0, 256) == 1  # no groups at all
+    with pytest.raises(ValueError, match=r"groups of 32 rows .* has 48 "):
+        groups_of(32, 48)
 
 
 def test_pixels_scale_bytes_only():

@@ -286,7 +286,7 @@ def test_bfloat16_keeps_what_lasts_in_float32():
 
 @pytest.mark.parametrize("groups", [1, 16])
 def test_a_mesh_changes_nothing_and_moves_no_images(groups):
-    encoder, x, variables = small(bn_groups=groups)
+    encoder, x, variables = small(bn_group=16 // groups)
     params, stats = variables["params"], variables["batch_stats"]
 
     def loss(params, x):
@@ -316,6 +316,8 @@ def test_a_mesh_changes_nothing_and_moves_no_images(groups):
         ("resnet18", {"sk_ratio": SK}, "ResNet-18 has basic blocks"),
         ("resnet10", {"stem": "large"}, "stem = 'large'"),
         ("resnet10", {"channels": 0}, "channels = 0"),
+        ("resnet10", {"bn_group": -1}, "bn_group = -1"),
+        ("resnet50", {"bn_group": -1}, "bn_group = -1"),
         ("resnet10", {"dtype": "half"}, "dtype = 'half'"),
     ],
 )
