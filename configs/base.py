@@ -51,6 +51,7 @@ def get_config(
     c.optim.schedule = "cosine"  # or dino, epochs, tsimcne, steps: train/schedules.py
     c.optim.lr_end = 0.0  # where the cosine ends; not scaled with the batch
     c.optim.changes = (120.0, 160.0)  # epochs from which "steps" has a tenth
+    c.optim.microbatches = 1  # in how many parts a batch goes through the network
     c.optim.clip = 0.0  # the largest norm of the gradient of one array; 0: any
     # Rules, searched in paths such as encoder/conv1/kernel, for the parameters that
     c.optim.frozen = ()  # never move

@@ -43,7 +43,7 @@ WORDS = {  # fields whose value is one of a few words
     "placement": ("replicated", "fsdp"),
 }
 POSITIVE = (
-    *("epochs", "log_every", "patience", "probe.views"),
+    *("epochs", "log_every", "patience", "probe.views", "optim.microbatches"),
     *("data.batch_size", "data.image_size", "checkpoint.every", "checkpoint.keep"),
     *("evaluate.batch_size", "evaluate.knn.k", "evaluate.knn.temperature"),
     *("evaluate.linear.iterations", "evaluate.linear_augmented.epochs"),
@@ -268,14 +268,17 @@ def _numbers(c, inside: str = ""):
             yield f"{inside}{key}", said
 
 
-def check_batch(batch_size: int, devices: int, processes: int, images: int) -> None:
-    """A batch must divide over the devices and not exceed the data set."""
-    if batch_size % devices:
-        below = batch_size // devices * devices
-        near = f"{below} or {below + devices}" if below else f"{devices}"
+def check_batch(c, devices: int, processes: int, images: int) -> None:
+    """Each microbatch must divide over the devices, a batch not exceed the data set."""
+    batch_size, parts = c.data.batch_size, c.optim.microbatches
+    least = devices * parts
+    if batch_size % least:
+        below = batch_size // least * least
+        near = f"{below} or {below + least}" if below else f"{least}"
+        into = "" if parts == 1 else f" and optim.microbatches={parts}"
         raise ValueError(
             f"data.batch_size={batch_size} does not divide over {devices} devices "
-            f"(in {processes} processes); the nearest that does is {near}."
+            f"(in {processes} processes){into}; the nearest that does is {near}."
         )
     if batch_size > images:
         raise ValueError(

@@ -57,9 +57,7 @@ def pretrain(c, workdir: str):
     mesh = sharding.make_mesh()
     with door.checking(), jax.set_mesh(mesh):
         source = run.open_data(c, c.data.split, workdir)
-        config.check_batch(
-            c.data.batch_size, mesh.size, jax.process_count(), len(source)
-        )
+        config.check_batch(c, mesh.size, jax.process_count(), len(source))
         job = run.assemble(c, mesh, images=len(source), classes=source.classes)
         job = transfer.begin(c, job, mesh, workdir)
         judge = make_judge(c, job, source, mesh, workdir)

@@ -16,9 +16,9 @@ from simclr_jax.data.recipes import expand
 from simclr_jax.data.sources import Source, open_source
 from simclr_jax.evaluate.features import Features, extract
 from simclr_jax.losses import streaming
-from simclr_jax.methods.base import Method, with_momentum
+from simclr_jax.methods.base import Method
 from simclr_jax.methods.probe import with_probe
-from simclr_jax.models.norm import MOMENTUM
+from simclr_jax.models.siamese import manner
 from simclr_jax.train import schedules
 from simclr_jax.train.checkpoint import template
 from simclr_jax.train.optim import COUPLED, with_rules
@@ -82,11 +82,10 @@ def build_method(c, *, images: int, classes: int) -> Method:
     """The method around the encoder, with the online probe where there are labels."""
     encoder, stays = config.build("encoder", c), rebatch.stays(c)
     section = c.method.to_dict() | stays.method
-    method = config.call(
-        config.SECTIONS["method"], section, encoder, **clock(c, images)
-    )
-    if stays.batch_norm != MOMENTUM:
-        method = with_momentum(method, stays.batch_norm)
+    with manner(c.optim.microbatches, stays.batch_norm):
+        method = config.call(
+            config.SECTIONS["method"], section, encoder, **clock(c, images)
+        )
     if not (c.probe.enabled and classes):
         return method
     # Where the optimiser leaves the probe alone, its decay is an L2 term of the loss,

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from simclr_jax.models.norm import telling
 from simclr_jax.models.siamese import Network
 from simclr_jax.state import TrainState
 
@@ -44,19 +43,6 @@ def with_target(online: Network) -> Callable[..., TrainState]:
         )
 
     return init
-
-
-def with_momentum(method: Method, momentum: float) -> Method:
-    """The method, but batch norm keeps this much of its statistics at a pass.
-
-    Its layers are traced once, so this comes before its loss is ever called.
-    """
-
-    def loss(*args):
-        with telling(momentum=momentum):
-            return method.loss(*args)
-
-    return method._replace(loss=loss)
 
 
 def cosine_to_one(start: float, total_steps: int):

@@ -93,18 +93,6 @@ def _running(old, new, momentum: float):
     return momentum * old + (1 - momentum) * new
 
 
-def telling(**words):
-    """Inside, every batch norm is called with these keyword arguments, too."""
-
-    def hand_over(norm, args, kwargs, context):
-        known = isinstance(context.module, BatchNorm)
-        if known and context.method_name == "__call__":
-            kwargs |= words
-        return norm(*args, **kwargs)
-
-    return nn.intercept_methods(hand_over)
-
-
 def groups_of(size: int, rows: int) -> int:
     """How many groups of so many rows a batch has; 1 if it has fewer, or size is 0.
 

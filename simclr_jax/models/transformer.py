@@ -145,19 +145,25 @@ class Block(nn.Module):
     drop: float
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, rows=None):
+        """rows: int [N], which of a batch the images are; None if they are all."""
         attend = Attention(self.heads, self.start, name="attention")
         mlp = FeedForward(self.start, name="mlp")
-        x = x + self._dropped(attend(layer_norm("norm1", x.dtype)(x)), train)
-        return x + self._dropped(mlp(layer_norm("norm2", x.dtype)(x)), train)
+        rows = jnp.arange(len(x)) if rows is None else rows
+        x = x + self._dropped(attend(layer_norm("norm1", x.dtype)(x)), rows, train)
+        return x + self._dropped(mlp(layer_norm("norm2", x.dtype)(x)), rows, train)
 
-    def _dropped(self, y, train):
-        """Stochastic depth, Huang et al. 2016: scaling what stays keeps the mean."""
+    def _dropped(self, y, rows, train):
+        """Stochastic depth, Huang et al. 2016: scaling what stays keeps the mean.
+
+        Each image has a key of its own: its fate does not hang on who comes with it.
+        """
         if not (train and self.drop and self.has_rng("dropout")):
             return y
         keep = 1 - self.drop
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (len(y), 1, 1))
-        return jnp.where(kept, y / keep, 0)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), rows)
+        kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep))(keys)
+        return jnp.where(kept[:, None, None], y / keep, 0)
 
 
 def layer_norm(name: str, dtype) -> nn.LayerNorm:

@@ -11,6 +11,7 @@ with jax[tpu].
 """
 
 import json
+import math
 import re
 from typing import Any
 
@@ -19,6 +20,7 @@ from etils import epath
 
 from simclr_jax import config, door, run, sharding
 from simclr_jax.plan import compiler
+from simclr_jax.plan.arithmetic import flops
 from simclr_jax.plan.chips import CHIPS, GIB
 from simclr_jax.plan.cost import cost
 
@@ -69,39 +71,53 @@ def plan(c, topology: str, *, images: int, classes: int) -> dict[str, Any]:
         room: the temporaries alone.
       hbm_capacity_bytes: of a chip.
       chips: how many.
-      And, if it fits, of a step: flops_per_chip; hbm_traffic_bytes, of a chip; roof_ms
-      and est_ms, between which it should lie, and communication_ms, part of both;
-      collectives, a list of {"kind", "count", "bytes"}; loops_of_unknown_length. Of the
-      run: steps; images_per_second_bound; hours, a list of two, by roof and estimate.
+      bytes_per_image: from the hosts to the chips, with its views and their draws.
+      steps: of the run.
+      flops_by_definition: a chip's part of the products and convolutions of a step, as
+        they are written down; padding does not count.
+      And, if it fits, of a step: flops_per_chip, the same as compiled;
+        hbm_traffic_bytes, of a chip; roof_ms and est_ms, between which it should lie,
+        and communication_ms, part of both; collectives, a list of {"kind", "count",
+        "bytes"}; loops_of_unknown_length. Of the run: images_per_second_bound; hours
+        and chip_hours, lists of two, by roof and estimate.
 
     Raises:
       ValueError: for a topology that nobody knows, or a batch that it does not divide.
     """
     mesh = sharding.make_mesh(compiler.describe(topology))
-    config.check_batch(c.data.batch_size, mesh.size, 1, images)
+    config.check_batch(c, mesh.size, 1, images)
     kind = mesh.devices.flat[0].device_kind
     config.choose(kind, CHIPS, f"the chips of {topology}")
     chip = CHIPS[kind]
     with jax.set_mesh(mesh):
         job = run.assemble(c, mesh, images=images, classes=classes)
         batch = run.batch_shapes(c, mesh, labels=classes > 0)
-        lowered = run.train_step(c, job, mesh).lower(run.abstract(job), batch)
-        compiled = compiler.compile_once(lowered, topology)
+        traced = run.train_step(c, job, mesh).trace(run.abstract(job), batch)
+        compiled = compiler.compile_once(traced.lower(), topology)
     said = {
         "fits": bool(compiled.text),
         "hbm_bytes_per_chip": chip.devices * compiled.bytes,
         "hbm_capacity_bytes": chip.hbm,
         "chips": mesh.size // chip.devices,
+        "bytes_per_image": size(batch) // c.data.batch_size,
+        "steps": job.total,
+        "flops_by_definition": flops(traced.jaxpr.jaxpr) * chip.devices // mesh.size,
     }
     if compiled.text:
         sides = tuple(map(int, re.findall(r"\d+", topology.partition(":")[2])))
         step = cost(compiled.text, chip, sides)
-        said |= figures(step, chip, c.data.batch_size, job.total)
+        said |= figures(step, chip, c.data.batch_size, job.total, said["chips"])
     return said
 
 
-def figures(step, chip, batch: int, steps: int) -> dict[str, Any]:
+def size(tree) -> int:
+    """Bytes of all arrays."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def figures(step, chip, batch: int, steps: int, chips: int) -> dict[str, Any]:
     """A step's cost, and what it makes of the run, as `plan` returns them."""
+    hours = [steps * step.roof / 3600, steps * step.estimate / 3600]
     return {
         "flops_per_chip": chip.devices * step.flops,
         "hbm_traffic_bytes": chip.devices * step.traffic,
@@ -110,9 +126,9 @@ def figures(step, chip, batch: int, steps: int) -> dict[str, Any]:
         "communication_ms": 1e3 * step.communication,
         "collectives": [each._asdict() for each in step.collectives],
         "loops_of_unknown_length": step.loops,
-        "steps": steps,
         "images_per_second_bound": batch / step.roof,
-        "hours": [steps * step.roof / 3600, steps * step.estimate / 3600],
+        "hours": hours,
+        "chip_hours": [chips * each for each in hours],
     }
 
 
@@ -121,10 +137,10 @@ def report(said: dict[str, Any]) -> str:
     used, there = said["hbm_bytes_per_chip"] / GIB, said["hbm_capacity_bytes"] / GIB
     if not said["fits"]:
         return (
-            f"does not fit: {used:.2f} of {there:.0f} GiB a chip for temporaries. "
-            "Try more chips, a smaller batch, encoder.dtype=bfloat16 or placement=fsdp."
+            f"does not fit: {used:.2f} of {there:.0f} GiB a chip for temporaries "
+            f"alone, {used - there:.1f} GiB missing. Try {remedies(said['config'])}."
         )
-    images = said["images_per_second_bound"]
+    images, chips = said["images_per_second_bound"], said["chips"]
     sent = ", ".join(
         f"{each['count']} {each['kind']} ({each['bytes'] / 1e6:.1f} MB)"
         for each in said["collectives"]
@@ -132,17 +148,28 @@ def report(said: dict[str, Any]) -> str:
     low, high = said["hours"]
     lines = [
         f"fits         {used:.2f} of {there:.0f} GiB a chip",
-        f"arithmetic   {said['flops_per_chip']:.3g} flop a chip and step",
+        f"arithmetic   {said['flops_per_chip']:.3g} flop a chip and step "
+        f"({said['flops_by_definition']:.3g} by definition)",
         f"main memory  {said['hbm_traffic_bytes'] / 1e9:.1f} GB a chip and step",
         f"messages     {sent or 'none'}",
         f"a step       from {said['roof_ms']:.1f} ms (roof) to {said['est_ms']:.1f} ms "
         f"(estimate), messages {said['communication_ms']:.1f} of it; not measured",
         f"the run      {said['steps']} steps, {low:.1f} to {high:.1f} hours on "
-        f"{said['chips']} chips; {images:.0f} images/s at most",
+        f"{chips} chips: {low * chips:.0f} to {high * chips:.0f} chip-hours",
+        f"the hosts    at most {images:.0f} images/s are wanted of them, "
+        f"{images * said['bytes_per_image'] / chips / 1e6:.0f} MB/s a chip",
     ]
     if said["loops_of_unknown_length"]:
         lines.append(f"but          {said['loops_of_unknown_length']} loops count once")
     return "\n".join(lines)
+
+
+def remedies(c: dict[str, Any]) -> str:
+    """What may make a step fit that does not, of a plain config."""
+    half = "encoder.dtype=bfloat16, " if c["encoder"].get("dtype") == "float32" else ""
+    parts = f"optim.microbatches={2 * c['optim']['microbatches']}, "
+    split = "placement=fsdp, " if c["placement"] == "replicated" else ""
+    return f"{half}{parts}{split}more chips or a smaller batch"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import re
 from typing import NamedTuple
 
 from simclr_jax.plan import chips, hlo
+from simclr_jax.plan.arithmetic import meetings
 from simclr_jax.plan.chips import Chip
 
 COLLECTIVES = (
@@ -179,40 +180,29 @@ def _convolution(op, types) -> int:
     flops = 2 * out[of_out.index("b")] * out[of_out.index("f")]
     flops *= kernel[of_kernel.index("i")]
     axes = sum(label.isdigit() for label in of_out)
-    window = _Window(op.rest, axes)
-    for axis in range(axes):
-        flops *= window.meetings(
-            axis, image[of_image.index(str(axis))], out[of_out.index(str(axis))]
-        )
+    for axis, window in enumerate(_windows(op.rest, axes)):
+        pixels = image[of_image.index(str(axis))]
+        outs = out[of_out.index(str(axis))]
+        flops *= meetings(window.pop("size"), pixels, outs, **window)
     return flops
 
 
-class _Window:
+def _windows(rest: str, axes: int) -> list[dict[str, int]]:
     """The window of a convolution, axis by axis."""
+    found = re.search(r"window=\{([^}]*)\}", rest)
+    said = found[1] if found else ""
 
-    def __init__(self, rest: str, axes: int):
-        found = re.search(r"window=\{([^}]*)\}", rest)
-        said = found[1] if found else ""
+    def each(key, default):
+        values = re.search(rf"\b{key}=([\d_x\-]+)", said)
+        texts = values[1].split("x") if values else [default] * axes
+        return [int(text.split("_")[0]) for text in texts]
 
-        def each(key, default):
-            values = re.search(rf"{key}=([\d_x\-]+)", said)
-            return values[1].split("x") if values else [default] * axes
-
-        self.size, self.stride, self.pad = each("size", "1"), each("stride", "1"), []
-        self.pad = [int(pad.split("_")[0]) for pad in each("pad", "0_0")]
-        self.holes, self.steps = each("lhs_dilate", "1"), each("rhs_dilate", "1")
-
-    def meetings(self, axis: int, pixels: int, outs: int) -> int:
-        """How many pairs of a weight and an output meet a pixel on this axis."""
-        stride, hole, step = (
-            int(of[axis]) for of in (self.stride, self.holes, self.steps)
-        )
-        met = 0
-        for weight in range(int(self.size[axis])):
-            for o in range(outs):
-                at = o * stride + weight * step - self.pad[axis]
-                met += 0 <= at <= (pixels - 1) * hole and at % hole == 0
-        return met
+    columns = {
+        **{"size": each("size", "1"), "stride": each("stride", "1")},
+        **{"pad": each("pad", "0_0"), "hole": each("lhs_dilate", "1")},
+        "step": each("rhs_dilate", "1"),
+    }
+    return [{name: of[axis] for name, of in columns.items()} for axis in range(axes)]
 
 
 # Bytes to and from main memory.

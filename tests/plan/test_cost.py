@@ -1,13 +1,17 @@
 """What a compiled program costs: closed forms, XLA's own counts, a real TPU program."""
 
 import pathlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from simclr_jax import config
+from simclr_jax.models.resnet import resnet
 from simclr_jax.plan import __main__ as plan
 from simclr_jax.plan import chips, hlo
+from simclr_jax.plan.arithmetic import flops
 from simclr_jax.plan.cost import Collective, cost
 
 V5E = chips.CHIPS["TPU v5 lite"]
@@ -40,6 +44,11 @@ def compiled(function, *shapes):
     return jax.jit(function).lower(*arguments).compile()
 
 
+def defined(function, *shapes):
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return flops(jax.jit(function).trace(*arguments).jaxpr.jaxpr)
+
+
 def convolution(stride, padding, hole=1, step=1):
     def apply(x, w):
         return jax.lax.conv_general_dilated(
@@ -63,13 +72,34 @@ def convolution(stride, padding, hole=1, step=1):
 )
 def test_convolutions_as_xla_counts_them(apply):
     """Padding and holes are no work."""
-    made = compiled(apply, (4, 9, 9, 6), (3, 3, 6, 5))
+    shapes = (4, 9, 9, 6), (3, 3, 6, 5)
+    made = compiled(apply, *shapes)
     assert cost(made.as_text(), V5E, ()).flops == made.cost_analysis()["flops"]
+    assert defined(apply, *shapes) == made.cost_analysis()["flops"]
 
 
 def test_products_as_xla_counts_them():
-    made = compiled(lambda a, b: jnp.einsum("nij,njk->nik", a, b), (3, 4, 5), (3, 5, 6))
-    assert cost(made.as_text(), V5E, ()).flops == 2 * 3 * 4 * 5 * 6
+    shapes = (3, 4, 5), (3, 5, 6)
+    product = partial(jnp.einsum, "nij,njk->nik")
+    found = cost(compiled(product, *shapes).as_text(), V5E, ()).flops
+    assert found == defined(product, *shapes) == 2 * 3 * 4 * 5 * 6
+
+
+def test_a_network_by_definition():
+    """ResNet-50 has 4.09e9 multiplications a picture, some of them with padding."""
+    encoder = resnet(50)
+    x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    params = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), x)
+    forward = jax.make_jaxpr(partial(encoder.apply, train=False))(params, x)
+    assert 0.96 * 4.09e9 < flops(forward.jaxpr) / 2 / 2 < 4.09e9
+
+    def loss(params, x):
+        return encoder.apply(params, x, train=False).sum()
+
+    both = jax.make_jaxpr(jax.grad(loss))(params, x)
+    first = 2 * 2 * 64 * 3 * 112 * 112 * 49  # of which the pixels' slope is not wanted
+    wanted = 3 * flops(forward.jaxpr) - first
+    assert flops(both.jaxpr) == pytest.approx(wanted, rel=0.005)
 
 
 def test_a_loop_counts_as_often_as_it_goes_round():
@@ -78,7 +108,7 @@ def test_a_loop_counts_as_often_as_it_goes_round():
 
     made = compiled(seven, (64, 32), (32, 32))
     found = cost(made.as_text(), V5E, ())
-    assert found.flops == 7 * 2 * 64 * 32 * 32
+    assert found.flops == 7 * 2 * 64 * 32 * 32 == defined(seven, (64, 32), (32, 32))
     assert found.loops == 0
 
 
@@ -126,7 +156,11 @@ def test_a_plan_for_people():
         "hbm_bytes_per_chip": 3 * 2**30,
         "hbm_capacity_bytes": V5E.hbm,
         "chips": 4,
-        **plan.figures(step, V5E, batch=4096, steps=10**9),
+        "steps": 10**9,
+        "bytes_per_image": 301_056,
+        "flops_by_definition": step.flops,
+        "config": config.plain(config.load("configs/simclr_imagenet.py")),
+        **plan.figures(step, V5E, batch=4096, steps=10**9, chips=4),
     }
     assert said["hours"][0] == pytest.approx(1e9 * step.roof / 3600)
     assert said["images_per_second_bound"] == pytest.approx(4096 / step.roof)
@@ -134,9 +168,14 @@ def test_a_plan_for_people():
     assert "3.00 of 16 GiB" in text
     assert "1 all-gather (4.2 MB), 1 all-reduce (0.5 MB)" in text
     assert "not measured" in text
+    assert f"{4096 / step.roof * 301_056 / 4e6:.0f} MB/s a chip" in text
+    refused = plan.report(said | {"fits": False, "hbm_bytes_per_chip": 17.5 * 2**30})
+    assert "does not fit: 17.50 of 16 GiB a chip" in refused
+    assert "1.5 GiB missing. Try optim.microbatches=2, placement=fsdp, more" in refused
+    said["config"]["encoder"]["dtype"] = "float32"
+    said["config"]["placement"] = "fsdp"
     refused = plan.report(said | {"fits": False})
-    assert "does not fit" in refused
-    assert "Try" in refused
+    assert "Try encoder.dtype=bfloat16, optim.microbatches=2, more chips" in refused
 
 
 def test_chips_of_two_devices_share_memory_and_bandwidth():
@@ -145,5 +184,5 @@ def test_chips_of_two_devices_share_memory_and_bandwidth():
     both = v3._replace(devices=1)
     half, whole = (cost(MATMULS, chip, ()) for chip in (v3, both))
     assert half.roof == pytest.approx(2 * whole.roof)
-    said = plan.figures(half, v3, batch=1, steps=1)
+    said = plan.figures(half, v3, batch=1, steps=1, chips=1)
     assert said["flops_per_chip"] == 2 * half.flops

@@ -1,0 +1,191 @@
+"""A batch in parts: the same gradient, less memory, no picture on the move."""
+
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax.losses.contrastive import nt_xent
+from simclr_jax.methods.catalog import METHODS
+from simclr_jax.models.heads import projector
+from simclr_jax.models.norm import BatchNorm
+from simclr_jax.models.siamese import manner, network
+from simclr_jax.models.transformer import STARTS, Block
+from simclr_jax.sharding import by_batch, make_mesh
+from tests.tools import SMALL, Tiny, plain, small_batch
+
+KEY = jax.random.key(1)
+
+
+class Dropping(nn.Module):
+    """Four patches of a picture and a block that drops paths; no batch norm."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = x.reshape(len(x), 4, -1).astype(self.dtype) / 255
+        x = nn.Dense(8, param_dtype=self.dtype)(x)
+        return Block(2, STARTS["dino"], drop=0.5)(x, train).mean(1)
+
+
+def without_batch_norm():
+    def skip(call, args, kwargs, context):
+        y = call(*args, **kwargs)  # its parameters are there all the same
+        return args[0] if isinstance(context.module, BatchNorm) else y
+
+    return nn.intercept_methods(skip)
+
+
+def in_parts(name, k, batch, encoder=None):
+    with manner(k):
+        method = METHODS[name](encoder or Dropping(), **SMALL[name])
+    state = method.init(jax.random.key(0), batch["views"])
+
+    @jax.jit
+    def differentiate(params):
+        return jax.value_and_grad(method.loss, has_aux=True)(params, state, batch, KEY)
+
+    return differentiate(state.params)
+
+
+def apart(tree, true):
+    """The norm of the difference of two trees, relative to the second one's."""
+    a, b = (np.concatenate([x.ravel() for x in plain(t)]) for t in (tree, true))
+    assert a.dtype == b.dtype
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_without_batch_norm_the_gradient_is_that_of_the_whole_batch(name):
+    batch = small_batch(16)
+    with without_batch_norm():
+        (loss, (_, y, _)), grads = in_parts(name, 1, batch)
+        (same, (_, again, _)), found = in_parts(name, 4, batch)
+    np.testing.assert_allclose(same, loss, rtol=1e-5)
+    np.testing.assert_allclose(again.z, y.z, rtol=1e-4, atol=1e-5)
+    assert apart(found, grads) <= 1e-5
+
+
+class Twice(nn.Module):
+    """A head in float64."""
+
+    @nn.compact
+    def __call__(self, h, train: bool):
+        return nn.Dense(4, param_dtype=jnp.float64)(h)
+
+
+@pytest.mark.parametrize(("joint", "ks"), [(True, (2, 8)), (False, (4,))])
+def test_in_float64_nothing_but_rounding_is_left(joint, ks):
+    views = small_batch(16)["views"]
+
+    def gradient(k):
+        with manner(k):
+            net = network(Dropping(jnp.float64), Twice(), joint=joint)
+        params, stats = net.init(jax.random.key(0), views)
+        params = jax.tree.map(jnp.float64, params)
+
+        def loss(params):
+            y, _ = net.apply(params, stats, views, KEY)
+            return nt_xent(y.z, 0.1)[0]
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    with jax.enable_x64():
+        value, grads = gradient(1)
+        assert value.dtype == np.float64
+        for k in ks:
+            same, found = gradient(k)
+            np.testing.assert_allclose(same, value, rtol=1e-13)
+            assert apart(found, grads) <= 1e-10
+
+
+def test_paths_are_dropped_by_image():
+    """As it is in a whole batch: not the same for all parts, nor for all views."""
+    views = small_batch(16)["views"]
+    with manner(4):
+        net = network(Dropping(), projector(out=4), joint=True)
+    params, stats = net.init(jax.random.key(0), views)
+    same = tuple(np.repeat(view[:1], 16, 0) for view in views)
+    y, _ = net.apply(params, stats, same, KEY)
+    fates = {h.tobytes() for h in np.asarray(y.h).reshape(32, -1).round(5)}
+    assert 2 < len(fates) <= 8  # two branches, two pictures
+
+
+def test_batch_norm_has_the_statistics_of_each_part():
+    """Of every fourth image; what runs is the mean over the parts."""
+    (view, _) = small_batch(32)["views"]
+    with manner(4):
+        net = network(Tiny(), projector(layers=1, out=4))
+    params, stats = net.init(jax.random.key(0), [view])
+    y, new = net.apply(params, stats, [view], KEY)
+    means = []
+    for k in range(4):
+        whole = network(Tiny(), projector(layers=1, out=4))
+        part, told = whole.apply(params, stats, [view[k::4]], KEY)
+        np.testing.assert_allclose(y.z[:, k::4], part.z, atol=1e-5)
+        means.append(told["encoder"]["bn1"]["mean"])
+    np.testing.assert_allclose(
+        new["encoder"]["bn1"]["mean"], np.mean(means, 0), atol=1e-6
+    )
+
+
+def test_keys_are_shuffled_among_the_groups_of_their_part():
+    """place says by rank who is whose neighbour, in a part as in the batch."""
+    (view, _) = small_batch(32)["views"]
+    place = np.random.default_rng(0).permutation(32)
+    with manner(2):
+        net = network(Tiny(4), projector(layers=1, out=4))
+    params, stats = net.init(jax.random.key(0), [view])
+    y, _ = net.apply(params, stats, [view], KEY, place)
+    for k in range(2):
+        order = np.argsort(place[k::2])
+        whole = network(Tiny(4), projector(layers=1, out=4))
+        part, _ = whole.apply(params, stats, [view[k::2][order]], KEY)
+        np.testing.assert_allclose(y.h[0, k::2][order], part.h[0], atol=1e-5)
+
+
+class Deep(nn.Module):
+    """Many activations a picture."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = x / 255
+        for _ in range(6):
+            x = nn.relu(nn.Conv(16, (3, 3))(x))
+        return x.mean((1, 2))
+
+
+def compiled(k, batch, devices=1):
+    mesh = make_mesh(jax.devices()[:devices])
+    with manner(k):
+        method = METHODS["simclr"](Deep(), **SMALL["simclr"])
+    state = method.init(jax.random.key(0), batch["views"])
+    place = by_batch(mesh)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), batch
+    )
+    with jax.set_mesh(mesh):
+        gradient = jax.grad(lambda p, b: method.loss(p, state, b, KEY)[0])
+        return jax.jit(gradient).lower(state.params, shapes).compile()
+
+
+def test_a_kth_of_the_activations():
+    """On the compiled plan, beside the pictures themselves and z."""
+    batch = small_batch(256, side=16)
+    temporaries = {
+        k: compiled(k, batch).memory_analysis().temp_size_in_bytes for k in (1, 4, 8)
+    }
+    pictures = sum(view.nbytes for view in batch["views"])
+    for k in (4, 8):
+        assert temporaries[k] < 1.1 * temporaries[1] / k + 3 * pictures
+
+
+def test_no_picture_leaves_its_device():
+    text = compiled(4, small_batch(64), devices=8).as_text()
+    gathered = re.findall(r"= (\S+) (?:all-gather|all-to-all|collective-permute)", text)
+    assert all("u8" not in kind and ",3]" not in kind for kind in gathered), gathered
