@@ -9,13 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simclr_jax import config
 from simclr_jax.methods.base import without
 from simclr_jax.methods.catalog import METHODS
+from simclr_jax.models.resnet import resnet10
+from simclr_jax.plan.arithmetic import inside
 from simclr_jax.sharding import by_batch, fsdp, make_mesh, replicated
 from simclr_jax.train.checkpoint import Checkpoints, template
 from simclr_jax.train.step import make_train_step
 from tests.tools import (
     SMALL,
+    Tiny,
     collectives,
     compiled_step,
     plain,
@@ -161,6 +165,40 @@ def test_devices_send_each_other_embeddings_and_sums_and_no_picture(name):
     views, n, side, _, colours = np.shape(BATCH["views"])
     assert sum(sizes["all-gather"]) <= views * n * SMALL[name]["out"]
     assert max(sizes["all-reduce"]) < n / 8 * side * side * colours  # of one device
+
+
+def test_in_bfloat16_no_convolution_takes_float32_and_nothing_is_float64(name):
+    encoder = resnet10(channels=4, stem="small", dtype="bfloat16")
+    method, tx = small_method(name, encoder=encoder), small_optimiser()
+    batch, mesh = small_batch(), make_mesh(jax.devices()[:1])
+    state = jax.eval_shape(lambda: small_state(method, tx, batch, mesh))
+    text = compiled_step(method, tx, mesh).lower(state, batch).as_text()
+    taken = re.findall(r"stablehlo\.convolution.*: \((.*)\) ->", text)
+    assert len(taken) > 20
+    for kinds in taken:
+        assert kinds.count("bf16>") == 2, kinds
+    assert "f64" not in text
+
+
+def test_by_blocks_there_is_no_matrix_of_all_to_all(name):
+    n = 2048
+    if "block" not in config.settings(METHODS[name]):
+        assert name in ("byol", "simsiam", "dino")  # nobody is compared with all
+        return
+    queue = {"queue": 2 * n} if name == "moco" else {}
+    batch = small_batch(n)
+    for block in (n, 16):
+        method = METHODS[name](Tiny(), **SMALL[name] | queue | {"block": block})
+        state = method.init(jax.random.key(0), batch["views"])
+        gradient = jax.grad(method.loss, has_aux=True)
+        made = jax.make_jaxpr(gradient)(state.params, state.blind(), batch, KEY)
+        assert (largest(made.jaxpr) >= n * n) == (block == n)
+
+
+def largest(jaxpr) -> int:
+    """Elements of the largest array that is made on the way."""
+    sizes = [v.aval.size for e in jaxpr.eqns for v in e.outvars]
+    return max(sizes + [largest(inner) for e in jaxpr.eqns for inner in inside(e)])
 
 
 def test_the_probe_teaches_the_encoder_nothing(name):

@@ -35,7 +35,7 @@ def cauchy(z, *, block: int = 0):
     block = streaming.choose(block, 2 * z.shape[1], z.shape[1], views=2)
     repulsion = streaming.mean_log_sum_of_others(z, log_cauchy, block, 0.0)
     attraction = jnp.mean(jnp.log1p(jnp.sum((z[0] - z[1]) ** 2, -1)))
-    right, _ = streaming.retrieve(z[:1], all_gather(z)[1:], log_cauchy, block)
+    right, _ = streaming.retrieve(z[:1], all_gather(z), log_cauchy, block)
     metrics = {
         "contrast_accuracy": jnp.mean(right, dtype=z.dtype),
         "attraction": attraction,

@@ -7,6 +7,7 @@ sampled. Rows stay on their devices; the columns are on all of them.
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable
 from functools import partial
 
@@ -65,8 +66,10 @@ def within_reach(low: float, high: float) -> float | None:
     return high if high - low <= REACH else None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def mean_log_sum_of_others(z, similarity: Callable, block: int, top: float | None):
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def mean_log_sum_of_others(
+    z, similarity: Callable, block: int, top: float | None, gather: str = ""
+):
     """Mean over all points of the log of their summed similarities to all others.
 
     As the similarity is symmetric, what a point gets as a column is what it gives as
@@ -79,20 +82,21 @@ def mean_log_sum_of_others(z, similarity: Callable, block: int, top: float | Non
       block: M, columns of each view that are looked at together.
       top: what to count from, see `within_reach`; None finds the largest on the way,
         at a higher price.
+      gather: dtype in which the columns travel; "": that of z.
 
     Returns:
       [].
     """
-    return _others_forward(z, similarity, block, top)[0]
+    return _others_forward(z, similarity, block, top, gather)[0]
 
 
-def _others_forward(z, similarity, block, top):
-    columns = all_gather(z)
+def _others_forward(z, similarity, block, top, gather):
+    columns = all_gather(z.astype(gather or z.dtype))
     sums = _log_sum(z, columns, _others(similarity), block, top)
     return jnp.mean(sums), (z, columns, sums)
 
 
-def _others_backward(similarity, block, top, kept, slope):
+def _others_backward(similarity, block, top, gather, kept, slope):
     z, columns, sums = kept
 
     def add(total, tiles, start):
@@ -163,6 +167,17 @@ def _all(similarity):
     return lambda rows, tile, start: similarity(rows, tile)
 
 
+def _metric(measure):
+    """measure(rows, columns, similarity, block), of which nobody wants the slope.
+
+    Without saying so, a gradient of the loss beside it would keep all blocks.
+    """
+    alone = jax.custom_vjp(measure, nondiff_argnums=(2, 3))
+    alone.defvjp(lambda *said: (measure(*said), None), lambda *_: (None, None))
+    return functools.wraps(measure)(alone)
+
+
+@_metric
 def most_similar(rows, columns, similarity: Callable, block: int):
     """The largest similarity of each row to any column: [V, N]."""
 
@@ -172,12 +187,13 @@ def most_similar(rows, columns, similarity: Callable, block: int):
     return _fold(add, jnp.full(rows.shape[:2], -jnp.inf, rows.dtype), columns, block)
 
 
+@_metric
 def retrieve(rows, columns, similarity: Callable, block: int):
     """How each row finds its own column, row i's being column i.
 
     Args:
       rows: [1, N, D].
-      columns: [1, N, D], on all devices.
+      columns: [W, N, D], on all devices; only the last view is looked at.
 
     Returns:
       right: bool [N], the own column is nearer than every other one.
@@ -186,7 +202,7 @@ def retrieve(rows, columns, similarity: Callable, block: int):
 
     def add(carry, tile, start):
         own, rival, most, total, moment = carry
-        s = similarity(rows, tile)[:, :, 0]
+        s = similarity(rows, tile[-1:])[:, :, 0]
         n, m = (jax.lax.broadcasted_iota(jnp.int32, s.shape, i) for i in (1, 2))
         mine = n == m + start
         own += jnp.sum(jnp.where(mine, s, 0), 2)

@@ -20,6 +20,7 @@ def simclr(
     out: int = 128,
     directions: float = 2.0,  # the released code sums the two directions: twice eq. 1
     block: int = 0,  # images compared with all at a time, 0: what does well
+    gather: str = "float32",  # in which z travels between devices, or bfloat16
 ) -> Method:
     check_temperature(temperature)
     head = projector(layers=layers, hidden=hidden, out=out)
@@ -32,7 +33,7 @@ def simclr(
     def loss(params, state, batch, rng):
         views = pair(batch["views"])
         y, stats = net.apply(params, state.model_state["online"], views, rng)
-        loss, metrics = nt_xent(y.z, temperature, block=block)
+        loss, metrics = nt_xent(y.z, temperature, block=block, gather=gather)
         state = state.replace(model_state={"online": stats})
         return directions * loss, (state, y, metrics)
 

@@ -18,18 +18,18 @@ def flops(jaxpr: core.Jaxpr) -> int:
         elif equation.primitive.name == "conv_general_dilated":
             total += _convolution(equation)
         times = equation.params.get("length", 1)  # of a scan
-        total += times * sum(map(flops, _inside(equation.params.values())))
+        total += times * sum(map(flops, inside(equation)))
     return total
 
 
-def _inside(values) -> Iterator[core.Jaxpr]:
-    for value in values:
-        if isinstance(value, core.ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, core.Jaxpr):
-            yield value
-        elif isinstance(value, tuple | list):
-            yield from _inside(value)
+def inside(equation) -> Iterator[core.Jaxpr]:
+    """The computations that an equation goes through: a body, branches."""
+    for value in equation.params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(each, core.ClosedJaxpr):
+                yield each.jaxpr
+            elif isinstance(each, core.Jaxpr):
+                yield each
 
 
 def _product(equation) -> int:
