@@ -173,7 +173,7 @@ def test_a_resumed_run_may_change_little(tmp_path):
 def test_a_run_that_diverges_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "simclr_jax.methods.simclr.nt_xent",
-        lambda z, t, block: (z.sum() * np.nan, {}),
+        lambda z, t, **_: (z.sum() * np.nan, {}),
     )
     with pytest.raises(Diverged, match="not finite in the last 4 steps"):
         train(tmp_path, "--config.patience=3")

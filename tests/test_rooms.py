@@ -15,7 +15,7 @@ ROOMS = {
     "sharding": ("", "jax"),
     "colour": ("", "jax"),
     "losses": ("sharding", "jax"),
-    "models": ("", "jax numpy flax"),
+    "models": ("sharding", "jax numpy flax"),
     "methods": ("losses models state", "jax"),
     "train": (
         "losses.geometry state sharding",
@@ -25,7 +25,7 @@ ROOMS = {
         "sharding",
         "jax numpy tensorflow tensorflow_datasets etils tqdm",
     ),
-    "plan": ("", ""),
+    "plan": ("", "jax"),
     "evaluate": (
         "models losses state data colour sharding train.optim train.schedules",
         "jax numpy optax etils matplotlib sklearn threadpoolctl",

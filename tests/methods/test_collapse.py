@@ -85,7 +85,7 @@ def test_as_published_the_space_stays_open(name, open_spread, open_rank):
 def test_simclr_without_negatives_collapses(monkeypatch):
     """To a point, or on the way there: the last batch norm holds against it."""
 
-    def attraction(z, temperature, block):
+    def attraction(z, temperature, **_):
         return -cosine(z[0], z[1]) / temperature, {}
 
     monkeypatch.setattr(simclr, "nt_xent", attraction)
