@@ -259,6 +259,9 @@ def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path):
         ("--config.encoder.stem=cfar", "cifar"),
         ("--config.evaluate.knn.k=0", "must be above 0"),
         ("--config.encoder.bn_group=3", "a batch that they divide"),
+        ("--config.optim.microbatches=3", "optim.microbatches=3; the nearest"),
+        ("--config.optim.microbatches=0", "must be above 0"),
+        ("--config.method.gather=float16", "float16"),
     ],
 )
 def test_mistakes_before_anything_is_begun(tmp_path, argument, message, capsys):

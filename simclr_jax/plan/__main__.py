@@ -1,13 +1,14 @@
 """The planning door: does a run fit on TPUs that are not here, and what would it take?
 
 python -m simclr_jax.plan --config configs/NAME.py --topology v5e:8x8
-    [--images N --classes C] [--json FILE] [--config.a.b=value ...]
+    [--images N --classes C] [--input NAME] [--json FILE] [--config.a.b=value ...]
 
 The training step is compiled as on the real chips, down to the last instruction, which
 takes minutes, and nothing is run: memory is what the compiler has laid out, times are
 bounds and estimates (see cost.py) and no measurements. The pictures need not be there;
-ImageNet's numbers of them and of classes are the defaults. Needs libtpu, which comes
-with jax[tpu].
+ImageNet's numbers of them and of classes are the defaults. With --input, a data set or
+a folder, what one core of this machine makes of such pictures is measured for some
+seconds. Needs libtpu, which comes with jax[tpu].
 """
 
 import json
@@ -19,6 +20,8 @@ import jax
 from etils import epath
 
 from simclr_jax import config, door, run, sharding
+from simclr_jax.data import bench
+from simclr_jax.data.sources import open_source
 from simclr_jax.plan import compiler
 from simclr_jax.plan.arithmetic import flops
 from simclr_jax.plan.chips import CHIPS, GIB
@@ -30,7 +33,10 @@ def main(argv: list[str]) -> None:
     c, asked = read(argv)
     jax.config.update("jax_platforms", "cpu")  # for what is computed on the way
     with door.checking():
+        source = open_input(c, asked.input) if asked.input else None
         said = plan(c, asked.topology, images=asked.images, classes=asked.classes)
+        if source:
+            said["input"] = input_of(c, source)
     about = {"topology": asked.topology, "config": config.plain(c)}
     said |= about | compiler.versions()
     print(report(said))
@@ -49,6 +55,7 @@ def read(argv: list[str]):
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
     parser.add_argument("--topology", required=True, help="such as v5e:8x8 or v4:4x4x4")
     parser.add_argument("--json", help="a file for the plan")
+    parser.add_argument("--input", default="", help="pictures as data.name says them")
     parser.add_argument("--images", type=int, default=1_281_167, help="in training")
     parser.add_argument("--classes", type=int, default=1000, help="0: without labels")
     asked, changes = parser.parse_with_changes(argv)
@@ -79,7 +86,8 @@ def plan(c, topology: str, *, images: int, classes: int) -> dict[str, Any]:
         hbm_traffic_bytes, of a chip; roof_ms and est_ms, between which it should lie,
         and communication_ms, part of both; collectives, a list of {"kind", "count",
         "bytes"}; loops_of_unknown_length. Of the run: images_per_second_bound; hours
-        and chip_hours, lists of two, by roof and estimate.
+        and chip_hours, lists of two, by roof and estimate. The door adds topology,
+        config, the compiler's versions and, if asked for, input (see `input_of`).
 
     Raises:
       ValueError: for a topology that nobody knows, or a batch that it does not divide.
@@ -132,6 +140,36 @@ def figures(step, chip, batch: int, steps: int, chips: int) -> dict[str, Any]:
     }
 
 
+def open_input(c, name: str):
+    """The pictures to measure the hosts' part on.
+
+    Raises:
+      ValueError: if they are not there.
+    """
+    return open_source(name, data_dir=c.data.data_dir, split=c.data.split)
+
+
+def input_of(c, source) -> dict[str, float | str]:
+    """What one core makes of pictures here, measured.
+
+    Returns:
+      name: of the pictures.
+      images_per_core_second: with all their views.
+      bytes_read_per_image: encoded; 0 where all are kept in memory, decoded.
+    """
+    done = bench.measure(
+        source,
+        run.recipe(c),
+        batch_size=c.data.batch_size,
+        colour=c.data.colour,
+    )
+    return {
+        "name": source.name,
+        "images_per_core_second": done.images_per_core_second,
+        "bytes_read_per_image": done.bytes_read_per_image,
+    }
+
+
 def report(said: dict[str, Any]) -> str:
     """A plan for people."""
     used, there = said["hbm_bytes_per_chip"] / GIB, said["hbm_capacity_bytes"] / GIB
@@ -159,6 +197,14 @@ def report(said: dict[str, Any]) -> str:
         f"the hosts    at most {images:.0f} images/s are wanted of them, "
         f"{images * said['bytes_per_image'] / chips / 1e6:.0f} MB/s a chip",
     ]
+    if "input" in said:
+        found = said["input"]
+        each, read = found["images_per_core_second"], found["bytes_read_per_image"]
+        lines.append(
+            f"             of {images / each:.0f} cores such as one here, which made "
+            f"{each:.0f} images/s of {found['name']} (measured), reading "
+            f"{images * read / 1e6:.0f} MB/s"
+        )
     if said["loops_of_unknown_length"]:
         lines.append(f"but          {said['loops_of_unknown_length']} loops count once")
     return "\n".join(lines)

@@ -60,7 +60,13 @@ def apart(tree, true):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+QUICK = ("simclr", "moco", "dino")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in METHODS],
+)
 def test_without_batch_norm_the_gradient_is_that_of_the_whole_batch(name):
     batch = small_batch(16)
     with without_batch_norm():
@@ -178,11 +184,10 @@ def test_a_kth_of_the_activations():
     """On the compiled plan, beside the pictures themselves and z."""
     batch = small_batch(256, side=16)
     temporaries = {
-        k: compiled(k, batch).memory_analysis().temp_size_in_bytes for k in (1, 4, 8)
+        k: compiled(k, batch).memory_analysis().temp_size_in_bytes for k in (1, 8)
     }
     pictures = sum(view.nbytes for view in batch["views"])
-    for k in (4, 8):
-        assert temporaries[k] < 1.1 * temporaries[1] / k + 3 * pictures
+    assert temporaries[8] < 1.1 * temporaries[1] / 8 + 3 * pictures
 
 
 def test_no_picture_leaves_its_device():
