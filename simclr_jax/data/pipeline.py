@@ -6,22 +6,17 @@ processes makes the same global batches.
 """
 
 import functools
-import os
-import re
 
 import jax
 import numpy as np
 
-from simclr_jax.data import augment, paint
-from simclr_jax.data.errors import UnreadablePicture
+from simclr_jax.data import augment, paint, whole
 from simclr_jax.data.order import Order
+from simclr_jax.data.reading import Reading, each
 from simclr_jax.data.recipes import RECIPES, expand
 from simclr_jax.data.tensorflow import tf
 
 CHUNK = 2**18  # pixels that are coloured together, at most
-# TensorFlow's AUTOTUNE is no faster here, and its thread sleeps for up to a minute
-# before it notices that the data has come to its end.
-WORKERS = os.cpu_count() or 1
 
 
 def train_batches(
@@ -46,28 +41,38 @@ def train_batches(
       start_step: updates done before.
       steps: how many batches.
       colour: "host": the views come coloured; "device": they come cropped, with the
-        draws from which `simclr_jax.colour.prepare` colours them inside the step.
+        draws from which `simclr_jax.colour.prepare` colours them inside the step; small
+        pictures that fit into memory (see `whole`) come as they are, and it cuts them
+        too.
       process_index: p, who this process is; it gets rows [p*N, (p+1)*N).
       process_count: P; N = batch_size / P.
 
     Returns:
       An iterator of {"views": V of uint8 [N, S, S, 3], "index": int32 [N], "label":
       int32 [N] where there are labels, "draws": V of `augment.draw` where the device
-      colours}.
+      colours}, or as `whole.batches` says.
 
     Raises:
       ValueError: at once, if the batch does not fit the source or the processes, or
         for an unknown `colour`; later, naming a picture that cannot be read.
     """
+    if colour not in ("host", "device"):
+        raise ValueError(f'data.colour is "host" or "device", got {colour!r}.')
     views = expand(views)
     order = Order(len(source), batch_size, seed, block=source.block)
 
+    def indices(step):
+        return order.indices(step, process_index, process_count)
+
     def rows(step):
-        index, epoch = order.indices(step, process_index, process_count)
+        index, epoch = indices(step)
         return _rows(len(views), seed, epoch, step, index)
 
-    n = len(rows(start_step)["index"])
-    pictures = _Pictures(source, rows, range(start_step, start_step + steps))
+    n, span = len(indices(start_step)[0]), range(start_step, start_step + steps)
+    held = whole.hold(source, views) if colour == "device" else None
+    if held is not None:
+        return whole.batches(held, views, seed, indices, span)
+    pictures = Reading(source, rows, span)
     return pictures.batches(_augment(pictures.dataset(), views, seed, colour, n))
 
 
@@ -113,8 +118,29 @@ def eval_batches(
         image = augment.decode(picture.pop("image"))
         return picture | {"image": augment.centre(image, size)}
 
-    pictures = _Pictures(source, rows, range(-(-len(source) // batch_size)))
-    return pictures.batches(_map(pictures.dataset(), centred).batch(n))
+    pictures = Reading(source, rows, range(-(-len(source) // batch_size)))
+    return pictures.batches(each(pictures.dataset(), centred).batch(n))
+
+
+def decoded_shapes(source, *, batch_size: int, seed: int, steps: int):
+    """Reads and decodes the pictures of a run and keeps only their shapes.
+
+    For measuring what that costs. Arguments as those of `train_batches`.
+
+    Returns:
+      An iterator of {"shape": int32 [N, 3], "index": int32 [N]}.
+    """
+    order = Order(len(source), batch_size, seed, block=source.block)
+
+    def rows(step):
+        return {"index": order.indices(step)[0]}
+
+    def decode(picture):
+        shape = tf.shape(augment.decode(picture["image"]))
+        return {"shape": shape, "index": picture["index"]}
+
+    reading = Reading(source, rows, range(steps))
+    return reading.batches(each(reading.dataset(), decode).batch(batch_size))
 
 
 def preview(config, images, seed: int):
@@ -161,28 +187,6 @@ def preview(config, images, seed: int):
     return tuple(x.astype(np.float32) / 255 for x in batch["views"])
 
 
-def pictures(source, index) -> list:
-    """Decoded pictures of a source, uint8 [H, W, 3] each, as they are.
-
-    Raises:
-      UnreadablePicture: naming it.
-    """
-    index = np.asarray(index)
-    encoded = source.read(index)["image"]
-    return [_decode(source, i, x) for i, x in zip(index, encoded, strict=True)]
-
-
-def _decode(source, i, data):
-    try:
-        return augment.decode(tf.constant(data)).numpy()
-    except (tf.errors.OpError, ValueError) as reason:
-        what = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(reason)).strip()
-        raise UnreadablePicture(
-            f"{source.describe(int(i))} is not a readable picture: "
-            f"{what.splitlines()[0]} Replace it or take it out."
-        ) from None
-
-
 def _rows(views, seed, epoch, step, index):
     """Everything that the draws of these pictures depend on, one row each."""
     return {
@@ -193,21 +197,22 @@ def _rows(views, seed, epoch, step, index):
     }
 
 
-def _map(dataset, f):
-    f = tf.autograph.experimental.do_not_convert(f)  # no tensor decides a branch
-    return dataset.map(f, num_parallel_calls=WORKERS, deterministic=True)
-
-
 def _augment(pictures, views, seed, colour, n):
     """Single pictures with their rows -> batches of n, as `train_batches` says."""
-    if colour not in ("host", "device"):
-        raise ValueError(f'data.colour is "host" or "device", got {colour!r}.')
-    chunk = max(1, min(n, CHUNK // max(view.size for view in views) ** 2))
+    device = colour == "device"
 
     def cut(picture):
         image, keys = augment.decode(picture.pop("image")), picture.pop("key")
         crops = [augment.crop(image, keys[v], view) for v, view in enumerate(views)]
+        crops = map(augment.to_uint8, crops) if device else crops
         return picture | {"views": tuple(crops)}
+
+    def with_draws(batch):
+        seen = batch.pop("epoch"), batch.pop("step"), batch["index"]
+        return batch | {"draws": _draws(views, seed, *seen)}
+
+    if device:
+        return each(each(pictures, cut).batch(n), with_draws, workers=1)
 
     # Equal views, such as local crops, share one function: it is built once.
     paints = {
@@ -215,18 +220,14 @@ def _augment(pictures, views, seed, colour, n):
         for view in views
     }
 
-    def finish(batch):
-        draws = _draws(
-            views, seed, batch.pop("epoch"), batch.pop("step"), batch["index"]
-        )
-        if colour == "device":
-            whole = tuple(augment.to_uint8(x) for x in batch["views"])
-            return batch | {"views": whole, "draws": draws}
-        drawn = zip(batch["views"], draws, views, strict=True)
-        painted = (paints[view](x / 255, d) for x, d, view in drawn)
-        return batch | {"views": tuple(augment.to_uint8(255 * x) for x in painted)}
+    def painted(batch):
+        batch = with_draws(batch)
+        drawn = zip(batch["views"], batch.pop("draws"), views, strict=True)
+        done = (paints[view](x / 255, d) for x, d, view in drawn)
+        return batch | {"views": tuple(augment.to_uint8(255 * x) for x in done)}
 
-    return _map(_map(pictures, cut).batch(chunk), finish).rebatch(n)
+    chunk = max(1, min(n, CHUNK // max(view.size for view in views) ** 2))
+    return each(each(pictures, cut).batch(chunk), painted).rebatch(n)
 
 
 def _draws(views, seed, epoch, step, index):
@@ -243,85 +244,3 @@ def _draws(views, seed, epoch, step, index):
         for x, a in zip(drawn, leaves, strict=True)
     ]
     return tf.nest.pack_sequence_as(one, shaped)
-
-
-class _Pictures:
-    """The pictures of some steps as a dataset, and what to say if one is broken.
-
-    Attributes:
-      source: a `sources.Source`.
-      rows: step -> dict of arrays with one row a picture, among them "index".
-      steps: a range.
-    """
-
-    def __init__(self, source, rows, steps):
-        self.source, self.rows, self.steps = source, rows, steps
-        self.failure: Exception | None = None
-
-    def dataset(self):
-        """Single pictures, read a step at a time, one step ahead of their use."""
-        example = self._one(self.steps.start)
-        names = sorted(example)
-
-        def read(step):
-            try:
-                batch = self._read(self.rows(int(step)))
-            except Exception as failure:
-                self.failure = failure  # TensorFlow would turn it into a string
-                raise
-            return [batch[name] for name in names]
-
-        def batch(step):
-            values = tf.numpy_function(read, [step], [example[k][0] for k in names])
-            return {
-                name: tf.ensure_shape(value, example[name][1])
-                for name, value in zip(names, values, strict=True)
-            }
-
-        steps = tf.data.Dataset.range(self.steps.start, self.steps.stop)
-        one_at_a_time = steps.map(tf.autograph.experimental.do_not_convert(batch))
-        return one_at_a_time.prefetch(1).unbatch()
-
-    def batches(self, dataset):
-        """Iterates over batches of one step each, naming the picture that breaks it."""
-        options = tf.data.Options()
-        options.deterministic = True
-        options.autotune.enabled = False
-        options.threading.max_intra_op_parallelism = 1
-        step = self.steps.start
-        try:
-            for batch in dataset.prefetch(2).with_options(options).as_numpy_iterator():
-                yield batch | {"index": batch["index"].astype(np.int32)}
-                step += 1
-        except tf.errors.OpError as error:
-            raise self._explain(step, error) from None
-
-    def _read(self, rows):
-        batch = self.source.read(rows["index"])
-        image = batch["image"]
-        if image.dtype != np.uint8:
-            image = np.asarray(image, object)  # bytes as they are, zeros at the end too
-        return rows | batch | {"image": image}
-
-    def _one(self, step):
-        """Type and shape of every component, from reading one row of a step."""
-        batch = self._read({name: a[:1] for name, a in self.rows(step).items()})
-        return {
-            name: (
-                tf.string if a.dtype == object else tf.as_dtype(a.dtype),
-                [None, *a.shape[1:]],
-            )
-            for name, a in batch.items()
-        }
-
-    def _explain(self, step, error):
-        """The error to raise instead of TensorFlow's."""
-        if self.failure is not None:
-            return self.failure
-        # A chunk may reach into the next step.
-        for suspect in self.steps[step - self.steps.start :][:2]:
-            try:
-                pictures(self.source, self.rows(suspect)["index"])
-            except UnreadablePicture as found:
-                return found
-        return error
