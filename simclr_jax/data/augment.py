@@ -8,7 +8,7 @@ arithmetic.
 
 Colour on the host is rounded to uint8 after everything, colour on the device after the
 crop and nowhere else; small pictures, which the device cuts too (`whole`), are rounded
-nowhere. Measured differences of the pixels that the encoder gets from those of the host,
+nowhere. Measured differences of the pixels that the encoder gets from the host's,
 in [0, 1], additive then multiplicative brightness (a level is 1/255 = 0.0039), all cut
 on the host:
 
