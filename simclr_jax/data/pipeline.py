@@ -16,7 +16,8 @@ from simclr_jax.data.reading import Reading, each
 from simclr_jax.data.recipes import RECIPES, expand
 from simclr_jax.data.tensorflow import tf
 
-CHUNK = 2**18  # pixels that are coloured together, at most
+CHUNK = 2**18  # pixels of small views that are coloured together, at most
+ALONE = 128  # pixels of a side: from here on, to put views together costs more
 
 
 def train_batches(
@@ -66,14 +67,14 @@ def train_batches(
 
     def rows(step):
         index, epoch = indices(step)
-        return _rows(len(views), seed, epoch, step, index)
+        return _rows(views, seed, epoch, step, index)
 
     n, span = len(indices(start_step)[0]), range(start_step, start_step + steps)
     held = whole.hold(source, views) if colour == "device" else None
     if held is not None:
         return whole.batches(held, views, seed, indices, span)
     pictures = Reading(source, rows, span)
-    return pictures.batches(_augment(pictures.dataset(), views, seed, colour, n))
+    return pictures.batches(_augment(pictures.dataset(), views, colour, n))
 
 
 def eval_batches(
@@ -168,16 +169,16 @@ def preview(config, images, seed: int):
     words = dict(config.augment)
     recipe = RECIPES[words.pop("name")]
     views = expand(recipe(size=config.data.image_size, **words))
-    rows = _rows(len(views), seed, 0, 0, np.arange(len(images)))
+    rows = _rows(views, seed, 0, 0, np.arange(len(images)))
 
     def numbered():
         for i, image in enumerate(images):
-            yield {"image": image} | {name: a[i] for name, a in rows.items()}
+            yield {"image": image} | jax.tree.map(lambda a, i=i: a[i], rows)
 
-    signature = {name: tf.TensorSpec(a.shape[1:], a.dtype) for name, a in rows.items()}
+    signature = jax.tree.map(lambda a: tf.TensorSpec(a.shape[1:], a.dtype), rows)
     signature["image"] = tf.TensorSpec([None, None, 3], tf.uint8)
     dataset = tf.data.Dataset.from_generator(numbered, output_signature=signature)
-    made = _augment(dataset, views, seed, config.data.colour, len(images))
+    made = _augment(dataset, views, config.data.colour, len(images))
     batch = next(made.as_numpy_iterator())
     if "draws" in batch:
         from simclr_jax.colour import prepare  # only here: else data knows no colour
@@ -188,31 +189,28 @@ def preview(config, images, seed: int):
 
 
 def _rows(views, seed, epoch, step, index):
-    """Everything that the draws of these pictures depend on, one row each."""
+    """What is drawn for these pictures, one row each."""
     return {
         "index": index,
-        "epoch": np.full(len(index), epoch),
-        "step": np.full(len(index), step),
-        "key": augment.crop_keys(views, seed, epoch, index),
+        "key": augment.crop_keys(len(views), seed, epoch, index),
+        "draws": augment.draw(views, seed, epoch, step, index),
     }
 
 
-def _augment(pictures, views, seed, colour, n):
+def _augment(pictures, views, colour, n):
     """Single pictures with their rows -> batches of n, as `train_batches` says."""
-    device = colour == "device"
 
     def cut(picture):
         image, keys = augment.decode(picture.pop("image")), picture.pop("key")
         crops = [augment.crop(image, keys[v], view) for v, view in enumerate(views)]
-        crops = map(augment.to_uint8, crops) if device else crops
         return picture | {"views": tuple(crops)}
 
-    def with_draws(batch):
-        seen = batch.pop("epoch"), batch.pop("step"), batch["index"]
-        return batch | {"draws": _draws(views, seed, *seen)}
+    def rounded(picture):
+        picture = cut(picture)
+        return picture | {"views": tuple(map(augment.to_uint8, picture["views"]))}
 
-    if device:
-        return each(each(pictures, cut).batch(n), with_draws, workers=1)
+    if colour == "device":
+        return each(pictures, rounded).batch(n)
 
     # Equal views, such as local crops, share one function: it is built once.
     paints = {
@@ -221,26 +219,16 @@ def _augment(pictures, views, seed, colour, n):
     }
 
     def painted(batch):
-        batch = with_draws(batch)
         drawn = zip(batch["views"], batch.pop("draws"), views, strict=True)
         done = (paints[view](x / 255, d) for x, d, view in drawn)
         return batch | {"views": tuple(augment.to_uint8(255 * x) for x in done)}
 
-    chunk = max(1, min(n, CHUNK // max(view.size for view in views) ** 2))
+    def alone(picture):
+        one = tf.nest.map_structure(lambda x: x[None], cut(picture))
+        return tf.nest.map_structure(lambda x: x[0], painted(one))
+
+    largest = max(view.size for view in views)
+    if largest >= ALONE:
+        return each(pictures, alone).batch(n)
+    chunk = max(1, min(n, CHUNK // largest**2))
     return each(each(pictures, cut).batch(chunk), painted).rebatch(n)
-
-
-def _draws(views, seed, epoch, step, index):
-    """`augment.draw` inside a graph."""
-    one = augment.draw(views, 0, 0, 0, np.zeros(1, np.int64))
-    leaves = tf.nest.flatten(one)
-
-    def flat(epoch, step, index):
-        return tf.nest.flatten(augment.draw(views, seed, epoch, step, index))
-
-    drawn = tf.numpy_function(flat, [epoch, step, index], [a.dtype for a in leaves])
-    shaped = [
-        tf.ensure_shape(x, [None, *a.shape[1:]])
-        for x, a in zip(drawn, leaves, strict=True)
-    ]
-    return tf.nest.pack_sequence_as(one, shaped)

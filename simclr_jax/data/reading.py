@@ -3,6 +3,7 @@
 import os
 import re
 
+import jax
 import numpy as np
 
 from simclr_jax.data import augment
@@ -19,7 +20,7 @@ class Reading:
 
     Attributes:
       source: a `sources.Source`.
-      rows: step -> dict of arrays with one row a picture, among them "index".
+      rows: step -> tree of arrays with one row a picture, a dict with "index".
       steps: a range.
     """
 
@@ -29,23 +30,20 @@ class Reading:
 
     def dataset(self):
         """Single pictures, read a step at a time, one step ahead of their use."""
-        example = self._one(self.steps.start)
-        names = sorted(example)
+        one = self._read(jax.tree.map(lambda a: a[:1], self.rows(self.steps.start)))
+        kinds, shapes = zip(*map(_type, tf.nest.flatten(one)), strict=True)
 
         def read(step):
             try:
-                batch = self._read(self.rows(int(step)))
+                return tf.nest.flatten(self._read(self.rows(int(step))))
             except Exception as failure:
                 self.failure = failure  # TensorFlow would turn it into a string
                 raise
-            return [batch[name] for name in names]
 
         def batch(step):
-            values = tf.numpy_function(read, [step], [example[k][0] for k in names])
-            return {
-                name: tf.ensure_shape(value, example[name][1])
-                for name, value in zip(names, values, strict=True)
-            }
+            values = tf.numpy_function(read, [step], kinds)
+            shaped = map(tf.ensure_shape, values, shapes)
+            return tf.nest.pack_sequence_as(one, list(shaped))
 
         steps = tf.data.Dataset.range(self.steps.start, self.steps.stop)
         one_at_a_time = steps.map(tf.autograph.experimental.do_not_convert(batch))
@@ -72,17 +70,6 @@ class Reading:
             image = np.asarray(image, object)  # bytes as they are, zeros at the end too
         return rows | batch | {"image": image}
 
-    def _one(self, step):
-        """Type and shape of every component, from reading one row of a step."""
-        batch = self._read({name: a[:1] for name, a in self.rows(step).items()})
-        return {
-            name: (
-                tf.string if a.dtype == object else tf.as_dtype(a.dtype),
-                [None, *a.shape[1:]],
-            )
-            for name, a in batch.items()
-        }
-
     def _explain(self, step, error):
         """The error to raise instead of TensorFlow's."""
         if self.failure is not None:
@@ -94,6 +81,12 @@ class Reading:
             except UnreadablePicture as found:
                 return found
         return error
+
+
+def _type(a):
+    """TensorFlow's type and shape of an array with any number of rows."""
+    kind = tf.string if a.dtype == object else tf.as_dtype(a.dtype)
+    return kind, [None, *a.shape[1:]]
 
 
 def each(dataset, f, workers: int = WORKERS):
