@@ -67,14 +67,16 @@ def train_batches(
 
     def rows(step):
         index, epoch = indices(step)
-        return _rows(views, seed, epoch, step, index)
+        return _rows(views, seed, epoch, step, index, colour)
 
     n, span = len(indices(start_step)[0]), range(start_step, start_step + steps)
-    held = whole.hold(source, views) if colour == "device" else None
-    if held is not None:
-        return whole.batches(held, views, seed, indices, span)
+    if colour == "device":
+        held = whole.hold(source, views)
+        if held is not None:
+            return whole.batches(held, views, seed, indices, span)
     pictures = Reading(source, rows, span)
-    return pictures.batches(_augment(pictures.dataset(), views, colour, n))
+    made = pictures.batches(_augment(pictures.dataset(), views, colour, n))
+    return made if colour == "host" else _with_draws(made, views, seed, indices, span)
 
 
 def eval_batches(
@@ -169,7 +171,8 @@ def preview(config, images, seed: int):
     words = dict(config.augment)
     recipe = RECIPES[words.pop("name")]
     views = expand(recipe(size=config.data.image_size, **words))
-    rows = _rows(views, seed, 0, 0, np.arange(len(images)))
+    index, colour = np.arange(len(images)), config.data.colour
+    rows = _rows(views, seed, 0, 0, index, colour)
 
     def numbered():
         for i, image in enumerate(images):
@@ -178,23 +181,31 @@ def preview(config, images, seed: int):
     signature = jax.tree.map(lambda a: tf.TensorSpec(a.shape[1:], a.dtype), rows)
     signature["image"] = tf.TensorSpec([None, None, 3], tf.uint8)
     dataset = tf.data.Dataset.from_generator(numbered, output_signature=signature)
-    made = _augment(dataset, views, config.data.colour, len(images))
+    made = _augment(dataset, views, colour, len(images))
     batch = next(made.as_numpy_iterator())
-    if "draws" in batch:
+    if colour == "device":
         from simclr_jax.colour import prepare  # only here: else data knows no colour
 
-        drawn = {name: batch[name] for name in ("views", "draws")}
-        return tuple(np.asarray(x) for x in jax.jit(prepare(views))(drawn)["views"])
+        draws = augment.draw(views, seed, 0, 0, index)
+        coloured = jax.jit(prepare(views))({"views": batch["views"], "draws": draws})
+        return tuple(np.asarray(x) for x in coloured["views"])
     return tuple(x.astype(np.float32) / 255 for x in batch["views"])
 
 
-def _rows(views, seed, epoch, step, index):
-    """What is drawn for these pictures, one row each."""
-    return {
-        "index": index,
-        "key": augment.crop_keys(len(views), seed, epoch, index),
-        "draws": augment.draw(views, seed, epoch, step, index),
-    }
+def _rows(views, seed, epoch, step, index, colour):
+    """What the host needs to have drawn for these pictures, one row each."""
+    keys = augment.crop_keys(len(views), seed, epoch, index)
+    rows = {"index": index, "key": keys}
+    if colour == "host":
+        rows["draws"] = augment.draw(views, seed, epoch, step, index)
+    return rows
+
+
+def _with_draws(batches, views, seed, indices, steps):
+    """The batches of some steps, with what the device needs to have drawn."""
+    for step, batch in zip(steps, batches, strict=True):
+        index, epoch = indices(step)
+        yield batch | {"draws": augment.draw(views, seed, epoch, step, index)}
 
 
 def _augment(pictures, views, colour, n):
