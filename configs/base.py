@@ -38,7 +38,7 @@ def get_config(
         "bank_split": "",  # whose labels the judges learn from; "": split
         "batch_size": 4096,  # images, not views; over all devices
         "image_size": 224,
-        "colour": "host",  # or device: colour and blur inside the compiled step
+        "colour": "host",  # or device: the step colours, and cuts small pictures too
     }
     c.augment = config.section(RECIPES, augment)
     c.encoder = config.section(ENCODERS, encoder)
@@ -107,6 +107,7 @@ def cifar10(c) -> None:
     c.data.eval_split = "test"
     c.data.batch_size = 512
     c.data.image_size = 32
+    c.data.colour = "device"
     c.encoder.stem = "cifar"
     c.evaluate.linear_augmented.batch_size = 512
     c.evaluate.linear_augmented.epochs = 100

@@ -10,7 +10,7 @@ import jax
 from etils import epath
 
 from simclr_jax import config, door, processes, run, sharding, transfer
-from simclr_jax.data import pipeline
+from simclr_jax.data import pipeline, reading
 from simclr_jax.data.feed import feed
 from simclr_jax.evaluate import plots
 from simclr_jax.evaluate.knn import knn
@@ -186,7 +186,7 @@ def introduce(c, job, source, mesh, start, workdir, log: Log, *, judged) -> None
 
 def draw_views(c, source, workdir: str) -> None:
     """Writes views.png: pictures and the views of them that the encoder gets."""
-    images = pipeline.pictures(source, range(min(GALLERY, len(source))))
+    images = reading.pictures(source, range(min(GALLERY, len(source))))
     views = pipeline.preview(c, images, c.seed)
     plots.gallery(views, epath.Path(workdir) / "views.png", originals=images)
 

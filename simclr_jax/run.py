@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from simclr_jax import colour, config, processes, rebatch, sharding
-from simclr_jax.data import augment, pipeline
+from simclr_jax.data import augment, pipeline, whole
 from simclr_jax.data.recipes import expand
 from simclr_jax.data.sources import Source, open_source
 from simclr_jax.evaluate.features import Features, extract
@@ -203,21 +203,29 @@ def train_step(c, run: Run, mesh):
 
 
 def batch_shapes(c, mesh, *, labels: bool) -> dict:
-    """The shapes, on the mesh, of the batches that a step is fed with."""
+    """The shapes, on the mesh, of the batches that a step is fed with.
+
+    The pictures need not be there: for small views on the device, they are taken to be
+    a set that is cut there too (see `data/whole.py`).
+    """
     n, views = c.data.batch_size, expand(recipe(c))
 
     def rows(dtype, *shape):
         place = sharding.by_batch(mesh)
         return jax.ShapeDtypeStruct((n, *shape), dtype, sharding=place)
 
-    batch: dict[str, Any] = {
-        "views": tuple(rows(np.uint8, v.size, v.size, 3) for v in views),
-        "index": rows(np.int32),
-    }
+    batch: dict[str, Any] = {"index": rows(np.int32)}
     if labels:
         batch["label"] = rows(np.int32)
-    if c.data.colour == "device":
-        draws = augment.draw(views, c.seed, 0, 0, np.arange(n))
+    device = c.data.colour == "device"
+    side = whole.side(views) if device else 0
+    if side:
+        batch["picture"] = rows(np.uint8, side, side, 3)
+    else:
+        batch["views"] = tuple(rows(np.uint8, v.size, v.size, 3) for v in views)
+    if device:
+        draw = whole.draw if side else augment.draw
+        draws = draw(views, c.seed, 0, 0, np.arange(n))
         batch["draws"] = jax.tree.map(lambda x: rows(x.dtype, *x.shape[1:]), draws)
     return batch
 

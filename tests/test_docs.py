@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from simclr_jax import config, pretrain, run, sharding
+from simclr_jax.data import bench
 from simclr_jax.evaluate import __main__ as evaluate
 from simclr_jax.plan import __main__ as plan
 from tests.tools import begin_in
@@ -86,6 +87,8 @@ def test_is_understood(path, command, tmp_path):
         run.build_schedule(c, images=images)(0)
     elif words[:3] == ["python", "-m", "simclr_jax.plan"]:
         assert plan.read(words[3:])
+    elif words[:3] == ["python", "-m", "simclr_jax.data.bench"]:
+        assert bench.read(words[3:])
     elif words[:3] == ["python", "-m", "simclr_jax.evaluate"]:
         arguments, changes = evaluate.read(words[3:])
         begin_in(tmp_path, config.load("configs/quickstart.py"))

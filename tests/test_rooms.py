@@ -13,7 +13,8 @@ PACKAGE = ROOT / "simclr_jax"
 ROOMS = {
     "state": ("", "jax"),
     "sharding": ("", "jax"),
-    "colour": ("", "jax"),
+    "resize": ("", "jax"),
+    "colour": ("resize", "jax"),
     "losses": ("sharding", "jax"),
     "models": ("sharding", "jax numpy flax"),
     "methods": ("losses models state", "jax"),
@@ -35,6 +36,7 @@ ROOMS = {
 # Doors, and what they share, may import everything; nothing but a door imports a door.
 DOORS = {
     *("pretrain", "plan.__main__", "plan.compiler", "evaluate.__main__"),
+    "data.bench",
     *("config", "door", "processes", "rebatch", "run", "transfer"),
 }
 DOOR_FUNCTIONS = {("data.pipeline", "preview")}

@@ -1,11 +1,11 @@
 """What the compiled SimCLR step sends between devices: z once, sums, and no picture."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from simclr_jax import colour
-from simclr_jax.data import augment
+from simclr_jax.data import augment, whole
 from simclr_jax.data.recipes import RECIPES, expand
 from simclr_jax.sharding import by_batch, make_mesh
 from tests.tools import (
@@ -18,18 +18,21 @@ from tests.tools import (
 )
 
 
-@pytest.mark.parametrize("where", ["host", "device"])
+@pytest.mark.parametrize("where", ["host", "device", "device, cut there too"])
 def test_one_gather_of_z_and_no_image_traffic(where):
     mesh, n, side = make_mesh(), 32, 20
     views = expand(RECIPES["simclr"](size=side, blur=0.5))
     batch = small_batch(n, side)
     prepare = lambda b: b  # noqa: E731
-    if where == "device":
-        prepare = colour.prepare(views)
-        batch["draws"] = augment.draw(views, 0, 0, 0, jnp.arange(n))
     with jax.set_mesh(mesh):
         method, tx = small_method("simclr"), small_optimiser()
         state = small_state(method, tx, batch, mesh)
+        if where != "host":
+            prepare = colour.prepare(views)
+            draw = augment.draw if where == "device" else whole.draw
+            batch["draws"] = draw(views, 0, 0, 0, np.arange(n))
+        if "cut" in where:
+            batch["picture"] = batch.pop("views")[0]
         batch = jax.device_put(batch, by_batch(mesh))
         step = compiled_step(method, tx, mesh, prepare=prepare)
         found = collectives(step.lower(state, batch).compile())

@@ -7,8 +7,10 @@ together (`paint.colour`), because at 32 pixels an operation costs more than its
 arithmetic.
 
 Colour on the host is rounded to uint8 after everything, colour on the device after the
-crop and nowhere else. Measured differences of the pixels that the encoder gets, in
-[0, 1], additive then multiplicative brightness (a level is 1/255 = 0.0039):
+crop and nowhere else; small pictures, which the device cuts too (`whole`), are rounded
+nowhere. Measured differences of the pixels that the encoder gets from the host's,
+in [0, 1], additive then multiplicative brightness (a level is 1/255 = 0.0039), all cut
+on the host:
 
 | pictures | maximum | 99.9th percentile | mean |
 |---|---|---|---|
@@ -25,6 +27,8 @@ from simclr_jax.data.hash import GOLDEN, mix
 from simclr_jax.data.tensorflow import tf
 
 _CROP, _COLOUR, _BATCH = 0, 1, 2  # streams, so that no two draws share a key
+ATTEMPTS, COVERED = 100, 0.1  # of TensorFlow's sampler, as released
+UNIFORMS = {"inception_log": 4, "torch": 22}  # numbers that a sampler takes
 
 
 def _bits(count, *key):
@@ -122,6 +126,8 @@ def decode(data):
 def window(shape, key, view):
     """Draws a crop, spec by the sampler's name in `view.crop`.
 
+    `windows.windows` draws the same for many pictures of one size.
+
     Args:
       shape: int32 [3], of the picture.
       key: int64 [2].
@@ -131,47 +137,66 @@ def window(shape, key, view):
       (begin, size): int32 [3] each, as `tf.slice` wants them.
     """
     if view.crop != "tf_bbox":
-        sampler = _inception_log if view.crop == "inception_log" else _torch
-        begin, size = sampler(tf.cast(shape[:2], tf.float32), key, view)
-        begin, size = tf.cast(begin, tf.int32), tf.cast(size, tf.int32)
+        u = tf.random.stateless_uniform([UNIFORMS[view.crop]], key)
+        begin, size = place(shape[:2], u, view)
         return tf.concat([begin, [0]], 0), tf.concat([size, [3]], 0)
     # The object to cover is the whole picture: no crop falls below a tenth of it.
     begin, size, _ = tf.raw_ops.StatelessSampleDistortedBoundingBox(
         image_size=shape,
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
-        min_object_covered=0.1,
+        min_object_covered=COVERED,
         seed=key,
         aspect_ratio_range=view.aspect,
         area_range=view.area,
-        max_attempts=100,
+        max_attempts=ATTEMPTS,
         use_image_if_no_bounding_boxes=True,
     )
     return begin, size
 
 
-def _inception_log(side, key, view):
+def place(side, u, view):
+    """Crops from given numbers, by the samplers that are not TensorFlow's own.
+
+    Args:
+      side: int [..., 2], heights and widths of the pictures.
+      u: float32 [..., K] in [0, 1), K as in `UNIFORMS`.
+      view: a `view.View`.
+
+    Returns:
+      (begin, size): int32 [..., 2] each.
+    """
+    # In double precision, so that all machines and shapes round to the same pixels.
+    side, u = tf.cast(side, tf.float64), tf.cast(u, tf.float64)
+    sampler = _inception_log if view.crop == "inception_log" else _torch
+    begin, size = sampler(side, u, view)
+    return tf.cast(begin, tf.int32), tf.cast(size, tf.int32)
+
+
+def _inception_log(side, u, view):
     """BYOL's sampler: log-uniform aspect, sides cut to the picture's, no retries."""
-    u = tf.random.stateless_uniform([4], key)
-    size = tf.clip_by_value(_sides(side, u[0], u[1], view), 1.0, side)
-    return _place(u[2:], side - size), size
+    size = tf.clip_by_value(_sides(side, u[..., 0], u[..., 1], view), 1.0, side)
+    return _place(u[..., 2:], side - size), size
 
 
-def _torch(side, key, view):
+def _torch(side, u, view):
     """torchvision's RandomResizedCrop: ten tries, then the centre that fits best."""
-    u = tf.random.stateless_uniform([11, 2], key)
-    tries = _sides(side, u[:10, 0], u[:10, 1], view)
-    fits = tf.reduce_all((tries >= 1) & (tries <= side), 1)
-    first = tf.argmax(tf.cast(fits, tf.int32))  # the first of all if none fits
+    tries = _sides(side[..., None, :], u[..., 0:20:2], u[..., 1:20:2], view)
+    fits = tf.reduce_all((tries >= 1) & (tries <= side[..., None, :]), -1)
+    first = tf.argmax(tf.cast(fits, tf.int32), -1)  # the first of all if none fits
+    axes = first.shape.rank
     low, high = view.aspect
-    largest = tf.minimum(side, tf.round(side[::-1] * tf.constant([1 / low, high])))
-    size = tf.where(fits[first], tries[first], largest)
+    wide = tf.constant([1 / low, high], tf.float64)
+    largest = tf.minimum(side, tf.round(side[..., ::-1] * wide))
+    fit = tf.gather(fits, first, batch_dims=axes)[..., None]
+    size = tf.where(fit, tf.gather(tries, first, batch_dims=axes), largest)
     room = side - size
-    return tf.where(fits[first], _place(u[10], room), tf.floor(room / 2)), size
+    return tf.where(fit, _place(u[..., 20:], room), tf.floor(room / 2)), size
 
 
 def _sides(side, u, v, view):
     """Height and width of crops [..., 2]: area uniform by u, log of aspect by v."""
-    area = side[0] * side[1] * (view.area[0] + (view.area[1] - view.area[0]) * u)
+    share = view.area[0] + (view.area[1] - view.area[0]) * u
+    area = side[..., 0] * side[..., 1] * share
     low, high = np.log(view.aspect)
     root = tf.exp((low + (high - low) * v) / 2)  # root of the aspect
     return tf.round(tf.sqrt(area)[..., None] * tf.stack([1 / root, root], -1))

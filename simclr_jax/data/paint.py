@@ -1,7 +1,8 @@
 """The colours of a chunk of views on the host: flip, jitter, grey, blur, solarise.
 
 The same arithmetic as on the device (`simclr_jax.colour`), to 1e-6, from the same
-draws. Here only the rows that an operation is for go through it.
+draws. Here only the rows that an operation is for go through it; a single picture is
+not even copied, but branched around it.
 
 PIL's colours are computed in float too. torchvision on PIL rounds to uint8 after every
 operation, mostly down, turns the hue in 256 steps and blurs by three boxes. Measured on
@@ -9,8 +10,11 @@ photographs of 224 pixels, `moco_v2`, in levels of 255: its views are darker by 
 the mean, and differ by 1.2 in the mean and by 7 at the 99.9th percentile.
 """
 
+import functools
+
 from simclr_jax.data.tensorflow import tf
 
+STRIP = 56  # about how many rows or columns are blurred by one product
 GREY = {"tf": (0.2989, 0.5870, 0.1140), "pil": (0.299, 0.587, 0.114)}
 
 
@@ -29,7 +33,8 @@ def colour(x, draws, view):
     if view.flip > 0:
         x = _where_rows(draws["flip"], lambda y: tf.reverse(y, [2]), x)
     # Planes, so that all arithmetic runs over long contiguous rows.
-    x = tf.reshape(tf.transpose(x, [0, 3, 1, 2]), [-1, 3, size * size])
+    rows = x.shape[0] or -1
+    x = tf.reshape(tf.transpose(x, [0, 3, 1, 2]), [rows, 3, size * size])
     pair = (_drop_colour, _jitter) if view.grey_first else (_jitter, _drop_colour)
     for operation in pair:
         x = operation(x, draws, view)
@@ -47,6 +52,9 @@ def _clip(x):
 
 def _where_rows(chosen, f, x, *rows):
     """Applies f to the chosen rows of x alone; `rows` are more arguments of f."""
+    if x.shape[0] == 1:
+        done = tf.cond(chosen[0], lambda: f(x, *rows), lambda: x)
+        return tf.ensure_shape(done, x.shape)
     branch = tf.cast(chosen, tf.int32)
     places = tf.dynamic_partition(tf.range(tf.shape(x)[0]), branch, 2)
     others, mine = tf.dynamic_partition(x, branch, 2)
@@ -65,19 +73,29 @@ def _jitter(x, draws, view):
     first = _brighten if view.brightness_kind == "additive" else _multiply
     pil = view.colours == "pil"
     stretches = (_pil_contrast, _pil_saturation) if pil else (_contrast, _saturation)
-    operations = (first, *stretches, _hue)
-    rows = tf.range(tf.shape(x)[0])
+
+    def operate(i, f):
+        return lambda x, factors: _clip(f(x, factors[:, i, None]))
+
+    operations = [operate(*each) for each in enumerate((first, *stretches, _hue))]
+    operations.append(lambda x, factors: x)  # of rows without jitter
     for slot in range(4):
-        # Rows without jitter go to a fifth group, which nothing happens to.
         group = tf.where(draws["jitter"], draws["order"][:, slot], 4)
-        places = tf.dynamic_partition(rows, group, 5)
-        parts = tf.dynamic_partition(x, group, 5)
-        factors = tf.dynamic_partition(draws["factors"], group, 5)
-        done = [
-            _clip(f(parts[i], factors[i][:, i, None])) for i, f in enumerate(operations)
-        ]
-        x = _stitch(places, [*done, parts[4]], x)
+        x = _each_its_own(group, operations, x, draws["factors"])
     return x
+
+
+def _each_its_own(group, operations, x, factors):
+    """Applies to each row the operation of its group."""
+    if x.shape[0] == 1:
+        branches = [functools.partial(f, x, factors) for f in operations]
+        return tf.switch_case(group[0], branches)
+    count = len(operations)
+    places = tf.dynamic_partition(tf.range(tf.shape(x)[0]), group, count)
+    parts = tf.dynamic_partition(x, group, count)
+    factors = tf.dynamic_partition(factors, group, count)
+    done = [f(*each) for f, *each in zip(operations, parts, factors, strict=True)]
+    return _stitch(places, done, x)
 
 
 def _brighten(x, delta):
@@ -148,27 +166,36 @@ def _drop_colour(x, draws, view):
 
 
 def _blur(x, draws, view):
-    """Blurs the chosen rows by two banded matrices.
+    """Blurs the chosen rows by banded matrices.
 
-    The border fades, as released, or in PIL's way repeats its last pixel.
+    The border fades, as released, or in PIL's way repeats its last pixel. A band is
+    mostly zeros: a picture is cut into strips, which the same small matrix serves.
     """
     size, radius = view.size, view.taps // 2
-    margin = radius if view.colours == "pil" else 0
-    place = tf.range(-margin, size + margin)
+    strip = -(-size // max(1, size // STRIP))
+    begins = range(0, size, strip)
+    after = len(begins) * strip - size + radius  # pixels beyond the picture
+
+    def widen(y, axis):
+        if view.colours == "pil":
+            inside = tf.clip_by_value(tf.range(-radius, size + after), 0, size - 1)
+            return tf.gather(y, inside, axis=axis)
+        return tf.pad(y, [[radius, after] if i == axis else [0, 0] for i in range(4)])
 
     def both_ways(y, sigma):
-        apart = tf.range(size)[:, None] - place
-        distance = tf.cast(apart, tf.float32)
+        apart = tf.range(strip)[:, None] + radius - tf.range(strip + 2 * radius)
         scale = -0.5 / sigma[:, None, None] ** 2
         taps = tf.exp(scale[:, 0] * tf.range(-radius, radius + 1.0) ** 2)
         total = tf.reduce_sum(taps, 1)[:, None, None]
-        band = tf.exp(scale * distance**2) / total
+        band = tf.exp(scale * tf.cast(apart, tf.float32) ** 2) / total
         band = tf.where(tf.abs(apart) <= radius, band, 0.0)[:, None]
-        y = tf.reshape(y, [-1, 3, size, size])
-        if margin:
-            inside = tf.clip_by_value(place, 0, size - 1)
-            y = tf.gather(tf.gather(y, inside, axis=2), inside, axis=3)
-        y = band @ tf.matmul(y, band, transpose_b=True)
+        y = widen(tf.reshape(y, [-1, 3, size, size]), 2)
+        strips = [y[:, :, i : i + strip + 2 * radius] for i in begins]
+        y = tf.concat([band @ part for part in strips], 2)[:, :, :size]
+        y = widen(y, 3)
+        strips = [y[..., i : i + strip + 2 * radius] for i in begins]
+        done = [tf.matmul(part, band, transpose_b=True) for part in strips]
+        y = tf.concat(done, 3)[..., :size]
         return tf.reshape(_clip(y), [-1, 3, size * size])
 
     return _where_rows(draws["blur"], both_ways, x, draws["sigma"])

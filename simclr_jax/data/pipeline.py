@@ -6,22 +6,18 @@ processes makes the same global batches.
 """
 
 import functools
-import os
-import re
 
 import jax
 import numpy as np
 
-from simclr_jax.data import augment, paint
-from simclr_jax.data.errors import UnreadablePicture
+from simclr_jax.data import augment, paint, whole
 from simclr_jax.data.order import Order
+from simclr_jax.data.reading import Reading, each
 from simclr_jax.data.recipes import RECIPES, expand
 from simclr_jax.data.tensorflow import tf
 
-CHUNK = 2**18  # pixels that are coloured together, at most
-# TensorFlow's AUTOTUNE is no faster here, and its thread sleeps for up to a minute
-# before it notices that the data has come to its end.
-WORKERS = os.cpu_count() or 1
+CHUNK = 2**18  # pixels of small views that are coloured together, at most
+ALONE = 128  # pixels of a side: from here on, to put views together costs more
 
 
 def train_batches(
@@ -46,29 +42,41 @@ def train_batches(
       start_step: updates done before.
       steps: how many batches.
       colour: "host": the views come coloured; "device": they come cropped, with the
-        draws from which `simclr_jax.colour.prepare` colours them inside the step.
+        draws from which `simclr_jax.colour.prepare` colours them inside the step; small
+        pictures that fit into memory (see `whole`) come as they are, and it cuts them
+        too.
       process_index: p, who this process is; it gets rows [p*N, (p+1)*N).
       process_count: P; N = batch_size / P.
 
     Returns:
       An iterator of {"views": V of uint8 [N, S, S, 3], "index": int32 [N], "label":
       int32 [N] where there are labels, "draws": V of `augment.draw` where the device
-      colours}.
+      colours}, or as `whole.batches` says.
 
     Raises:
       ValueError: at once, if the batch does not fit the source or the processes, or
         for an unknown `colour`; later, naming a picture that cannot be read.
     """
+    if colour not in ("host", "device"):
+        raise ValueError(f'data.colour is "host" or "device", got {colour!r}.')
     views = expand(views)
     order = Order(len(source), batch_size, seed, block=source.block)
 
-    def rows(step):
-        index, epoch = order.indices(step, process_index, process_count)
-        return _rows(len(views), seed, epoch, step, index)
+    def indices(step):
+        return order.indices(step, process_index, process_count)
 
-    n = len(rows(start_step)["index"])
-    pictures = _Pictures(source, rows, range(start_step, start_step + steps))
-    return pictures.batches(_augment(pictures.dataset(), views, seed, colour, n))
+    def rows(step):
+        index, epoch = indices(step)
+        return _rows(views, seed, epoch, step, index, colour)
+
+    n, span = len(indices(start_step)[0]), range(start_step, start_step + steps)
+    if colour == "device":
+        held = whole.hold(source, views)
+        if held is not None:
+            return whole.batches(held, views, seed, indices, span)
+    pictures = Reading(source, rows, span)
+    made = pictures.batches(_augment(pictures.dataset(), views, colour, n))
+    return made if colour == "host" else _with_draws(made, views, seed, indices, span)
 
 
 def eval_batches(
@@ -113,8 +121,29 @@ def eval_batches(
         image = augment.decode(picture.pop("image"))
         return picture | {"image": augment.centre(image, size)}
 
-    pictures = _Pictures(source, rows, range(-(-len(source) // batch_size)))
-    return pictures.batches(_map(pictures.dataset(), centred).batch(n))
+    pictures = Reading(source, rows, range(-(-len(source) // batch_size)))
+    return pictures.batches(each(pictures.dataset(), centred).batch(n))
+
+
+def decoded_shapes(source, *, batch_size: int, seed: int, steps: int):
+    """Reads and decodes the pictures of a run and keeps only their shapes.
+
+    For measuring what that costs. Arguments as those of `train_batches`.
+
+    Returns:
+      An iterator of {"shape": int32 [N, 3], "index": int32 [N]}.
+    """
+    order = Order(len(source), batch_size, seed, block=source.block)
+
+    def rows(step):
+        return {"index": order.indices(step)[0]}
+
+    def decode(picture):
+        shape = tf.shape(augment.decode(picture["image"]))
+        return {"shape": shape, "index": picture["index"]}
+
+    reading = Reading(source, rows, range(steps))
+    return reading.batches(each(reading.dataset(), decode).batch(batch_size))
 
 
 def preview(config, images, seed: int):
@@ -142,72 +171,57 @@ def preview(config, images, seed: int):
     words = dict(config.augment)
     recipe = RECIPES[words.pop("name")]
     views = expand(recipe(size=config.data.image_size, **words))
-    rows = _rows(len(views), seed, 0, 0, np.arange(len(images)))
+    index, colour = np.arange(len(images)), config.data.colour
+    rows = _rows(views, seed, 0, 0, index, colour)
 
     def numbered():
         for i, image in enumerate(images):
-            yield {"image": image} | {name: a[i] for name, a in rows.items()}
+            yield {"image": image} | jax.tree.map(lambda a, i=i: a[i], rows)
 
-    signature = {name: tf.TensorSpec(a.shape[1:], a.dtype) for name, a in rows.items()}
+    signature = jax.tree.map(lambda a: tf.TensorSpec(a.shape[1:], a.dtype), rows)
     signature["image"] = tf.TensorSpec([None, None, 3], tf.uint8)
     dataset = tf.data.Dataset.from_generator(numbered, output_signature=signature)
-    made = _augment(dataset, views, seed, config.data.colour, len(images))
+    made = _augment(dataset, views, colour, len(images))
     batch = next(made.as_numpy_iterator())
-    if "draws" in batch:
+    if colour == "device":
         from simclr_jax.colour import prepare  # only here: else data knows no colour
 
-        drawn = {name: batch[name] for name in ("views", "draws")}
-        return tuple(np.asarray(x) for x in jax.jit(prepare(views))(drawn)["views"])
+        draws = augment.draw(views, seed, 0, 0, index)
+        coloured = jax.jit(prepare(views))({"views": batch["views"], "draws": draws})
+        return tuple(np.asarray(x) for x in coloured["views"])
     return tuple(x.astype(np.float32) / 255 for x in batch["views"])
 
 
-def pictures(source, index) -> list:
-    """Decoded pictures of a source, uint8 [H, W, 3] each, as they are.
-
-    Raises:
-      UnreadablePicture: naming it.
-    """
-    index = np.asarray(index)
-    encoded = source.read(index)["image"]
-    return [_decode(source, i, x) for i, x in zip(index, encoded, strict=True)]
+def _rows(views, seed, epoch, step, index, colour):
+    """What the host needs to have drawn for these pictures, one row each."""
+    keys = augment.crop_keys(len(views), seed, epoch, index)
+    rows = {"index": index, "key": keys}
+    if colour == "host":
+        rows["draws"] = augment.draw(views, seed, epoch, step, index)
+    return rows
 
 
-def _decode(source, i, data):
-    try:
-        return augment.decode(tf.constant(data)).numpy()
-    except (tf.errors.OpError, ValueError) as reason:
-        what = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(reason)).strip()
-        raise UnreadablePicture(
-            f"{source.describe(int(i))} is not a readable picture: "
-            f"{what.splitlines()[0]} Replace it or take it out."
-        ) from None
+def _with_draws(batches, views, seed, indices, steps):
+    """The batches of some steps, with what the device needs to have drawn."""
+    for step, batch in zip(steps, batches, strict=True):
+        index, epoch = indices(step)
+        yield batch | {"draws": augment.draw(views, seed, epoch, step, index)}
 
 
-def _rows(views, seed, epoch, step, index):
-    """Everything that the draws of these pictures depend on, one row each."""
-    return {
-        "index": index,
-        "epoch": np.full(len(index), epoch),
-        "step": np.full(len(index), step),
-        "key": augment.crop_keys(views, seed, epoch, index),
-    }
-
-
-def _map(dataset, f):
-    f = tf.autograph.experimental.do_not_convert(f)  # no tensor decides a branch
-    return dataset.map(f, num_parallel_calls=WORKERS, deterministic=True)
-
-
-def _augment(pictures, views, seed, colour, n):
+def _augment(pictures, views, colour, n):
     """Single pictures with their rows -> batches of n, as `train_batches` says."""
-    if colour not in ("host", "device"):
-        raise ValueError(f'data.colour is "host" or "device", got {colour!r}.')
-    chunk = max(1, min(n, CHUNK // max(view.size for view in views) ** 2))
 
     def cut(picture):
         image, keys = augment.decode(picture.pop("image")), picture.pop("key")
         crops = [augment.crop(image, keys[v], view) for v, view in enumerate(views)]
         return picture | {"views": tuple(crops)}
+
+    def rounded(picture):
+        picture = cut(picture)
+        return picture | {"views": tuple(map(augment.to_uint8, picture["views"]))}
+
+    if colour == "device":
+        return each(pictures, rounded).batch(n)
 
     # Equal views, such as local crops, share one function: it is built once.
     paints = {
@@ -215,113 +229,17 @@ def _augment(pictures, views, seed, colour, n):
         for view in views
     }
 
-    def finish(batch):
-        draws = _draws(
-            views, seed, batch.pop("epoch"), batch.pop("step"), batch["index"]
-        )
-        if colour == "device":
-            whole = tuple(augment.to_uint8(x) for x in batch["views"])
-            return batch | {"views": whole, "draws": draws}
-        drawn = zip(batch["views"], draws, views, strict=True)
-        painted = (paints[view](x / 255, d) for x, d, view in drawn)
-        return batch | {"views": tuple(augment.to_uint8(255 * x) for x in painted)}
+    def painted(batch):
+        drawn = zip(batch["views"], batch.pop("draws"), views, strict=True)
+        done = (paints[view](x / 255, d) for x, d, view in drawn)
+        return batch | {"views": tuple(augment.to_uint8(255 * x) for x in done)}
 
-    return _map(_map(pictures, cut).batch(chunk), finish).rebatch(n)
+    def alone(picture):
+        one = tf.nest.map_structure(lambda x: x[None], cut(picture))
+        return tf.nest.map_structure(lambda x: x[0], painted(one))
 
-
-def _draws(views, seed, epoch, step, index):
-    """`augment.draw` inside a graph."""
-    one = augment.draw(views, 0, 0, 0, np.zeros(1, np.int64))
-    leaves = tf.nest.flatten(one)
-
-    def flat(epoch, step, index):
-        return tf.nest.flatten(augment.draw(views, seed, epoch, step, index))
-
-    drawn = tf.numpy_function(flat, [epoch, step, index], [a.dtype for a in leaves])
-    shaped = [
-        tf.ensure_shape(x, [None, *a.shape[1:]])
-        for x, a in zip(drawn, leaves, strict=True)
-    ]
-    return tf.nest.pack_sequence_as(one, shaped)
-
-
-class _Pictures:
-    """The pictures of some steps as a dataset, and what to say if one is broken.
-
-    Attributes:
-      source: a `sources.Source`.
-      rows: step -> dict of arrays with one row a picture, among them "index".
-      steps: a range.
-    """
-
-    def __init__(self, source, rows, steps):
-        self.source, self.rows, self.steps = source, rows, steps
-        self.failure: Exception | None = None
-
-    def dataset(self):
-        """Single pictures, read a step at a time, one step ahead of their use."""
-        example = self._one(self.steps.start)
-        names = sorted(example)
-
-        def read(step):
-            try:
-                batch = self._read(self.rows(int(step)))
-            except Exception as failure:
-                self.failure = failure  # TensorFlow would turn it into a string
-                raise
-            return [batch[name] for name in names]
-
-        def batch(step):
-            values = tf.numpy_function(read, [step], [example[k][0] for k in names])
-            return {
-                name: tf.ensure_shape(value, example[name][1])
-                for name, value in zip(names, values, strict=True)
-            }
-
-        steps = tf.data.Dataset.range(self.steps.start, self.steps.stop)
-        one_at_a_time = steps.map(tf.autograph.experimental.do_not_convert(batch))
-        return one_at_a_time.prefetch(1).unbatch()
-
-    def batches(self, dataset):
-        """Iterates over batches of one step each, naming the picture that breaks it."""
-        options = tf.data.Options()
-        options.deterministic = True
-        options.autotune.enabled = False
-        options.threading.max_intra_op_parallelism = 1
-        step = self.steps.start
-        try:
-            for batch in dataset.prefetch(2).with_options(options).as_numpy_iterator():
-                yield batch | {"index": batch["index"].astype(np.int32)}
-                step += 1
-        except tf.errors.OpError as error:
-            raise self._explain(step, error) from None
-
-    def _read(self, rows):
-        batch = self.source.read(rows["index"])
-        image = batch["image"]
-        if image.dtype != np.uint8:
-            image = np.asarray(image, object)  # bytes as they are, zeros at the end too
-        return rows | batch | {"image": image}
-
-    def _one(self, step):
-        """Type and shape of every component, from reading one row of a step."""
-        batch = self._read({name: a[:1] for name, a in self.rows(step).items()})
-        return {
-            name: (
-                tf.string if a.dtype == object else tf.as_dtype(a.dtype),
-                [None, *a.shape[1:]],
-            )
-            for name, a in batch.items()
-        }
-
-    def _explain(self, step, error):
-        """The error to raise instead of TensorFlow's."""
-        if self.failure is not None:
-            return self.failure
-        # A chunk may reach into the next step.
-        for suspect in self.steps[step - self.steps.start :][:2]:
-            try:
-                pictures(self.source, self.rows(suspect)["index"])
-            except UnreadablePicture as found:
-                return found
-        return error
+    largest = max(view.size for view in views)
+    if largest >= ALONE:
+        return each(pictures, alone).batch(n)
+    chunk = max(1, min(n, CHUNK // largest**2))
+    return each(each(pictures, cut).batch(chunk), painted).rebatch(n)
