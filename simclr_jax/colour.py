@@ -5,6 +5,8 @@ same draws. Nothing here looks across pictures, so a batch that is sharded by ro
 stays where it is.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -64,14 +66,7 @@ def colour(x, draws, view):
     if view.grey > 0 and view.grey_first:
         rgb = _where(d["grey"], _grey(rgb, view), rgb)
     if view.jitter > 0:
-        # A loop: from all four slots in a row a compiler for processors made a program
-        # that computes them anew for each plane of the next, 40 to 200 times slower.
-        jittered, _ = jax.lax.scan(
-            lambda rgb, which: (_slot(rgb, which, draws["factors"], view), None),
-            rgb,
-            draws["order"].T,
-        )
-        rgb = _where(d["jitter"], jittered, rgb)
+        rgb = _where(d["jitter"], _jitter(rgb, draws, view), rgb)
     if view.grey > 0 and not view.grey_first:
         rgb = _where(d["grey"], _grey(rgb, view), rgb)
     rgb = _clip(rgb)
@@ -94,6 +89,24 @@ def _where(chosen, yes, no):
 
 def _clip(rgb):
     return tuple(jnp.clip(p, 0, 1) for p in rgb)
+
+
+def _jitter(rgb, draws, view):
+    """The four slots, one after the other.
+
+    On processors as a loop: from all slots in a row the compiler made a program that
+    computes them anew for each plane of the next, 40 to 200 times slower. On a TPU the
+    loop would go to main memory between the slots.
+    """
+
+    def one(rgb, which):
+        return _slot(rgb, which, draws["factors"], view), None
+
+    def slots(rgb, order, *, unroll):
+        return jax.lax.scan(one, rgb, order, unroll=unroll)[0]
+
+    loop, row = partial(slots, unroll=1), partial(slots, unroll=4)
+    return jax.lax.platform_dependent(rgb, draws["order"].T, cpu=loop, default=row)
 
 
 def _slot(rgb, which, factors, view):
