@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 EVERY = 15_360  # images between two rows
-RUNS = [(256, 0), (64, 0), (64, 256), (1024, 0), (1024, 256)]  # batch, transferred from
+RUNS = [(256, 0), (1024, 0), (1024, 256), (64, 0), (64, 256)]  # batch, transferred from
 
 
 def main(folder: str, *changes: str) -> None:
