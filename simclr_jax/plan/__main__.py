@@ -197,17 +197,20 @@ def report(said: dict[str, Any]) -> str:
         f"the hosts    at most {images:.0f} images/s are wanted of them, "
         f"{images * said['bytes_per_image'] / chips / 1e6:.0f} MB/s a chip",
     ]
-    if "input" in said:
-        found = said["input"]
-        each, read = found["images_per_core_second"], found["bytes_read_per_image"]
-        lines.append(
-            f"             of {images / each:.0f} cores such as one here, which made "
-            f"{each:.0f} images/s of {found['name']} (measured), reading "
-            f"{images * read / 1e6:.0f} MB/s"
-        )
+    lines += [f"             {hosts(said)}"] if "input" in said else []
     if said["loops_of_unknown_length"]:
         lines.append(f"but          {said['loops_of_unknown_length']} loops count once")
     return "\n".join(lines)
+
+
+def hosts(said: dict[str, Any]) -> str:
+    """What the measured input makes of the images/s that the chips could take."""
+    images, found = said["images_per_second_bound"], said["input"]
+    each, read = found["images_per_core_second"], found["bytes_read_per_image"]
+    return (
+        f"of {images / each:.0f} cores such as one here, which made {each:.0f} "
+        f"images/s of {found['name']} (measured), reading {images * read / 1e6:.0f} MB/s"
+    )
 
 
 def remedies(c: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from simclr_jax import config, door, run, sharding
-from simclr_jax.data import pipeline
+from simclr_jax.data import bench, pipeline
 from simclr_jax.data.feed import feed
 from simclr_jax.data.sources import open_source
 from simclr_jax.losses.contrastive import nt_xent
@@ -178,3 +179,17 @@ def test_nt_xent_of_a_million_images_takes_no_room_but_for_z(n, gather):
         compiled = step.lower(z).compile()
     gathered = 2 * n * 128 * jnp.dtype(gather).itemsize
     assert compiled.memory_analysis().temp_size_in_bytes <= gathered + 2**20
+
+
+def test_a_plan_may_measure_the_hosts_part(monkeypatch):
+    """On pictures that are there: how many cores the chips keep busy."""
+    c = config.load("configs/simclr_cifar10.py")
+    with pytest.raises(ValueError, match="cifar10_mini"):
+        plan.open_input(c, "cifar10_mni")
+    monkeypatch.setattr(bench, "measure", partial(bench.measure, seconds=0.1))
+    found = plan.input_of(c, plan.open_input(c, "cifar10_mini"))
+    assert found["name"] == "cifar10_mini/train"
+    assert found["images_per_core_second"] > 0
+    said = {"images_per_second_bound": 1000.0} | {"input": found}
+    found["images_per_core_second"] = 50.0
+    assert "of 20 cores such as one here, which made 50 images/s" in plan.hosts(said)
