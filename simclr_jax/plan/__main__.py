@@ -209,7 +209,8 @@ def hosts(said: dict[str, Any]) -> str:
     each, read = found["images_per_core_second"], found["bytes_read_per_image"]
     return (
         f"of {images / each:.0f} cores such as one here, which made {each:.0f} "
-        f"images/s of {found['name']} (measured), reading {images * read / 1e6:.0f} MB/s"
+        f"images/s of {found['name']} (measured), reading "
+        f"{images * read / 1e6:.0f} MB/s"
     )
 
 
