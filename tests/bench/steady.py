@@ -26,8 +26,9 @@ from simclr_jax.data.recipes import simclr
 from simclr_jax.data.sources import open_source
 from tests.bench.input import machine
 
+COLOURS = ("host", "device")
 ENDLESS = 2**40
-STEPS = 100
+STEPS = 20
 
 
 def main(folder: str, minutes: str = "5") -> None:
@@ -42,11 +43,7 @@ def main(folder: str, minutes: str = "5") -> None:
     print("\n| ms of a step, median (99th percentile) | host | device |\n|---|---|---|")
     rows = [waits(colour) for colour in COLOURS]
     for name in rows[0]:
-        told_ = " | ".join(spread(row[name]) for row in rows)
-        print(f"| {name} | {told_} |")
-
-
-COLOURS = ("host", "device")
+        print(f"| {name} | {' | '.join(spread(row[name]) for row in rows)} |")
 
 
 def told(_, images, mib):
