@@ -123,7 +123,7 @@ def test_a_picture_that_breaks_a_run_leaves_no_gap(tmp_path, monkeypatch):
     whole = pipeline.train_batches
 
     def broken(*arguments, **words):
-        yield from itertools.islice(whole(*arguments, **words), 4)  # one ahead
+        yield from itertools.islice(whole(*arguments, **words), 3)
         raise UnreadablePicture("a.png is not a readable picture")
 
     with monkeypatch.context() as patch:
