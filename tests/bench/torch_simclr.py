@@ -1,0 +1,130 @@
+"""The quickstart's SimCLR in plain PyTorch: its network, loss and optimiser."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def norm(width: int, kind=nn.BatchNorm2d, *, scale: float = 1.0, bias: bool = True):
+    layer = kind(width)
+    nn.init.constant_(layer.weight, scale)
+    layer.bias.requires_grad_(bias)
+    return layer
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = norm(outputs, scale=0.0)
+        self.shortcut_conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        self.shortcut_bn = norm(outputs)
+
+    def forward(self, x):
+        shortcut = self.shortcut_bn(self.shortcut_conv(x))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+
+
+class Encoder(nn.Module):
+    """resnet10 with 16 channels and the "small" stem: [N, 3, H, W] -> h [N, 128]."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 2, 1, bias=False), norm(16)
+        self.layer1_0 = Block(16, 16, 1)
+        self.layer2_0 = Block(16, 32, 2)
+        self.layer3_0 = Block(32, 64, 2)
+        self.layer4_0 = Block(64, 128, 2)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = self.layer2_0(self.layer1_0(x))
+        return self.layer4_0(self.layer3_0(x)).mean((2, 3))
+
+
+class Projector(nn.Module):
+    """h [N, 128] -> z [N, 32]."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense1, self.bn1 = (
+            nn.Linear(128, 256, bias=False),
+            norm(256, nn.BatchNorm1d),
+        )
+        self.dense2 = nn.Linear(256, 32, bias=False)
+        self.bn2 = norm(32, nn.BatchNorm1d, bias=False)
+
+    def forward(self, h):
+        return self.bn2(self.dense2(F.relu(self.bn1(self.dense1(h)))))
+
+
+class SimCLR(nn.Module):
+    """Encoder, projector and the online probe."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.projector = Encoder(), Projector()
+        self.probe = nn.Linear(128, 10)
+
+    def forward(self, x):
+        h = self.encoder(x)
+        return h, self.projector(h)
+
+    def learnt(self) -> dict[str, nn.Parameter]:
+        """The parameters, under the names that the project gives them."""
+        kinds = {"weight": "kernel", "bias": "bias"}
+        named = {}
+        for name, p in self.named_parameters():
+            where, _, kind = name.replace(".", "/").rpartition("/")
+            kind = "scale" if "bn" in where and kind == "weight" else kinds[kind]
+            if p.requires_grad:
+                named[f"{where}/{kind}"] = p
+        return named
+
+    @torch.no_grad()
+    def load(self, arrays) -> None:
+        """Takes over the project's parameters, by name: kernels are [..., I, O] there."""
+        mine = self.learnt()
+        assert mine.keys() == arrays.keys(), mine.keys() ^ arrays.keys()
+        for name, p in mine.items():
+            x = torch.from_numpy(arrays[name])
+            p.copy_(x.permute(3, 2, 0, 1) if x.ndim == 4 else x.T if x.ndim == 2 else x)
+
+
+def nt_xent(z, temperature: float):
+    """Of z [2N, D], the N first views before the N second ones."""
+    z = F.normalize(z)
+    similarity = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
+    n = len(z) // 2
+    twin = torch.arange(2 * n).roll(n)
+    return F.cross_entropy(similarity, twin)
+
+
+def adamw(model: SimCLR, weight_decay: float):
+    """Decays kernels only, and not the probe's."""
+    kernels, others = [], []
+    for name, p in model.learnt().items():
+        decays = name.endswith("kernel") and not name.startswith("probe")
+        (kernels if decays else others).append(p)
+    groups = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
+
+
+def make_step(model: SimCLR, optimiser, *, temperature: float):
+    """(views [2N, 3, H, W] in [0, 1], labels [N], rate) -> SimCLR's loss, a tensor."""
+
+    def step(x, labels, rate: float):
+        h, z = model(x)
+        own = 2 * nt_xent(z, temperature)  # both directions are summed
+        probe = F.cross_entropy(model.probe(h.detach()), labels.repeat(2))
+        optimiser.zero_grad()
+        (own + probe).backward()
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.step()
+        return own.detach()
+
+    return step
