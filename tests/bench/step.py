@@ -161,7 +161,9 @@ def ours(folder: pathlib.Path) -> None:
             name: draw.uniform(0.5, 1.5, x.shape).astype(x.dtype)
             if "scale" in name
             else x
-            for name, x in zip(paths(state.params), jax.tree.leaves(state.params))
+            for name, x in zip(
+                paths(state.params), jax.tree.leaves(state.params), strict=True
+            )
         }
         params = jax.tree.unflatten(jax.tree.structure(state.params), flat.values())
         state = state.replace(params=jax.device_put(params, job.placement.params))

@@ -86,7 +86,7 @@ class SimCLR(nn.Module):
 
     @torch.no_grad()
     def load(self, arrays) -> None:
-        """Takes over the project's parameters, by name: kernels are [..., I, O] there."""
+        """Takes over the project's parameters, by name; kernels are [..., I, O]."""
         mine = self.learnt()
         assert mine.keys() == arrays.keys(), mine.keys() ^ arrays.keys()
         for name, p in mine.items():
