@@ -1,0 +1,156 @@
+"""How fast the whole quickstart trains, beside lightly's SimCLR on the same pictures.
+
+python -m tests.bench.lightly_run [--torch PYTHON] [--rounds 3] [--epochs 8]
+    [--threads 1] [--workers 2]
+
+PYTHON is an interpreter with torch, torchvision and lightly; by default the one that
+runs this, which has the project's packages. Linux only, in about ten minutes.
+
+Ours is the training door with configs/quickstart.py as it stands, but for the epochs:
+it decodes, crops and colours, trains network and probe, logs and saves. lightly's is
+its transform, with the quickstart's strengths, its NT-Xent and PyTorch's loader, whose
+workers stay, around the network and AdamW of tests/bench/torch_simclr.py in the faster
+layout of memory, without a probe, a log or a checkpoint; its pictures lie decoded in
+memory. They take turns on the same cores, with the Makefile's settings of the C
+library. More threads of PyTorch's do well only where nothing else runs: they wait for
+each other by spinning.
+
+It prints images a second of the clock from the second epoch on, so without compilation;
+those of the whole process, start and all; and those of the whole process for each CPU
+second, which hang less on what else is running. Ratios are ours to lightly's.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from tests.bench.step import machine, tunables
+
+DOOR = ["-m", "simclr_jax.pretrain", "--config=configs/quickstart.py"]
+BATCH = 256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.bench.lightly_run")
+    parser.add_argument("--torch", default=sys.executable)
+    parser.add_argument("--rounds", type=int, default=3)
+    for name, number in {"epochs": 8, "threads": 1, "workers": 2}.items():
+        parser.add_argument(f"--{name}", type=int, default=number)
+    a = parser.parse_args()
+    print(f"{datetime.date.today()}, {machine()}")
+    print("| images a second | training | whole process | a CPU second |")
+    print("|---|---|---|---|")
+    rounds = []
+    with tempfile.TemporaryDirectory() as folder:
+        decode(f"{folder}/pictures.npy")
+        call = [f"{folder}/pictures.npy", str(a.epochs), str(a.threads), str(a.workers)]
+        for i in range(a.rounds):
+            workdir = pathlib.Path(folder) / str(i)
+            words = [*DOOR, f"--workdir={workdir}", f"--config.epochs={a.epochs}"]
+            mine = timed([sys.executable, *words], a.epochs)
+            lines = (workdir / "metrics.jsonl").read_text().splitlines()
+            rates = [json.loads(line)["images_per_second"] for line in lines]
+            mine["training"] = statistics.harmonic_mean(rates[1:])
+            theirs = timed([a.torch, "-m", "tests.bench.lightly_run", *call], a.epochs)
+            theirs["training"] = float(theirs.pop("said").split()[-1])
+            rounds.append((mine, theirs))
+            for name, one in zip(("ours", "lightly"), rounds[-1], strict=True):
+                print(row(name, one, "{:.0f}"), flush=True)
+    ratios = [{k: mine[k] / theirs[k] for k in theirs} for mine, theirs in rounds]
+    middle = {k: statistics.median(r[k] for r in ratios) for k in ratios[0]}
+    print(row("ratio, median", middle, "{:.2f}"))
+
+
+def row(name: str, x: dict[str, float], form: str) -> str:
+    cells = [form.format(x[k]) for k in ("training", "whole", "cpu")]
+    return f"| {' | '.join([name, *cells])} |"
+
+
+def timed(words: list[str], epochs: int) -> dict:
+    """What a run says, and its images a second of the clock and of the processors."""
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = os.environ | tunables() | {"TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(
+        words, check=True, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    images = epochs * (5000 // BATCH) * BATCH
+    whole = images / (time.monotonic() - began)
+    return {"said": done.stdout, "whole": whole, "cpu": images / cpu}
+
+
+def decode(path: str) -> None:
+    """Writes the package's pictures, uint8 [5000, 32, 32, 3]."""
+    import numpy as np
+
+    from simclr_jax.data import pipeline
+    from simclr_jax.data.sources import open_source
+
+    source = open_source("cifar10_mini", split="train")
+    np.save(path, pipeline.pictures(source, range(len(source))))
+
+
+def lightly_run(path: str, epochs: int, threads: int, workers: int) -> None:
+    """Prints images a second from the second epoch on."""
+    import numpy as np
+    import torch
+    from lightly.loss import NTXentLoss
+    from lightly.transforms import SimCLRTransform
+    from PIL import Image
+
+    from tests.bench import torch_simclr
+
+    transform = SimCLRTransform(
+        input_size=32, cj_strength=0.3, gaussian_blur=0.0, normalize=None
+    )
+
+    class Pictures(torch.utils.data.Dataset):
+        arrays = np.load(path)
+
+        def __len__(self):
+            return len(self.arrays)
+
+        def __getitem__(self, i):
+            return transform(Image.fromarray(self.arrays[i]))
+
+    torch.set_num_threads(threads)
+    model = torch_simclr.SimCLR().to(memory_format=torch.channels_last)
+    optimiser = torch_simclr.adamw(model, 1e-4)
+    for group in optimiser.param_groups:
+        group["lr"] = 0.005
+    criterion = NTXentLoss(temperature=0.2)
+    loader = torch.utils.data.DataLoader(
+        Pictures(),
+        BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    for epoch in range(epochs):
+        if epoch == 1:
+            began = time.monotonic()
+        for views in loader:
+            x = torch.cat(views).contiguous(memory_format=torch.channels_last)
+            loss = criterion(*model(x)[1].chunk(2))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        print(f"epoch {epoch}: loss {loss.item():.3f}")
+    print((epochs - 1) * len(loader) * BATCH / (time.monotonic() - began))
+
+
+if __name__ == "__main__":
+    if sys.argv[4:] and sys.argv[1].endswith(".npy"):
+        lightly_run(sys.argv[1], *map(int, sys.argv[2:]))
+    else:
+        main()
