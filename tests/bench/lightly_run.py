@@ -12,12 +12,13 @@ its transform, with the quickstart's strengths, its NT-Xent and PyTorch's loader
 workers stay, around the network and AdamW of tests/bench/torch_simclr.py in the faster
 layout of memory, without a probe, a log or a checkpoint; its pictures lie decoded in
 memory. They take turns on the same cores, with the Makefile's settings of the C
-library. More threads of PyTorch's do well only where nothing else runs: they wait for
-each other by spinning.
+library. With --threads 2 PyTorch was three times slower beside other work, as its
+threads wait for each other by spinning; on an idle machine it may be the better one.
 
 It prints images a second of the clock from the second epoch on, so without compilation;
-those of the whole process, start and all; and those of the whole process for each CPU
-second, which hang less on what else is running. Ratios are ours to lightly's.
+those of the whole process, start and all, which says little of a few epochs; and those
+for each CPU second of the epochs that a run has more than one of a single epoch, which
+hang less on what else is running. Ratios are ours to lightly's.
 """
 
 import argparse
@@ -31,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 from tests.bench.step import machine, tunables
 
@@ -51,41 +53,66 @@ def main() -> None:
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         decode(f"{folder}/pictures.npy")
-        call = [f"{folder}/pictures.npy", str(a.epochs), str(a.threads), str(a.workers)]
-        for i in range(a.rounds):
-            workdir = pathlib.Path(folder) / str(i)
-            words = [*DOOR, f"--workdir={workdir}", f"--config.epochs={a.epochs}"]
-            mine = timed([sys.executable, *words], a.epochs)
+
+        def ours(epochs: int) -> Run:
+            workdir = pathlib.Path(tempfile.mkdtemp(dir=folder))
+            words = [*DOOR, f"--workdir={workdir}", f"--config.epochs={epochs}"]
+            _, clock, cpu = timed([sys.executable, *words])
             lines = (workdir / "metrics.jsonl").read_text().splitlines()
-            rates = [json.loads(line)["images_per_second"] for line in lines]
-            mine["training"] = statistics.harmonic_mean(rates[1:])
-            theirs = timed([a.torch, "-m", "tests.bench.lightly_run", *call], a.epochs)
-            theirs["training"] = float(theirs.pop("said").split()[-1])
-            rounds.append((mine, theirs))
-            for name, one in zip(("ours", "lightly"), rounds[-1], strict=True):
-                print(row(name, one, "{:.0f}"), flush=True)
-    ratios = [{k: mine[k] / theirs[k] for k in theirs} for mine, theirs in rounds]
-    middle = {k: statistics.median(r[k] for r in ratios) for k in ratios[0]}
-    print(row("ratio, median", middle, "{:.2f}"))
+            speeds = [json.loads(line)["images_per_second"] for line in lines]
+            return Run(statistics.harmonic_mean(speeds[1:] or speeds), clock, cpu)
+
+        def lightlys(epochs: int) -> Run:
+            words = [a.torch, "-m", "tests.bench.lightly_run", f"{folder}/pictures.npy"]
+            said, clock, cpu = timed(
+                [*words, *map(str, (epochs, a.threads, a.workers))]
+            )
+            return Run(float(said.split()[-1]), clock, cpu)
+
+        sides = {"ours": ours, "lightly": lightlys}
+        single = {name: side(1) for name, side in sides.items()}
+        for _ in range(a.rounds):
+            rounds.append({})
+            for name, side in sides.items():
+                rounds[-1][name] = rates(side(a.epochs), single[name], a.epochs)
+                print(row(name, rounds[-1][name], ".0f"), flush=True)
+    ratios = [
+        [x / y for x, y in zip(r["ours"], r["lightly"], strict=True)] for r in rounds
+    ]
+    middle = [statistics.median(column) for column in zip(*ratios, strict=True)]
+    print(row("ratio, median", middle, ".2f"))
 
 
-def row(name: str, x: dict[str, float], form: str) -> str:
-    cells = [form.format(x[k]) for k in ("training", "whole", "cpu")]
-    return f"| {' | '.join([name, *cells])} |"
+class Run(NamedTuple):
+    training: float  # images a second from the second epoch on
+    clock: float  # seconds of the whole process
+    cpu: float  # the same, of all processors
 
 
-def timed(words: list[str], epochs: int) -> dict:
-    """What a run says, and its images a second of the clock and of the processors."""
+def rates(run: Run, single: Run, epochs: int) -> list[float]:
+    """The columns of the table."""
+    images = (5000 // BATCH) * BATCH
+    more = (epochs - 1) * images / (run.cpu - single.cpu)
+    return [run.training, epochs * images / run.clock, more]
+
+
+def row(name: str, x: list[float], form: str) -> str:
+    return f"| {' | '.join([name, *(format(y, form) for y in x)])} |"
+
+
+def timed(words: list[str]) -> tuple[str, float, float]:
+    """What a run says, its seconds of the clock and of the processors."""
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = os.environ | tunables() | {"TF_CPP_MIN_LOG_LEVEL": "2"}
     done = subprocess.run(
         words, check=True, stdout=subprocess.PIPE, text=True, env=environment
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    clock, after = (
+        time.monotonic() - began,
+        resource.getrusage(resource.RUSAGE_CHILDREN),
+    )
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    images = epochs * (5000 // BATCH) * BATCH
-    whole = images / (time.monotonic() - began)
-    return {"said": done.stdout, "whole": whole, "cpu": images / cpu}
+    return done.stdout, clock, cpu
 
 
 def decode(path: str) -> None:
@@ -136,9 +163,8 @@ def lightly_run(path: str, epochs: int, threads: int, workers: int) -> None:
         num_workers=workers,
         persistent_workers=workers > 0,
     )
+    ends = [time.monotonic()]
     for epoch in range(epochs):
-        if epoch == 1:
-            began = time.monotonic()
         for views in loader:
             x = torch.cat(views).contiguous(memory_format=torch.channels_last)
             loss = criterion(*model(x)[1].chunk(2))
@@ -146,7 +172,10 @@ def lightly_run(path: str, epochs: int, threads: int, workers: int) -> None:
             loss.backward()
             optimiser.step()
         print(f"epoch {epoch}: loss {loss.item():.3f}")
-    print((epochs - 1) * len(loader) * BATCH / (time.monotonic() - began))
+        ends.append(time.monotonic())
+    counted = ends[1:] if epochs > 1 else ends
+    images = (len(counted) - 1) * len(loader) * BATCH
+    print(images / (counted[-1] - counted[0]))
 
 
 if __name__ == "__main__":
