@@ -163,6 +163,7 @@ def test_a_run_that_stopped_before_its_first_line_is_judged(
     assert results["knn"]["h"]["settings"] == {"k": 200, "temperature": 0.1}
 
 
+@pytest.mark.long
 def test_a_resumed_run_may_change_little(tmp_path):
     train(tmp_path)
     train(tmp_path, "--config.log_every=3", "--config.checkpoint.keep=2")
@@ -170,6 +171,7 @@ def test_a_resumed_run_may_change_little(tmp_path):
         train(tmp_path, "--config.optim.lr=0.25")
 
 
+@pytest.mark.long
 def test_a_run_that_diverges_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "simclr_jax.methods.simclr.nt_xent",
@@ -217,6 +219,7 @@ door.leave(lambda argv: pretrain.main([*words, "--workdir={tmp_path}"]))
     assert step == 1
 
 
+@pytest.mark.long
 def test_a_disk_without_space_is_called_so(tmp_path, monkeypatch):
     def full(self, *args, **kwargs):
         raise ValueError("RESOURCE_EXHAUSTED: write failed\nNo space left on device")
@@ -359,6 +362,7 @@ def folder(tmp_path):
 OWN = ("--config.data.batch_size=4", "--config.data.image_size=16")
 
 
+@pytest.mark.long
 def test_pictures_without_labels(tmp_path, folder, capsys):
     from simclr_jax.evaluate import __main__ as evaluate
 

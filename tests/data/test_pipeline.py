@@ -182,6 +182,7 @@ def test_views_may_be_unequal_and_many(source):
     np.testing.assert_array_equal(alone["views"][0], batch["views"][0])
 
 
+@pytest.mark.long
 def test_multi_crop(source):
     """Two whole views and two parts; both colours; preview shows the same."""
     plain = {"blur": (0.0,) * 3, "solarise": (0.0,) * 2}  # builds in half the time
