@@ -162,6 +162,7 @@ LESS = [
 ]
 
 
+@pytest.mark.long
 def test_ones_own_pictures(tmp_path, in_process):
     """The pair of commands about runs/mine, on a flat folder of pictures."""
     (tmp_path / "pictures").mkdir()
