@@ -33,9 +33,11 @@ def main(argv: list[str]) -> None:
     c, asked = read(argv)
     jax.config.update("jax_platforms", "cpu")  # for what is computed on the way
     with door.checking():
-        source = open_input(c, asked.input) if asked.input else None
+        source, where = None, {"data_dir": c.data.data_dir, "split": c.data.split}
+        if asked.input:  # opened first: compiling takes minutes
+            source = open_source(asked.input, **where)
         said = plan(c, asked.topology, images=asked.images, classes=asked.classes)
-        if source:
+        if source is not None:
             said["input"] = input_of(c, source)
     about = {"topology": asked.topology, "config": config.plain(c)}
     said |= about | compiler.versions()
@@ -138,15 +140,6 @@ def figures(step, chip, batch: int, steps: int, chips: int) -> dict[str, Any]:
         "hours": hours,
         "chip_hours": [chips * each for each in hours],
     }
-
-
-def open_input(c, name: str):
-    """The pictures to measure the hosts' part on.
-
-    Raises:
-      ValueError: if they are not there.
-    """
-    return open_source(name, data_dir=c.data.data_dir, split=c.data.split)
 
 
 def input_of(c, source) -> dict[str, float | str]:

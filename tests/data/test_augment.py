@@ -20,6 +20,11 @@ DRAWS = 20_000
 def windows(height, width, view, n=DRAWS):
     """(y, x, h, w) of n windows, [n, 4]."""
     keys = augment.crop_keys(1, 0, 0, np.arange(n))[:, 0]
+    return one_by_one(height, width, keys, view)
+
+
+def one_by_one(height, width, keys, view):
+    """(y, x, h, w) of a window for each key, [n, 4]."""
     shape = tf.constant([height, width, 3])
 
     @tf.function

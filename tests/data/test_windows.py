@@ -2,27 +2,13 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from simclr_jax.data import augment
 from simclr_jax.data.view import View
 from simclr_jax.data.windows import _Philox, windows
+from tests.data.test_augment import one_by_one
 
 N = 2000
-
-
-def one_by_one(side, keys, view):
-    shape = tf.constant([side, side, 3])
-
-    @tf.function
-    def draw(keys):
-        def one(key):
-            begin, size = augment.window(shape, key, view)
-            return tf.concat([begin[:2], size[:2]], 0)
-
-        return tf.map_fn(one, keys, fn_output_signature=tf.int32, parallel_iterations=1)
-
-    return draw(tf.constant(keys)).numpy()
 
 
 @pytest.mark.parametrize("crop", ["tf_bbox", "inception_log", "torch"])
@@ -43,7 +29,7 @@ def test_windows_are_those_of_single_pictures(crop, side, words):
     keys = augment.crop_keys(2, 5, 3, np.arange(N))[:, 1]
     found = windows(side, keys, view)
     assert found.dtype == np.int32
-    np.testing.assert_array_equal(found, one_by_one(side, keys, view))
+    np.testing.assert_array_equal(found, one_by_one(side, side, keys, view))
 
 
 def test_a_number_that_would_come_too_often_is_drawn_again():

@@ -184,10 +184,11 @@ def test_nt_xent_of_a_million_images_takes_no_room_but_for_z(n, gather):
 def test_a_plan_may_measure_the_hosts_part(monkeypatch):
     """On pictures that are there: how many cores the chips keep busy."""
     c = config.load("configs/simclr_cifar10.py")
-    with pytest.raises(ValueError, match="cifar10_mini"):
-        plan.open_input(c, "cifar10_mni")
+    words = ["--config=configs/simclr_cifar10.py", "--topology=v5e:2x2"]
+    with pytest.raises(door.Mistake, match="cifar10_mini"):
+        plan.main([*words, "--input=cifar10_mni"])
     monkeypatch.setattr(bench, "measure", partial(bench.measure, seconds=0.1))
-    found = plan.input_of(c, plan.open_input(c, "cifar10_mini"))
+    found = plan.input_of(c, open_source("cifar10_mini", split="train"))
     assert found["name"] == "cifar10_mini/train"
     assert found["images_per_core_second"] > 0
     said = {"images_per_second_bound": 1000.0} | {"input": found}
