@@ -27,6 +27,7 @@ ROOMS = {
         "jax numpy tensorflow tensorflow_datasets etils tqdm",
     ),
     "plan": ("", "jax"),
+    "zoo": ("", "numpy tensorflow safetensors"),
     "evaluate": (
         "models losses state data colour sharding train.optim train.schedules",
         "jax numpy optax etils matplotlib sklearn threadpoolctl",
@@ -36,7 +37,7 @@ ROOMS = {
 # Doors, and what they share, may import everything; nothing but a door imports a door.
 DOORS = {
     *("pretrain", "plan.__main__", "plan.compiler", "evaluate.__main__"),
-    "data.bench",
+    *("data.bench", "zoo.__main__", "zoo.importing", "zoo.exporting"),
     *("config", "door", "processes", "rebatch", "run", "transfer"),
 }
 DOOR_FUNCTIONS = {("data.pipeline", "preview")}

@@ -1,0 +1,50 @@
+"""The zoo's door: weights in, weights out.
+
+python -m simclr_jax.zoo import --from FORMAT --source PATH --workdir DIR
+    [--config.KEY=value ...]
+python -m simclr_jax.zoo export --workdir DIR --to FORMAT --out PATH
+    [--part encoder|encoder+head|encoder+classifier] [--input float|uint8|normalised]
+python -m simclr_jax.zoo list
+"""
+
+import os
+
+from simclr_jax import config, door
+from simclr_jax.zoo import importing
+from simclr_jax.zoo.formats import FORMATS
+
+
+def main(argv: list[str]) -> None:
+    """Does as the command line says; see door.leave for the exit codes."""
+    command, words = argv[:1], argv[1:]
+    with door.checking():
+        if not command or command[0] in ("-h", "--help"):
+            print(__doc__)
+            return
+        config.choose(command[0], COMMANDS, "simclr_jax.zoo")
+    COMMANDS[command[0]](words)
+
+
+def bring(argv: list[str]) -> None:
+    """import: a foreign checkpoint becomes a work directory."""
+    words = door.Parser(prog="simclr_jax.zoo import", description=__doc__)
+    words.add_argument("--from", dest="format", required=True, help=", ".join(FORMATS))
+    words.add_argument("--source", required=True, help="a file, folder or prefix")
+    words.add_argument("--workdir", required=True)
+    arguments, changes = words.parse_with_changes(argv)
+    workdir = os.path.expanduser(arguments.workdir)
+    source = os.path.expanduser(arguments.source)
+    with door.checking():
+        said = importing.bring(arguments.format, source, workdir, changes)
+    print(f"{said.source} ({said.format}): {said.taken} arrays, by {said.config}")
+    print(f"fresh here: {', '.join(said.fresh) or 'nothing'}")
+    for note in said.notes:
+        print(note)
+    print(f"{workdir}: judge it with python -m simclr_jax.evaluate --workdir {workdir}")
+
+
+COMMANDS = {"import": bring}
+
+
+if __name__ == "__main__":
+    door.leave(main)

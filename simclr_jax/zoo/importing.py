@@ -1,0 +1,135 @@
+"""A foreign checkpoint becomes a work directory, as if it had been trained here."""
+
+import hashlib
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from simclr_jax import config, run, sharding
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.optim import paths
+from simclr_jax.zoo import layout
+from simclr_jax.zoo.formats import FORMATS
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+IMAGENET = {"pictures": 1_281_167, "classes": 1000, "pictures read together": 1}
+TRAINED = ("params", "target_params", "model_state", "method_state")
+
+
+class Imported(NamedTuple):
+    """What became of a file; also written to DIR/import.json."""
+
+    format: str
+    source: str
+    sha256: str
+    config: str
+    taken: int  # arrays of our state that it filled
+    fresh: list[str]  # layers that begin as in an untrained network
+    notes: list[str]
+
+
+def bring(
+    name: str, source: str, workdir: str, changes: list[tuple[str, str]]
+) -> Imported:
+    """Reads a checkpoint of the named format and writes a finished run.
+
+    Args:
+      name: one of FORMATS.
+      source: the file, or the folder or prefix where the format has several files.
+      workdir: a new one.
+      changes: of the config, such as ("data.name", "my_pictures").
+
+    Raises:
+      ValueError: the format is unknown, the file is not of it, an array is missing,
+        surplus or misshapen, or the work directory is somebody's already.
+    """
+    config.choose(name, FORMATS, "--from")
+    folder = epath.Path(workdir)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{workdir} is not empty; take another --workdir.")
+    found = FORMATS[name](source)
+    c = config.load(f"{CONFIGS}/{found.config}")
+    config.override(c, [*found.changes, *changes])
+    config.check(c)
+    classifies = any("probe" in branch.parts for branch in found.branches)
+    c.probe.enabled = classifies
+    classes = _classes(found) if classifies else 0
+    data = IMAGENET | {"classes": classes}
+
+    mesh = sharding.make_mesh()
+    with jax.set_mesh(mesh):
+        job = run.assemble(c, mesh, images=data["pictures"], classes=classes)
+        shapes = dict(zip(paths(job.shapes), jax.tree.leaves(job.shapes), strict=True))
+        table = layout.table(found, shapes)
+        sizes = {path: x.shape for path, x in shapes.items()}
+        taken = layout.take(table, found.arrays, sizes, found.spare)
+        state = _lay(job.create(), taken).replace(step=np.int32(job.total))
+        said = _said(name, source, found, taken, shapes)
+        _save(folder, c, data, job, state, said)
+    return said
+
+
+def _classes(found: layout.Found) -> int:
+    """How many the classifier that came along tells apart."""
+    branch = next(b for b in found.branches if "probe" in b.parts)
+    place = branch.parts["probe"]("bias")
+    if place is None:
+        raise ValueError("A classifier without a bias has no place here.")
+    return found.arrays[place.names[0]].size
+
+
+def _lay(state, taken: dict[str, np.ndarray]):
+    """The state with these arrays in place of its own."""
+
+    def choose(path, x):
+        if path not in taken:
+            return x
+        return jax.device_put(np.asarray(taken[path], x.dtype), x.sharding)
+
+    leaves = map(choose, paths(state), jax.tree.leaves(state))
+    return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+
+def _said(name, source, found, taken, shapes) -> Imported:
+    fresh = [p for p in shapes if p.split("/")[0] in TRAINED and p not in taken]
+    layers = sorted({path.rpartition("/")[0] or path for path in fresh})
+    return Imported(
+        name,
+        pathlib.Path(source).name,
+        fingerprint(source),
+        found.config,
+        len(taken),
+        layers,
+        list(found.notes),
+    )
+
+
+def fingerprint(source: str) -> str:
+    """SHA-256 of a file, or of all files of a folder or a prefix, by name."""
+    path, digest = pathlib.Path(source), hashlib.sha256()
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+    else:
+        files = [path] if path.is_file() else sorted(path.parent.glob(f"{path.name}.*"))
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _save(folder, c, data, job: run.Run, state, said: Imported) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"method": c.method.name, "keep": job.method.keep, "import": said._asdict()}
+    checkpoints = Checkpoints(
+        folder.absolute() / "checkpoints", every=job.total, about=about
+    )
+    checkpoints.save(job.total, state)
+    checkpoints.close()
+    files = {"config": config.plain(c), "data": data, "import": said._asdict()}
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")

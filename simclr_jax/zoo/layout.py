@@ -1,0 +1,159 @@
+"""What our arrays are called elsewhere, and how they lie there.
+
+A layout is a table {path of ours: Place}. It is read both ways: `take` brings arrays
+from there, `give` makes those of there. Nothing is skipped in silence: an array that
+one side has and the other does not is an error that names it.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Place(NamedTuple):
+    """Where one of our arrays is there."""
+
+    names: tuple[str, ...]  # one, or those that follow each other along axis 0 there
+    turn: str = "same"  # how it lies there, one of TURNS
+
+
+class Turn(NamedTuple):
+    take: Callable  # array there -> ours
+    give: Callable  # ours -> there
+
+
+TURNS = {
+    "same": Turn(lambda x: x, lambda x: x),
+    "conv": Turn(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
+    "dense": Turn(lambda x: x.T, lambda x: x.T),
+    "column": Turn(lambda x: x.reshape(len(x)), lambda x: x[:, None]),  # [K, 1]
+    "row": Turn(lambda x: x.reshape(-1), lambda x: x[None]),  # [1, C]
+    "pixel": Turn(lambda x: x.reshape(-1), lambda x: x[None, None, None]),
+    "scalar": Turn(lambda x: x.reshape(()), lambda x: x[None]),
+}
+
+# The paths inside a part, such as layer1_0/conv1/kernel, -> their places; None: nowhere
+Naming = Callable[[str], Place | None]
+
+
+class Branch(NamedTuple):
+    """A copy of the network: where its arrays are in our state, and their names there.
+
+    A part that is not in `parts` is not in the file, and stays as it begins here.
+    """
+
+    params: str  # "params" or "target_params"
+    stats: str  # "model_state/online" or "model_state/target"
+    parts: dict[str, Naming]  # "encoder", "projector", "predictor", "probe": names
+
+
+class Found(NamedTuple):
+    """What a foreign file turned out to hold."""
+
+    config: str  # of ours that it was trained by, configs/NAME.py:key=value
+    changes: list[tuple[str, str]]  # of that config: ("encoder.width", "2")
+    arrays: dict[str, np.ndarray]
+    branches: list[Branch]
+    others: dict[str, Place] = {}  # noqa: RUF012  state paths outside the branches
+    spare: tuple[str, ...] = ()  # expressions for names that are of no use here
+    notes: tuple[str, ...] = ()  # what a user should know
+
+
+def table(found: Found, paths: Iterable[str]) -> dict[str, Place]:
+    """The layout of a state with these paths, such as params/encoder/conv1/kernel.
+
+    Raises:
+      ValueError: an array of a part that is there has no name there.
+    """
+    known, nameless = dict(found.others), []
+    for path in paths:
+        for branch in found.branches:
+            for part, naming in branch.parts.items():
+                for root in (branch.params, branch.stats):
+                    if path.startswith(f"{root}/{part}/"):
+                        place = naming(path.removeprefix(f"{root}/{part}/"))
+                        known |= {path: place} if place else {}
+                        nameless += [] if place else [path]
+    if nameless:
+        raise ValueError(
+            f"That layout has no name for {listed(nameless)}: it describes another "
+            "network than the config's."
+        )
+    return known
+
+
+def take(
+    table: dict[str, Place],
+    arrays: dict[str, np.ndarray],
+    shapes: dict[str, tuple[int, ...]],
+    spare: Iterable[str] = (),
+) -> dict[str, np.ndarray]:
+    """Our arrays by path, from those of there.
+
+    Args:
+      shapes: of ours, by path.
+      spare: regular expressions; names there that one of them matches are left.
+
+    Raises:
+      ValueError: with all names that are missing there, all that nobody asked for, or
+        all whose shape does not fit.
+    """
+    wanted = {name for place in table.values() for name in place.names}
+    missing = sorted(wanted - arrays.keys())
+    surplus = sorted(
+        name
+        for name in arrays.keys() - wanted
+        if not any(re.fullmatch(rule, name) for rule in spare)
+    )
+    if missing or surplus:
+        raise ValueError(
+            f"The file does not hold what its format says. Missing: {listed(missing)}. "
+            f"Not expected: {listed(surplus)}."
+        )
+    taken, misshapen = {}, []
+    for path, place in table.items():
+        there = [np.asarray(arrays[name]) for name in place.names]
+        try:
+            x = TURNS[place.turn].take(
+                np.concatenate(there) if len(there) > 1 else there[0]
+            )
+        except ValueError:  # such as axes that are not there
+            x = there[0]
+        taken[path] = x
+        if x.shape != shapes[path]:
+            came = ", ".join(
+                f"{n} {y.shape}" for n, y in zip(place.names, there, strict=True)
+            )
+            misshapen.append(f"{came} for {path} {shapes[path]}")
+    if misshapen:
+        raise ValueError(f"Arrays of other shapes: {listed(misshapen)}.")
+    return taken
+
+
+def give(table: dict[str, Place], ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of there, by name, from ours by path."""
+    arrays = {}
+    for path, place in table.items():
+        x = np.ascontiguousarray(TURNS[place.turn].give(np.asarray(ours[path])))
+        arrays |= zip(place.names, np.split(x, len(place.names)), strict=True)
+    return arrays
+
+
+def listed(names: list[str], most: int = 12) -> str:
+    """The first of them, and how many more there are."""
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def flat(tree: Any, inside: str = "") -> dict[str, np.ndarray]:
+    """Nested dicts -> leaves by their slash-separated paths."""
+    if not isinstance(tree, dict):
+        return {inside: tree}
+    leaves = {}
+    for key, child in tree.items():
+        leaves |= flat(child, f"{inside}/{key}" if inside else key)
+    return leaves
