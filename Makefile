@@ -21,7 +21,7 @@ NEEDED = simclr_jax needs Python 3.11, 3.12 or 3.13 \
   ($(if $(FOUND),$(FOUND),none found;) name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-long lint lock clean env
+.PHONY: help quickstart test test-long test-zoo lint lock clean env env-zoo
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | \
@@ -41,6 +41,9 @@ test: env ## the test suite
 test-long: env ## the tests that take minutes each
 	@$(PY) -m pytest -m long
 
+test-zoo: env-zoo ## the zoo beside PyTorch, timm, transformers and ONNX Runtime
+	@.venv-zoo/bin/python -m pytest -m zoo -n 2 --dist worksteal tests/zoo
+
 lint: env ## style, format and types
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
@@ -52,7 +55,7 @@ lock: ## requirements.txt -> requirements.lock, needs uv
 	  --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
 
 clean: ## remove .venv and the caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-zoo .pytest_cache .ruff_cache .hypothesis
 	find simclr_jax configs tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment is fresh while it holds a copy of the lock (written last, so that an
@@ -79,3 +82,8 @@ env:
 	  else build_with_pip; fi && \
 	  cp requirements.lock $(VENV)/requirements.lock; \
 	fi
+
+env-zoo:
+	@$(MAKE) --no-print-directory env VENV=.venv-zoo
+	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c requirements.txt -r tests/zoo/requirements.txt

@@ -83,6 +83,10 @@ def train(c, job: run.Run, source, judge, mesh, workdir: str):
     log = Log(workdir, start, job.total, active=first)
     introduce(c, job, source, mesh, start, workdir, log, judged=judge is not None)
     state = checkpoints.restore(run.abstract(job), start) if start else job.create()
+    alive = door.Watchdog()
+    if job.begins and judge and not start:  # what it was worth before it learnt more
+        accuracy = judge(state, alive)["knn_accuracy"]
+        log.say(f"kNN accuracy before the first step: {100 * accuracy:.1f} %")
 
     step = run.train_step(c, job, mesh)
     batches = pipeline.train_batches(
@@ -113,7 +117,7 @@ def train(c, job: run.Run, source, judge, mesh, workdir: str):
         checkpoints=checkpoints,
         judge=judge,
         stop=door.Told(checkpoints.preempted),
-        alive=door.Watchdog(),
+        alive=alive,
     )
     checkpoints.close()
     log.close()

@@ -201,7 +201,7 @@ def test_help_is_the_default_and_lists_every_target(machine):
     assert done.returncode == 0
     assert log == []
     shown = re.findall(r"^make (\S+)", done.stdout, re.MULTILINE)
-    assert shown == [t for t in targets.split() if t != "env"]
+    assert shown == [t for t in targets.split() if not t.startswith("env")]
 
 
 def pins(path):

@@ -173,6 +173,24 @@ def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
     assert "fresh here: nothing\nleft there: nothing" in said
 
 
+def test_what_it_was_worth_at_first_is_said(tmp_path, monkeypatch, capsys):
+    """kNN accuracy of what was taken over, once, before the first step."""
+    leave_in(tmp_path / "0", small())
+    judged = []
+
+    def judge(state, alive):
+        judged.append(int(state.step))
+        return {"knn_accuracy": 0.375}
+
+    monkeypatch.setattr(pretrain, "make_judge", lambda *_: judge)
+    taking = small(init_from=str(tmp_path / "0"))
+    for c, name in ((small(), "1"), (taking, "2"), (taking, "2")):
+        pretrain.pretrain(c, str(tmp_path / name))
+    said = capsys.readouterr().err
+    assert said.count("kNN accuracy before the first step: 37.5 %") == 1
+    assert judged == [0]
+
+
 @pytest.mark.long
 def test_the_new_last_layer_starts_wide():
     """Kernel N(0, 1), bias as PyTorch's, uniform within 1 / sqrt(1024)."""

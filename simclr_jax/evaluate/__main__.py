@@ -25,7 +25,10 @@ from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear, linear_augmented
 from simclr_jax.train.checkpoint import restore_latest
 
-MAY_SET = ("evaluate.", "data.data_dir", "data.eval_split", "data.bank_split")
+MAY_SET = (
+    *("evaluate.", "data.name", "data.data_dir", "data.eval_split"),
+    "data.bank_split",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -172,6 +175,7 @@ class Judged:
 
     def quick(self) -> None:
         """The table and the pictures."""
+        self._warn()
         self.features()
         if self.labelled:
             self._table()
@@ -179,6 +183,14 @@ class Judged:
             print(f"{self._data()} has no labels: no accuracies.")
         if jax.process_index() == 0:
             self._draw()
+
+    def _warn(self) -> None:
+        """Says what of an imported network was not in its file."""
+        if jax.process_index() or not (self.workdir / "import.json").exists():
+            return
+        fresh = run.read_saved(self.workdir, "import.json")["fresh"]
+        if fresh:
+            print(f"not in the imported file, so untrained: {', '.join(fresh)}")
 
     def _table(self) -> None:
         rows = [
