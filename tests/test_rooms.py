@@ -28,6 +28,7 @@ ROOMS = {
     ),
     "plan": ("", "jax"),
     "zoo": ("", "numpy tensorflow safetensors"),
+    "reproduce": ("", ""),
     "evaluate": (
         "models losses state data colour sharding train.optim train.schedules",
         "jax numpy optax etils matplotlib sklearn threadpoolctl",
@@ -38,6 +39,7 @@ ROOMS = {
 DOORS = {
     *("pretrain", "plan.__main__", "plan.compiler", "evaluate.__main__"),
     *("data.bench", "zoo.__main__", "zoo.importing", "zoo.exporting"),
+    *("reproduce.__main__", "reproduce.card"),
     *("config", "door", "processes", "rebatch", "run", "transfer"),
 }
 DOOR_FUNCTIONS = {("data.pipeline", "preview")}

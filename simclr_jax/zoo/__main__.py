@@ -10,7 +10,7 @@ python -m simclr_jax.zoo list
 import os
 
 from simclr_jax import config, door
-from simclr_jax.zoo import importing
+from simclr_jax.zoo import importing, published
 from simclr_jax.zoo.formats import FORMATS
 
 
@@ -43,7 +43,13 @@ def bring(argv: list[str]) -> None:
     print(f"{workdir}: judge it with python -m simclr_jax.evaluate --workdir {workdir}")
 
 
-COMMANDS = {"import": bring}
+def show(argv: list[str]) -> None:
+    """list: what others have published."""
+    door.Parser(prog="simclr_jax.zoo list", description=__doc__).parse_with_changes(argv)
+    print(published.table())
+
+
+COMMANDS = {"import": bring, "list": show}
 
 
 if __name__ == "__main__":
