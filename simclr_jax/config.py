@@ -55,6 +55,7 @@ NOT_NEGATIVE = (
     *("optim.warmup_epochs", "optim.lr_end", "optim.clip", "optim.late_epochs"),
     *("evaluate.every", "evaluate.linear.l2", "evaluate.linear_augmented.weight_decay"),
 )
+MANY = 50  # words, of which an error only shows the nearest
 MAY_CHANGE = ("log_every", "checkpoint.", "data.data_dir", "data.colour")
 
 
@@ -63,8 +64,12 @@ def choose(word: str, known, what: str) -> None:
     if word not in known:
         near = difflib.get_close_matches(word, known, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
+        shown, all_of = sorted(known), ""
+        if len(shown) > MANY:
+            shown = difflib.get_close_matches(word, shown, 8, 0.0)
+            all_of = f"{len(known)}, such as "
         raise ValueError(
-            f"{what}: unknown {word!r}.{hint} There are: {', '.join(sorted(known))}."
+            f"{what}: unknown {word!r}.{hint} There are: {all_of}{', '.join(shown)}."
         )
 
 

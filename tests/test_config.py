@@ -300,3 +300,11 @@ def test_a_run_of_no_step():
     c.epochs = 0.01
     with pytest.raises(ValueError, match="not one step"):
         run.length(c, 5000)
+
+
+def test_of_very_many_words_the_nearest_are_shown():
+    known = [f"row_{i}" for i in range(100)]
+    with pytest.raises(ValueError, match="Did you mean 'row_7'") as caught:
+        config.choose("rov_7", known, "ROW")
+    assert "There are: 100, such as row_7" in str(caught.value)
+    assert str(caught.value).count("row_") == 9
