@@ -27,7 +27,7 @@ ROOMS = {
         "jax numpy tensorflow tensorflow_datasets etils tqdm",
     ),
     "plan": ("", "jax"),
-    "zoo": ("", "numpy tensorflow safetensors"),
+    "zoo": ("models", "jax numpy tensorflow safetensors orbax"),
     "reproduce": ("", ""),
     "evaluate": (
         "models losses state data colour sharding train.optim train.schedules",

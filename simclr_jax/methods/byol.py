@@ -17,10 +17,11 @@ def byol(
     *,
     hidden: int = 4096,
     out: int = 256,
+    bias: bool = False,  # of the heads' last layers, which lightly and solo-learn have
     ema: float = 0.996,  # tau_base for 1000 epochs; it grows to 1. 0.99 for 100 and 300
     total_steps: int,
 ) -> Method:
-    layers = (Layer(hidden, bias=True), Layer(out, norm=""))
+    layers = (Layer(hidden, bias=True), Layer(out, bias=bias, norm=""))
     online = network(encoder, MLP(layers, "haiku"), predictor=MLP(layers, "haiku"))
     target = network(encoder, MLP(layers, "haiku"))
 

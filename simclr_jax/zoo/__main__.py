@@ -45,7 +45,8 @@ def bring(argv: list[str]) -> None:
 
 def show(argv: list[str]) -> None:
     """list: what others have published."""
-    door.Parser(prog="simclr_jax.zoo list", description=__doc__).parse_with_changes(argv)
+    words = door.Parser(prog="simclr_jax.zoo list", description=__doc__)
+    words.parse_with_changes(argv)
     print(published.table())
 
 

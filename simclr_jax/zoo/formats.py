@@ -3,6 +3,22 @@
 from collections.abc import Callable
 
 from simclr_jax.zoo.layout import Found
+from simclr_jax.zoo.tf_formats import byol, simclr, simclr_ema
+from simclr_jax.zoo.torch_formats import dino, moco, mocov3, simsiam, tsimcne
+from simclr_jax.zoo.torch_libraries import lightly, solo_learn, timm, torchvision
 
 # name -> reader: the path of a file or folder -> what it holds
-FORMATS: dict[str, Callable[[str], Found]] = {}
+FORMATS: dict[str, Callable[[str], Found]] = {
+    "simclr": simclr,
+    "simclr_ema": simclr_ema,
+    "byol": byol,
+    "moco": moco,
+    "mocov3": mocov3,
+    "simsiam": simsiam,
+    "dino": dino,
+    "tsimcne": tsimcne,
+    "torchvision": torchvision,
+    "timm": timm,
+    "lightly": lightly,
+    "solo_learn": solo_learn,
+}

@@ -11,7 +11,6 @@ from etils import epath
 
 from simclr_jax import config, run, sharding
 from simclr_jax.train.checkpoint import Checkpoints
-from simclr_jax.train.optim import paths
 from simclr_jax.zoo import layout
 from simclr_jax.zoo.formats import FORMATS
 
@@ -63,7 +62,7 @@ def bring(
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
         job = run.assemble(c, mesh, images=data["pictures"], classes=classes)
-        shapes = dict(zip(paths(job.shapes), jax.tree.leaves(job.shapes), strict=True))
+        shapes = _leaves(job.shapes)
         table = layout.table(found, shapes)
         sizes = {path: x.shape for path, x in shapes.items()}
         taken = layout.take(table, found.arrays, sizes, found.spare)
@@ -90,8 +89,16 @@ def _lay(state, taken: dict[str, np.ndarray]):
             return x
         return jax.device_put(np.asarray(taken[path], x.dtype), x.sharding)
 
-    leaves = map(choose, paths(state), jax.tree.leaves(state))
+    leaves = [choose(path, x) for path, x in _leaves(state).items()]
     return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+
+def _leaves(tree) -> dict:
+    """The leaves by their slash-separated paths."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in flat
+    }
 
 
 def _said(name, source, found, taken, shapes) -> Imported:

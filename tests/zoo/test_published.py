@@ -5,6 +5,7 @@ import re
 import pytest
 
 from simclr_jax.zoo import published
+from simclr_jax.zoo.formats import FORMATS
 from simclr_jax.zoo.published import PUBLISHED
 
 READ = [  # once more from the projects' READMEs, by hand: where, top-1, protocol
@@ -74,3 +75,7 @@ def test_the_table_has_every_file_and_every_command():
         number = "-" if each.number is None else each.number
         assert re.search(rf"{row}.* {number} .*{re.escape(each.licence)}$", text, re.M)
         assert text.count(f"\n{each.command}") == 1
+
+
+def test_every_format_can_be_read():
+    assert {each.format for each in PUBLISHED} <= FORMATS.keys()

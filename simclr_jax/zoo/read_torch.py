@@ -1,0 +1,257 @@
+"""PyTorch's files, read without PyTorch, and without running what is in them.
+
+A file of torch.save is a pickle, and a pickle may ask for any function there is. Ours
+gets what tensors are made of, a stand-in that does nothing for what libraries leave
+beside them (an argparse.Namespace, a whole module), and otherwise a refusal. The
+tensors' numbers lie apart from the pickle: each in a file of a zip archive since
+PyTorch 1.6, one after the other behind the pickle before.
+"""
+
+import collections
+import io
+import math
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+
+MAGIC = 0x1950A86A20F9469CFC6C  # of files older than PyTorch 1.6
+BFLOAT16 = "bfloat16"  # which NumPy does not have
+DTYPES = {  # as the two libraries call them
+    **{"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"},
+    **{"LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2"},
+    **{"CharStorage": "<i1", "ByteStorage": "<u1", "BoolStorage": "?"},
+    **{"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I32": "<i4"},
+    **{"I16": "<i2", "I8": "<i1", "U8": "<u1", "BOOL": "?"},
+    **{"BFloat16Storage": BFLOAT16, "BF16": BFLOAT16},
+}
+BESIDE = {  # what leaves objects beside the tensors that nobody needs here
+    *("argparse", "collections", "numpy", "_codecs", "typing", "pathlib", "omegaconf"),
+    *("torch", "torchvision", "timm", "lightly", "solo", "cnexp", "tsimcne"),
+    *("lightning", "lightning_fabric", "pytorch_lightning"),
+}
+
+
+class Storage(NamedTuple):
+    """Numbers of one type in a row."""
+
+    key: str
+    dtype: str
+    size: int
+    start: int = 0  # of the row of that key
+
+
+class Tensor(NamedTuple):
+    """A view of a storage; all but `storage` in numbers, not bytes."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class StandIn:
+    """In place of any object, class or function: takes all, keeps and does nothing."""
+
+    def __new__(cls, *_, **__):
+        return super().__new__(cls)
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __call__(self, *_):
+        return self
+
+    def ignore(self, *_):
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = ignore
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+    """All arrays of a file by their place in it, such as state_dict.conv1.weight.
+
+    bfloat16 comes as float32, all else in its own type.
+
+    Args:
+      path: of a file by torch.save, of any age, or of one that ends in .safetensors.
+
+    Raises:
+      ValueError: there is no such file, it is of another kind, cut off or damaged, asks
+        for something that no checkpoint needs, or holds no array.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise ValueError(f"There is no file {path}.")
+    try:
+        arrays = _reader(file)(file)
+    except Exception as error:  # damaged pickles and archives raise a dozen types
+        said = str(error) or type(error).__name__
+        raise ValueError(f"{path} cannot be read: {said}") from error
+    if not arrays:
+        raise ValueError(f"{path} holds no arrays: it is no checkpoint.")
+    return arrays
+
+
+def _reader(file: pathlib.Path) -> Callable:
+    if file.suffix == ".safetensors":
+        return _read_safetensors
+    with file.open("rb") as stream:
+        first = stream.read(4)
+    if first[:2] == b"PK":
+        return _read_zip
+    if first[:1] == b"\x80":  # any pickle's
+        return _read_legacy
+    raise ValueError(
+        "it begins neither as a zip archive nor as a pickle; files by torch.save are "
+        "read, and .safetensors."
+    )
+
+
+def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
+    said = safetensors.deserialize(file.read_bytes())
+    return {
+        name: _decoded(x["data"], _dtype(x["dtype"])).reshape(x["shape"])
+        for name, x in said
+    }
+
+
+def _read_zip(file: pathlib.Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        pickles = [name for name in names if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError(
+                "this zip archive has no data.pkl: it is not torch.save's."
+            )
+        root = pickles[0].removesuffix("data.pkl")
+        if f"{root}byteorder" in names:
+            _check_order(archive.read(f"{root}byteorder") == b"little")
+        tree = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
+        return _arrays(tree, lambda key: archive.read(f"{root}data/{key}"))
+
+
+def _read_legacy(file: pathlib.Path) -> dict[str, np.ndarray]:
+    with file.open("rb") as stream:
+        if _Unpickler(stream).load() != MAGIC:
+            raise ValueError("it is a pickle, but not by torch.save.")
+        _, about = (_Unpickler(stream).load() for _ in range(2))
+        _check_order(about["little_endian"])
+        unpickler = _Unpickler(stream)
+        tree, rows = unpickler.load(), {}
+        for key in _Unpickler(stream).load():
+            count = int.from_bytes(stream.read(8), "little")
+            rows[key] = stream.read(count * _itemsize(unpickler.dtypes[key]))
+    return _arrays(tree, rows.__getitem__)
+
+
+def _check_order(little: bool) -> None:
+    if not little:
+        raise ValueError("it was written on a big-endian machine.")
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes trees with a Tensor for each tensor."""
+
+    def __init__(self, stream):
+        super().__init__(stream, encoding="utf-8")
+        self.dtypes: dict[str, str] = {}  # by key of a storage
+
+    def find_class(self, module, name):
+        known = KNOWN.get((module, name))
+        if known is not None:
+            return known
+        if module == "torch" and name in DTYPES:
+            return name
+        if module in ("torch._utils", "torch._tensor"):
+            raise ValueError(f"tensors by {module}.{name} are not read.")
+        if module.partition(".")[0] in BESIDE:
+            return StandIn
+        raise ValueError(
+            f"it asks for {module}.{name}, which no checkpoint needs. Such a file may "
+            "run whatever it likes on who trusts it; nothing of it was run."
+        )
+
+    def persistent_load(self, pid):
+        if pid[0] == "module":  # a class, and its source
+            return pid[1]
+        _, kind, key, _, size, *view = pid
+        dtype = self.dtypes[key] = _dtype(kind)
+        if view and view[0]:
+            _, start, size = view[0]
+            return Storage(key, dtype, size, start)
+        return Storage(key, dtype, size)
+
+
+def _tensor(storage, offset, shape, strides, *_) -> Tensor:
+    count = math.prod(shape)
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    inside = not count or (last < storage.size and count <= storage.size)
+    if min((offset, *shape, *strides)) < 0 or not inside:
+        raise ValueError(
+            f"a tensor of shape {shape}, strides {strides} and offset {offset} reaches "
+            f"outside its storage of {storage.size} numbers."
+        )
+    return Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+KNOWN: dict[tuple[str, str], Callable] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("__builtin__", "set"): set,  # Python 2's name, which torch.save writes
+    ("builtins", "set"): set,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+}
+
+
+def _arrays(tree: Any, bytes_of: Callable[[str], bytes]) -> dict[str, np.ndarray]:
+    """The tensors of a tree by their dotted place; bytes_of: key -> its storage's."""
+    arrays, rows = {}, {}
+    for name, x in _leaves(tree):
+        if name in arrays:
+            raise ValueError(f"two tensors are called {name}.")
+        key, dtype, size, start = x.storage
+        if key not in rows:
+            rows[key] = _decoded(bytes_of(key), dtype)
+        row = rows[key][start : start + size]
+        if row.size < size:
+            raise ValueError(f"it is cut off: {name} has {row.size} of {size} numbers.")
+        strides = [row.itemsize * stride for stride in x.strides]
+        view = np.lib.stride_tricks.as_strided(row[x.offset :], x.shape, strides)
+        arrays[name] = np.ascontiguousarray(view).reshape(x.shape)
+    return arrays
+
+
+def _leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(tree, Tensor):
+        yield place, tree
+    elif isinstance(tree, dict | list | tuple):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        for key, child in items:
+            yield from _leaves(child, f"{place}.{key}" if place else str(key))
+
+
+def _dtype(kind: Any) -> str:
+    if kind not in DTYPES:
+        raise ValueError(
+            f"numbers of type {kind} are not read; there are: {', '.join(DTYPES)}."
+        )
+    return DTYPES[kind]
+
+
+def _itemsize(dtype: str) -> int:
+    return 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
+
+
+def _decoded(raw, dtype: str) -> np.ndarray:
+    """The numbers in those bytes; a broken one at the end is left."""
+    whole = len(raw) // _itemsize(dtype)
+    if dtype != BFLOAT16:
+        return np.frombuffer(raw, dtype, whole)
+    bits = np.frombuffer(raw, "<u2", whole).astype(np.uint32) << 16
+    return bits.view(np.float32)

@@ -1,0 +1,164 @@
+"""What torchvision, timm, lightly and solo-learn leave behind: a reader for each."""
+
+import re
+
+from simclr_jax.zoo.layout import Found, Naming
+from simclr_jax.zoo.read_torch import read
+from simclr_jax.zoo.torch_names import (
+    resnet,
+    sequential_resnet,
+    torchvision_vit,
+    under,
+)
+from simclr_jax.zoo.torch_shapes import (
+    FULL,
+    PIXELS,
+    SPARE,
+    TORCH,
+    Arrays,
+    Changes,
+    classifier,
+    encoder,
+    network,
+    online,
+    resnet_changes,
+    vit_changes,
+)
+from simclr_jax.zoo.torch_siamese import Siamese, found
+
+TEACHERS = {  # what lightly's online network and target are called, by one of the roots
+    "query_backbone.": ("query_{}.", "{}."),
+    "teacher_backbone.": ("{}.", "teacher_{}."),
+    "backbone_momentum.": ("{}.", "{}_momentum."),
+}
+
+
+def torchvision(path: str) -> Found:
+    """torchvision's ResNets and ViTs, with their classifier or without.
+
+    Raises:
+      ValueError: as `read`; the file is of another format.
+    """
+    arrays = {
+        re.sub(r"(encoder_layer_\d+\.mlp)\.linear_([12])\.", _today, name): x
+        for name, x in network(read(path)).items()
+    }
+    if "conv_proj.weight" in arrays:
+        changes = vit_changes(arrays, torchvision_vit)
+        return _supervised(arrays, torchvision_vit, changes, "heads.head.")
+    return _supervised(arrays, resnet, resnet_changes(arrays, resnet), "fc.")
+
+
+def _today(match: re.Match) -> str:
+    """The published files are older than the names that the layers have now."""
+    return f"{match[1]}.{0 if match[2] == '1' else 3}."
+
+
+def timm(path: str) -> Found:
+    """timm's ResNets and ViTs of the plain kind, with their classifier or without.
+
+    Raises:
+      ValueError: as `read`; the file is of another format.
+    """
+    arrays = network(read(path))
+    naming, changes = encoder(arrays)
+    top = "head." if "encoder.patch" in dict(changes) else "fc."
+    said = _supervised(arrays, naming, changes, top)
+    note = (
+        "Pixels of ImageNet's mean and deviation. timm's models differ in them: if the "
+        "model's card has others, give --config.encoder.mean and --config.encoder.std."
+    )
+    return said._replace(notes=(*said.notes, note))
+
+
+def _supervised(arrays: Arrays, naming: Naming, changes: Changes, top: str) -> Found:
+    """An encoder and maybe a classifier, of no self-supervised method."""
+    notes = ["Of no self-supervised method: SimCLR's config, with a fresh projector."]
+    vit = "encoder.patch" in dict(changes)
+    if vit:
+        notes.append("Heads of attention 64 wide, as usual; no shape tells.")
+    return Found(
+        "simclr_imagenet.py",
+        changes + ([] if vit else TORCH) + PIXELS + FULL,
+        arrays,
+        [online(encoder=naming, **classifier(arrays, top))],
+        spare=SPARE,
+        notes=tuple(notes),
+    )
+
+
+def lightly(path: str) -> Found:
+    """SimCLR, BYOL and MoCo by lightly's examples and benchmarks.
+
+    A prediction head makes it BYOL's, a second backbone alone MoCo's. A memory bank is
+    left.
+
+    Raises:
+      ValueError: as `read`; the file is of another format.
+    """
+    arrays = network(read(path))
+    here, there = next(
+        (names for root, names in TEACHERS.items() if _any(arrays, root)), ("{}.", "")
+    )
+
+    def backbone(name: str) -> Naming:
+        root = name.format("backbone")
+        children = f"{root}0.weight" in arrays
+        return under(root, sequential_resnet if children else resnet)
+
+    def projector(name: str) -> str:
+        return name.format("projection_head") + "layers."
+
+    changes = resnet_changes(arrays, backbone(here))
+    said = found(
+        Siamese(
+            arrays,
+            changes,
+            backbone(here),
+            projector(here),
+            "prediction_head.layers.",
+            "online_classifier.linear.",
+            (backbone(there), projector(there)) if there else None,
+        )
+    )
+    note = (
+        "The first convolution is 3x3: taken to be at stride 1, with no max-pool after "
+        "it, which no shape tells."
+    )
+    small = ("encoder.stem", "cifar") in changes
+    return said._replace(
+        spare=(*said.spare, r"criterion\..*"),
+        notes=(*said.notes, note) if small else said.notes,
+    )
+
+
+def solo_learn(path: str) -> Found:
+    """SimCLR, BYOL and MoCo v2+ by solo-learn.
+
+    Raises:
+      ValueError: as `read`; the file is of another format, or of a network for CIFAR,
+        whose first convolution pads by two pixels, which there is not here.
+    """
+    arrays = network(read(path))
+    root = "backbone." if _any(arrays, "backbone.") else "encoder."
+    naming, changes = encoder(arrays, root)
+    if ("encoder.stem", "cifar") in changes:
+        raise ValueError(
+            f"{path}: solo-learn's ResNets for CIFAR have a first convolution of 3x3 "
+            "that pads by two pixels, ours by one: the features would be others."
+        )
+    second = None
+    if _any(arrays, f"momentum_{root}"):
+        second = encoder(arrays, f"momentum_{root}")[0], "momentum_projector."
+    said = found(
+        Siamese(
+            arrays, changes, naming, "projector.", "predictor.", "classifier.", second
+        )
+    )
+    return said._replace(
+        spare=(*said.spare, r"momentum_classifier\..*", r"queue(_ptr)?")
+    )
+
+
+def _any(arrays: Arrays, root: str) -> bool:
+    return any(name.startswith(root) for name in arrays)

@@ -1,0 +1,79 @@
+"""What an import does with a reader's answer, less the optimiser and the files."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from simclr_jax import config, run
+from simclr_jax.zoo import layout
+from simclr_jax.zoo.importing import TRAINED
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+def leaves(tree) -> dict:
+    """The leaves by their slash-separated paths."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in flat
+    }
+
+
+def built(found, classes=0):
+    """The config, the method and the shapes of its state by path."""
+    c = config.load(f"{CONFIGS}/{found.config}")
+    config.override(c, found.changes)
+    config.check(c)
+    c.probe.enabled = classes > 0
+    method = run.build_method(c, images=1_281_167, classes=classes)
+    views = [
+        jax.ShapeDtypeStruct((2, view.size, view.size, 3), np.uint8)
+        for view in run.recipe(c)
+        for _ in range(view.copies)
+    ]
+    return c, method, leaves(jax.eval_shape(method.init, jax.random.key(0), views))
+
+
+class Taken:
+    """A file's arrays in our network."""
+
+    def __init__(self, found, classes=0):
+        self.c, self.method, shapes = built(found, classes)
+        table = layout.table(found, shapes)
+        sizes = {path: x.shape for path, x in shapes.items()}
+        self.arrays = layout.take(table, found.arrays, sizes, found.spare)
+        self.fresh = {
+            path: x
+            for path, x in shapes.items()
+            if path.split("/")[0] in TRAINED and path not in self.arrays
+        }
+
+    def tree(self, root: str) -> dict:
+        """The arrays behind a root, nested; those that the file has not are zeros."""
+        nested = {}
+        zeros = {path: np.zeros(x.shape, x.dtype) for path, x in self.fresh.items()}
+        for path, x in (self.arrays | zeros).items():
+            if path.startswith(f"{root}/"):
+                *parents, leaf = path.removeprefix(f"{root}/").split("/")
+                place = nested
+                for parent in parents:
+                    place = place.setdefault(parent, {})
+                place[leaf] = x
+        return nested
+
+    def outputs(self, images, branch="online"):
+        """h, z and p, [N, D] each, of a branch; p is the online one's of any z."""
+        params = self.tree("params")
+        if branch == "target":
+            params |= self.tree("target_params")
+        stats = self.tree("model_state/online") | self.tree(f"model_state/{branch}")
+        y = jax.jit(self.method.network.encode)(params, stats, images)
+        return jax.tree.map(lambda x: np.asarray(x[0]), y)
+
+
+def difference(ours, theirs) -> float:
+    """The largest, relative to the largest value."""
+    theirs = np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()

@@ -1,0 +1,136 @@
+"""A foreign file becomes a work directory that the doors take for their own."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from simclr_jax import config, run, sharding
+from simclr_jax.train.checkpoint import restore_latest
+from simclr_jax.zoo import importing, layout
+from simclr_jax.zoo.formats import FORMATS
+from simclr_jax.zoo.torch_formats import dino
+from simclr_jax.zoo.torch_libraries import timm
+from simclr_jax.zoo.torch_names import linear, under, vit
+from tests.zoo.taking import leaves
+
+CHANGES = [("data.name", "cifar10_mini"), ("data.eval_split", "test")]
+CHANGES += [("data.batch_size", "32"), ("method.hidden", "16"), ("method.out", "8")]
+CLASSES = 5
+
+pytestmark = pytest.mark.usefixtures("in_process")
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    monkeypatch.setitem(FORMATS, "timm", timm)
+    monkeypatch.setitem(FORMATS, "dino", dino)
+
+
+def numbers(path, shape):
+    """Others for each path."""
+    seed = int(hashlib.sha256(path.encode()).hexdigest()[:8], 16)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def dense(name, wide, narrow):
+    return {f"{name}.weight": (wide, narrow), f"{name}.bias": (wide,)}
+
+
+def vit_mini():
+    """Arrays by timm's names: a ViT of 4 blocks for pictures of 32x32."""
+    shapes = {"cls_token": (1, 1, 128), "pos_embed": (1, 65, 128)}
+    shapes |= {
+        "patch_embed.proj.weight": (128, 3, 4, 4),
+        "patch_embed.proj.bias": (128,),
+    }
+    shapes |= {"norm.weight": (128,), "norm.bias": (128,)} | dense("head", CLASSES, 128)
+    for i in range(4):
+        name = f"blocks.{i}"
+        for norm in ("norm1", "norm2"):
+            shapes |= {f"{name}.{norm}.{x}": (128,) for x in ("weight", "bias")}
+        shapes |= dense(f"{name}.attn.qkv", 384, 128)
+        shapes |= dense(f"{name}.attn.proj", 128, 128)
+        shapes |= dense(f"{name}.mlp.fc1", 512, 128) | dense(
+            f"{name}.mlp.fc2", 128, 512
+        )
+    return {name: numbers(name, shape) for name, shape in shapes.items()}
+
+
+def save(path, arrays):
+    safetensors.numpy.save_file(arrays, path)
+    return str(path)
+
+
+def test_what_went_in_comes_out(tmp_path):
+    arrays = vit_mini()
+    source = save(tmp_path / "a.safetensors", arrays)
+    workdir = tmp_path / "run"
+    said = importing.bring("timm", source, str(workdir), CHANGES)
+    assert said.taken == len(arrays)
+    assert {layer.split("/")[1] for layer in said.fresh} >= {"projector"}
+    assert not [layer for layer in said.fresh if "encoder" in layer or "probe" in layer]
+    assert (
+        said.sha256
+        == hashlib.sha256((tmp_path / "a.safetensors").read_bytes()).hexdigest()
+    )
+    assert json.loads((workdir / "import.json").read_text()) == said._asdict()
+
+    c = config.restored(run.read_saved(workdir))
+    assert (c.encoder.name, c.encoder.patch, c.data.image_size) == ("vit_mini", 4, 32)
+    assert c.encoder.mean == (0.485, 0.456, 0.406)
+    assert c.encoder.dtype == "float32"
+    assert run.sizes(workdir)["classes"] == CLASSES
+    job = run.assemble(c, sharding.make_mesh(), **run.sizes(workdir))
+    state, step = restore_latest(workdir / "checkpoints", run.abstract(job))
+    assert step == job.total == state.step
+    ours = {k: np.asarray(x) for k, x in leaves(state.params).items()}
+    places = {}
+    for path in ours:
+        part, _, inside = path.partition("/")
+        if part in ("encoder", "probe"):
+            naming = {"encoder": vit, "probe": under("head.", linear)}[part]
+            places[path] = naming(inside)
+    back = layout.give(places, ours)
+    assert back.keys() == arrays.keys()
+    for name, x in arrays.items():
+        np.testing.assert_array_equal(back[name], x)
+
+
+def test_both_branches_beside_an_optimiser_of_masked_parts(tmp_path):
+    """DINO's AdamW has placeholders in its state, which are no leaves."""
+    arrays = {k: x for k, x in vit_mini().items() if not k.startswith("head.")}
+    source = save(tmp_path / "a.safetensors", arrays)
+    changes = [*CHANGES, ("method.prototypes", "16"), ("augment.local_size", "16")]
+    said = importing.bring("dino", source, str(tmp_path / "run"), changes)
+    assert said.taken == 2 * len(arrays)
+    c = config.restored(run.read_saved(tmp_path / "run"))
+    job = run.assemble(c, sharding.make_mesh(), **run.sizes(tmp_path / "run"))
+    where = tmp_path / "run" / "checkpoints"
+    state, _ = restore_latest(where, run.abstract(job))
+    for params in (state.params, state.target_params):
+        positions = params["encoder"]["positions"]
+        np.testing.assert_array_equal(positions, arrays["pos_embed"])
+
+
+def test_no_work_directory_of_a_file_that_does_not_fit(tmp_path):
+    arrays = vit_mini()
+    del arrays["blocks.3.attn.proj.bias"]
+    source = save(tmp_path / "a.safetensors", arrays)
+    with pytest.raises(ValueError, match=r"Missing: blocks\.3\.attn\.proj\.bias"):
+        importing.bring("timm", source, str(tmp_path / "run"), CHANGES)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_work_directory_is_not_overwritten(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not empty; take another --workdir"):
+        importing.bring("timm", "a.pth", str(tmp_path / "run"), CHANGES)
+
+
+def test_unknown_formats_have_a_near_spelling(tmp_path):
+    with pytest.raises(ValueError, match="Did you mean 'timm'"):
+        importing.bring("tim", "a.pth", str(tmp_path / "run"), [])
