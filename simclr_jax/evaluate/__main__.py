@@ -95,6 +95,11 @@ class Judged:
         self._features = {}
 
     @property
+    def imported(self) -> bool:
+        """Whether it was trained elsewhere."""
+        return (self.workdir / "import.json").exists()
+
+    @property
     def labelled(self) -> bool:
         """Whether both splits have labels."""
         return bool(self.train.classes and self.test.classes)
@@ -186,7 +191,7 @@ class Judged:
 
     def _warn(self) -> None:
         """Says what of an imported network was not in its file."""
-        if jax.process_index() or not (self.workdir / "import.json").exists():
+        if jax.process_index() or not self.imported:
             return
         fresh = run.read_saved(self.workdir, "import.json")["fresh"]
         if fresh:
@@ -195,7 +200,11 @@ class Judged:
     def _table(self) -> None:
         rows = [
             (f"h, untrained {self.c.encoder.name}", "h", False),
-            (f"h, after {self.step} steps", "h", True),
+            (
+                "h, imported" if self.imported else f"h, after {self.step} steps",
+                "h",
+                True,
+            ),
             ("z, its projection", "z", True),
         ]
         table = [

@@ -10,9 +10,6 @@ import safetensors.numpy
 from simclr_jax import config, run, sharding
 from simclr_jax.train.checkpoint import restore_latest
 from simclr_jax.zoo import importing, layout
-from simclr_jax.zoo.formats import FORMATS
-from simclr_jax.zoo.torch_formats import dino
-from simclr_jax.zoo.torch_libraries import timm
 from simclr_jax.zoo.torch_names import linear, under, vit
 from tests.zoo.taking import leaves
 
@@ -21,12 +18,6 @@ CHANGES += [("data.batch_size", "32"), ("method.hidden", "16"), ("method.out", "
 CLASSES = 5
 
 pytestmark = pytest.mark.usefixtures("in_process")
-
-
-@pytest.fixture(autouse=True)
-def known(monkeypatch):
-    monkeypatch.setitem(FORMATS, "timm", timm)
-    monkeypatch.setitem(FORMATS, "dino", dino)
 
 
 def numbers(path, shape):
