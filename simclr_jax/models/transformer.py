@@ -149,7 +149,7 @@ class Block(nn.Module):
         """rows: int [N], which of a batch the images are; None if they are all."""
         attend = Attention(self.heads, self.start, name="attention")
         mlp = FeedForward(self.start, name="mlp")
-        rows = jnp.arange(len(x)) if rows is None else rows
+        rows = jnp.arange(x.shape[0]) if rows is None else rows
         x = x + self._dropped(attend(layer_norm("norm1", x.dtype)(x)), rows, train)
         return x + self._dropped(mlp(layer_norm("norm2", x.dtype)(x)), rows, train)
 

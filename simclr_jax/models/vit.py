@@ -80,7 +80,7 @@ class ViT(nn.Module):
         x = embed(x)
         token_init = nn.initializers.normal(start.class_token)
         token = self.param("class_token", token_init, (1, 1, self.dim))
-        token = jnp.broadcast_to(token, (len(x), 1, self.dim))
+        token = jnp.broadcast_to(token, (x.shape[0], 1, self.dim))
         # In float32, and so the gradients of both: they are sums over the images.
         x = jnp.concatenate([token, x.astype(jnp.float32)], axis=1)
         x = (x + self._positions(rows, columns)).astype(self.dtype)

@@ -10,8 +10,9 @@ python -m simclr_jax.zoo list
 import os
 
 from simclr_jax import config, door
-from simclr_jax.zoo import importing, published
+from simclr_jax.zoo import exporting, importing, published
 from simclr_jax.zoo.formats import FORMATS
+from simclr_jax.zoo.network import INPUTS, PARTS
 
 
 def main(argv: list[str]) -> None:
@@ -50,7 +51,26 @@ def show(argv: list[str]) -> None:
     print(published.table())
 
 
-COMMANDS = {"import": bring, "list": show}
+def take_out(argv: list[str]) -> None:
+    """export: a work directory's network in a format that others read."""
+    words = door.Parser(prog="simclr_jax.zoo export", description=__doc__)
+    words.add_argument("--workdir", required=True)
+    words.add_argument("--to", required=True, help=", ".join(exporting.WRITERS))
+    words.add_argument("--out", required=True, help="a file or folder, a new one")
+    words.add_argument("--part", default="encoder", help=", ".join(PARTS))
+    words.add_argument("--input", default="", help=", ".join(INPUTS))
+    asked, changes = words.parse_with_changes(argv)
+    if changes:
+        words.error("export takes the run as it is: no --config.KEY=VALUE.")
+    workdir, out = map(os.path.expanduser, (asked.workdir, asked.out))
+    with door.checking():
+        said = exporting.take_out(workdir, asked.to, out, asked.part, asked.input)
+    print(f"{said.path}: {said.part} as {said.format}, {said.bytes / 1e6:.1f} MB")
+    for line in (said.checked, *said.limits):
+        print(line)
+
+
+COMMANDS = {"import": bring, "export": take_out, "list": show}
 
 
 if __name__ == "__main__":

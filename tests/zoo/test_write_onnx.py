@@ -1,0 +1,66 @@
+"""ONNX: what ONNX Runtime says is what Flax says, for every family of encoders."""
+
+import importlib.util
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from simclr_jax.zoo import exporting, verify, write_onnx
+from simclr_jax.zoo.network import check_size
+from tests.zoo.trained import close, left, said
+
+CHECKED = 1e-5
+
+
+def test_without_onnx_it_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install onnx"):
+        write_onnx.write_onnx(None, tmp_path / "x")
+
+
+def test_files_of_protobuf_and_flatbuffers_hold_two_gibibytes():
+    arrays = {"params/x": np.broadcast_to(np.float32(0), (3 * 2**28,))}
+    with pytest.raises(ValueError, match=r"onnx holds at most 2 GiB, .* has 3.0"):
+        check_size(SimpleNamespace(arrays=arrays), "onnx")
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(
+    ("changes", "input"),
+    [
+        ({"encoder__channels": "4", "encoder__stem": "imagenet"}, "float"),
+        ({"encoder__name": "resnet18", "encoder__pad": "same"}, "uint8"),
+        ({"encoder__name": "resnet50", "encoder__sk_ratio": "0.0625"}, "uint8"),
+        ({"encoder__name": "vit_mini"}, "float"),
+    ],
+    ids=["resnet10", "resnet18", "selective", "vit"],
+)
+def test_any_number_of_pictures(tmp_path, changes, input):
+    import onnxruntime
+
+    workdir = left(tmp_path / "run", "quickstart.py", **changes)
+    done = exporting.take_out(
+        str(workdir), "onnx", f"{tmp_path}/x.onnx", "encoder+head", input
+    )
+    session = onnxruntime.InferenceSession(f"{tmp_path}/x.onnx")
+    images = np.concatenate([verify.pictures(32)] * 2)[:5]
+    x = images if input == "uint8" else images / np.float32(255)
+    h, z = session.run(["h", "z"], {"images": x})
+    wanted = said(workdir, images)
+    assert close(wanted["h"], h) < CHECKED
+    assert close(wanted["z"], z) < CHECKED
+    assert session.get_inputs()[0].shape == ["batch", 32, 32, 3]
+    assert "onnxruntime" in done.checked
+
+
+@pytest.mark.zoo
+def test_without_onnx_runtime_onnx_itself_runs_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(write_onnx, "installed", lambda name: False)
+    workdir = left(tmp_path / "run", "quickstart.py", encoder__channels="2")
+    exporting.take_out(str(workdir), "onnx", f"{tmp_path}/x", "encoder+classifier")
+    card = json.loads((tmp_path / "x.card.json").read_text())
+    assert set(card["verified"]["by"]) == {"onnx"}
+    assert card["verified"]["batches"] == [3, 1, 3, 4]
+    assert set(card["outputs"]) == {"h", "logits"}
