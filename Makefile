@@ -39,10 +39,10 @@ test: env ## the test suite
 	@$(PY) -m pytest -n 2 --dist worksteal
 
 test-long: env ## the tests that take minutes each
-	@$(PY) -m pytest -m long
+	@$(PY) -m pytest -m "long and not zoo"
 
 test-zoo: env-zoo ## the zoo beside PyTorch, timm, transformers and ONNX Runtime
-	@.venv-zoo/bin/python -m pytest -m zoo -n 2 --dist worksteal tests/zoo
+	@.venv-zoo/bin/python -m pytest -m "zoo and not long" -n 2 --dist worksteal tests/zoo
 
 lint: env ## style, format and types
 	$(PY) -m ruff check
@@ -83,7 +83,10 @@ env:
 	  cp requirements.lock $(VENV)/requirements.lock; \
 	fi
 
+# Triton's LLVM and TensorFlow's do not bear each other in one process; on a processor
+# PyTorch does without.
 env-zoo:
 	@$(MAKE) --no-print-directory env VENV=.venv-zoo
 	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check \
 	  -c requirements.txt -r tests/zoo/requirements.txt
+	@.venv-zoo/bin/python -m pip uninstall --quiet --yes triton 2>/dev/null

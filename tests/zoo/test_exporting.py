@@ -48,6 +48,7 @@ def test_numpy_holds_the_kept_branch_and_no_more(workdir, tmp_path):
     }
 
 
+@pytest.mark.long
 def test_dino_gives_its_teacher(tmp_path):
     workdir = left(
         tmp_path / "run",
@@ -68,6 +69,7 @@ def test_dino_gives_its_teacher(tmp_path):
     assert not np.array_equal(kernel, state.params["projector"]["dense1"]["kernel"])
 
 
+@pytest.mark.long
 def test_stablehlo_runs_without_flax_on_any_number_of_pictures(workdir, tmp_path):
     out = tmp_path / "x"
     done = exporting.take_out(
@@ -102,6 +104,7 @@ def test_it_is_float32_whatever_the_run_computed_in_and_normalised_if_asked(tmp_
     assert 1e-4 < close(wanted, said(workdir, PICTURES)["h"]) < 0.1  # in bfloat16
 
 
+@pytest.mark.long
 def test_orbax_holds_flax_variables(workdir, tmp_path):
     exporting.take_out(str(workdir), "orbax", f"{tmp_path}/x")
     with ocp.StandardCheckpointer() as reader:

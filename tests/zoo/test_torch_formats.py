@@ -331,7 +331,11 @@ def test_moco(version, zipped, tmp_path):
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("small", [True, False], ids=["ViT-S", "ResNet"])
+@pytest.mark.parametrize(
+    "small",
+    [pytest.param(True, marks=pytest.mark.long), False],
+    ids=["ViT-S", "ResNet"],
+)
 def test_mocov3(small, tmp_path):
     import torch
 
@@ -386,7 +390,9 @@ def test_simsiam(tmp_path):
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("kind", ["ViT-S", "ResNet"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("ViT-S", marks=pytest.mark.long), "ResNet"]
+)
 def test_dino(kind, tmp_path):
     import argparse
 
@@ -460,7 +466,10 @@ def test_dinos_encoder_alone(size, tmp_path):
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("kind", ["ResNet-50", "ViT", "ViT as published"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("ResNet-50", marks=pytest.mark.long), "ViT", "ViT as published"],
+)
 def test_torchvision(kind, tmp_path):
     from tests.zoo import torch_twins as twins
 

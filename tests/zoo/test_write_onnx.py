@@ -32,7 +32,11 @@ def test_files_of_protobuf_and_flatbuffers_hold_two_gibibytes():
     [
         ({"encoder__channels": "4", "encoder__stem": "imagenet"}, "float"),
         ({"encoder__name": "resnet18", "encoder__pad": "same"}, "uint8"),
-        ({"encoder__name": "resnet50", "encoder__sk_ratio": "0.0625"}, "uint8"),
+        pytest.param(
+            {"encoder__name": "resnet50", "encoder__sk_ratio": "0.0625"},
+            "uint8",
+            marks=pytest.mark.long,
+        ),
         ({"encoder__name": "vit_mini"}, "float"),
     ],
     ids=["resnet10", "resnet18", "selective", "vit"],

@@ -35,6 +35,7 @@ def test_savedmodel_takes_any_number_of_pictures(workdir, tmp_path):
         tape.gradient(model(images)["h"], model.weights[0])
 
 
+@pytest.mark.long
 def test_tflite_takes_one_picture(workdir, tmp_path):
     network, expected, _ = exporting.read(str(workdir), "tflite", "encoder", "float")
     written = write_savedmodel.write_tflite(network, tmp_path / "x.tflite")
@@ -46,7 +47,7 @@ def test_tflite_takes_one_picture(workdir, tmp_path):
     assert "one picture" in written.limits[0]
 
 
-@pytest.mark.zoo
+@pytest.mark.long
 @pytest.mark.parametrize("to", ["savedmodel", "tflite"])
 def test_tensorflow_runs_a_vit_without_jax(tmp_path, to):
     workdir = left(tmp_path / "run", "quickstart.py", encoder__name="vit_mini")

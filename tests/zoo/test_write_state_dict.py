@@ -146,25 +146,34 @@ def taken_out(folder, to, part="encoder", **changes):
     return known["network"](x), said(workdir, pictures), card
 
 
+LONG = pytest.mark.long  # one network tells nearly as much as all of them
+NETWORKS = {
+    "small": {**RESNET18, "encoder__stem": "small"},
+    "cifar": {**RESNET18, "encoder__stem": "cifar", "encoder__shortcut": "needed"},
+    "same": {**RESNET18, "encoder__stem": "imagenet"},  # TensorFlow's max-pool
+    "odd": {**RESNET18, "encoder__stem": "imagenet", "data__image_size": "34"},
+    "vit": {"encoder__name": "vit_mini"},
+}
+
+
 @pytest.mark.zoo
-@pytest.mark.parametrize("to", ["torchvision", "timm"])
 @pytest.mark.parametrize(
-    "changes",
+    ("to", "name"),
     [
-        {**RESNET18, "encoder__stem": "small"},
-        {**RESNET18, "encoder__stem": "cifar", "encoder__shortcut": "needed"},
-        {**RESNET18, "encoder__stem": "imagenet"},  # TensorFlow's max-pool
-        {**RESNET18, "encoder__stem": "imagenet", "data__image_size": "34"},
-        {"encoder__name": "vit_mini"},
+        ("torchvision", "same"),
+        ("timm", "vit"),
+        *(pytest.param("timm", x, marks=LONG) for x in NETWORKS if x != "vit"),
+        *(pytest.param("torchvision", x, marks=LONG) for x in NETWORKS if x != "same"),
     ],
-    ids=["small", "cifar", "same", "odd", "vit"],
 )
-def test_networks_of_torch(tmp_path, to, changes):
+def test_networks_of_torch(tmp_path, to, name):
+    changes = NETWORKS[name]
     outputs, wanted, _ = taken_out(tmp_path, to, **changes)
     assert close(wanted["h"], outputs["h"]) < CHECKED
 
 
 @pytest.mark.zoo
+@pytest.mark.long
 @pytest.mark.parametrize("to", ["torchvision", "timm", "huggingface"])
 def test_resnet50(tmp_path, to):
     changes = {"encoder__name": "resnet50", "data__image_size": "64"}
@@ -174,6 +183,7 @@ def test_resnet50(tmp_path, to):
 
 
 @pytest.mark.zoo
+@pytest.mark.long
 @pytest.mark.parametrize("to", ["timm", "huggingface"])
 @pytest.mark.parametrize("heads", ["6", "12"])
 def test_vit_s_with_the_heads_of_dino_and_of_moco_v3(tmp_path, to, heads):
@@ -185,8 +195,15 @@ def test_vit_s_with_the_heads_of_dino_and_of_moco_v3(tmp_path, to, heads):
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("to", ["torchvision", "timm"])
-@pytest.mark.parametrize("name", ["resnet18", "vit_mini"])
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [
+        ("torchvision", "resnet18"),
+        pytest.param("torchvision", "vit_mini", marks=LONG),
+        pytest.param("timm", "resnet18", marks=LONG),
+        pytest.param("timm", "vit_mini", marks=LONG),
+    ],
+)
 def test_the_head_comes_along(tmp_path, to, name):
     outputs, wanted, _ = taken_out(tmp_path, to, "encoder+head", encoder__name=name)
     assert close(wanted["h"], outputs["h"]) < CHECKED
@@ -194,7 +211,14 @@ def test_the_head_comes_along(tmp_path, to, name):
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("to", ["torchvision", "timm", "huggingface"])
+@pytest.mark.parametrize(
+    "to",
+    [
+        "huggingface",
+        pytest.param("torchvision", marks=LONG),
+        pytest.param("timm", marks=LONG),
+    ],
+)
 def test_the_classifier_comes_along(tmp_path, to):
     outputs, wanted, _ = taken_out(
         tmp_path, to, "encoder+classifier", encoder__name="vit_mini"
