@@ -17,15 +17,16 @@ from simclr_jax import config, pretrain, run, sharding
 from simclr_jax.data import bench
 from simclr_jax.evaluate import __main__ as evaluate
 from simclr_jax.plan import __main__ as plan
+from simclr_jax.reproduce import __main__ as reproduce
+from simclr_jax.zoo import __main__ as zoo
 from tests.tools import begin_in
 
 PLACES = [
     pathlib.Path("README.md"),
     *sorted(pathlib.Path("launch").glob("*.md")),
     *sorted(pathlib.Path("configs").glob("*.py")),
-    pathlib.Path("simclr_jax/plan/__main__.py"),
     pathlib.Path("simclr_jax/pretrain.py"),
-    pathlib.Path("simclr_jax/evaluate/__main__.py"),
+    *sorted(pathlib.Path("simclr_jax").glob("*/__main__.py")),
 ]
 
 
@@ -87,6 +88,10 @@ def test_is_understood(path, command, tmp_path):
         run.build_schedule(c, images=images)(0)
     elif words[:3] == ["python", "-m", "simclr_jax.plan"]:
         assert plan.read(words[3:])
+    elif words[:3] == ["python", "-m", "simclr_jax.zoo"]:
+        assert zoo.read(words[3:])
+    elif words[:3] == ["python", "-m", "simclr_jax.reproduce"]:
+        assert reproduce.read(words[3:])
     elif words[:3] == ["python", "-m", "simclr_jax.data.bench"]:
         assert bench.read(words[3:])
     elif words[:3] == ["python", "-m", "simclr_jax.evaluate"]:
@@ -154,6 +159,12 @@ def test_the_quickstart_and_its_judgements_run(tmp_path, in_process, capsys):
         less += ["--config.evaluate.linear_augmented.batch_size=512"]
         evaluate.main(short(command, tmp_path) + less)
         assert "%" in capsys.readouterr().out
+
+    (exported,) = (command for _, command in ALL if "--to savedmodel" in command)
+    words = short(exported, tmp_path)
+    words[words.index("--out") + 1] = f"{tmp_path}/out"
+    zoo.main(words)
+    assert "run by tensorflow" in capsys.readouterr().out
 
 
 LESS = [
