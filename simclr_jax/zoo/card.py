@@ -90,6 +90,14 @@ def of_run(workdir: pathlib.Path, branch: str, step: int) -> dict:
     }
 
 
+def _trained(card: dict) -> str:
+    """By whom: here, or wherever the file that was imported came from."""
+    training, came = card["training"], card["imported"]
+    if came:
+        return f"others: {came['source']} ({came['format']}, SHA-256 {came['sha256']})"
+    return f"{training['config']['method']['name']}, step {training['step']}"
+
+
 def text(card: dict, name: str) -> str:
     """The card in Markdown.
 
@@ -102,7 +110,7 @@ def text(card: dict, name: str) -> str:
         ("of pictures", f"[N, {', '.join(map(str, taken['shape'][1:]))}]"),
         ("as", taken["values"]),
         ("mean, deviation", f"{taken['mean']}, {taken['std']}"),
-        ("trained by", f"{config['method']['name']}, step {training['step']}"),
+        ("trained by", _trained(card)),
         ("branch", training["branch"]),
         ("pictures", f"{config['data']['name']}, {card['data']['pictures']}"),
         ("checked", checked(card["verified"])),

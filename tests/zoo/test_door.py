@@ -24,6 +24,7 @@ def test_what_is_brought_in_can_be_taken_out(tmp_path, capsys):
     words = ["--workdir", f"{tmp_path}/run", "--to", "numpy", "--out", f"{tmp_path}/x"]
     zoo.main(["export", *words])
     assert "encoder as numpy" in capsys.readouterr().out
+    assert "| others: a.safetensors (timm" in (tmp_path / "x.card.md").read_text()
     with np.load(tmp_path / "x") as file:
         positions = file["params/encoder/positions"]
     np.testing.assert_array_equal(positions, vit_mini()["pos_embed"])
