@@ -1,12 +1,15 @@
 """A run that begins with what another one has learnt."""
 
 import os
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 
 from simclr_jax import config, processes, run
+from simclr_jax.methods.base import Method
+from simclr_jax.state import TrainState
 from simclr_jax.train.checkpoint import newest, restore_latest
 from simclr_jax.train.optim import paths
 
@@ -14,10 +17,11 @@ from simclr_jax.train.optim import paths
 def begin(c, job: run.Run, mesh, workdir: str) -> run.Run:
     """The run, beginning as `c.init_from` says, unless it has begun already.
 
-    From the branch that the other run's method keeps, whatever method it is, come all
-    parameters and statistics whose path and shape fit, also into the target where there
-    is one. The rest, such as a new last layer or a predictor, is as in any first step,
-    and so are the optimiser, a queue and the count of steps.
+    From the branch that the other run's method keeps come all parameters and statistics
+    whose path and shape fit, also into the target where there is one; of the same
+    method both branches come, each into its own. The rest, such as a new last layer or
+    a predictor, is as in any first step, and so are the optimiser, a queue or a centre,
+    and the count of steps.
 
     Args:
       c: the config of the run.
@@ -36,16 +40,20 @@ def begin(c, job: run.Run, mesh, workdir: str) -> run.Run:
     processes.agree(str(step), own)
     if step is not None:
         return job
-    params, stats, who = _kept(os.path.expanduser(c.init_from), mesh)
-    told = _compare(c, job, params, stats, who)
+    old = _read(os.path.expanduser(c.init_from), mesh)
+    params, stats = old.method.kept(old.state)
+    pairs = {"online": (params, stats), "target": (params, stats)}
+    if old.name == c.method.name and old.state.target_params is not None:
+        pairs["online"] = old.state.params, old.state.model_state["online"]
+        pairs["target"] = old.state.target_params, old.state.model_state["target"]
+    told = _compare(c, job, params, stats, old.who)
 
     def create():
         state = job.create()
-        branches = {k: lay(branch, stats) for k, branch in state.model_state.items()}
         return state.replace(
-            params=lay(state.params, params),
-            target_params=lay(state.target_params, params),
-            model_state=branches,
+            params=lay(state.params, pairs["online"][0]),
+            target_params=lay(state.target_params, pairs["target"][0]),
+            model_state={k: lay(x, pairs[k][1]) for k, x in state.model_state.items()},
         )
 
     return job._replace(create=create, begins=told)
@@ -72,8 +80,16 @@ def _leaves(tree) -> dict:
     return dict(zip(paths(tree), jax.tree.leaves(tree), strict=True))
 
 
-def _kept(workdir: str, mesh):
-    """The kept branch of a run, and a word on whose it is: (params, stats, who)."""
+class Old(NamedTuple):
+    """Another run, as its newest checkpoint has it."""
+
+    name: str  # of its method
+    method: Method
+    state: TrainState
+    who: str  # a word on whose it is
+
+
+def _read(workdir: str, mesh) -> Old:
     try:
         c = config.restored(run.read_saved(workdir))
         job = run.assemble(c, mesh, **run.sizes(workdir))
@@ -82,7 +98,7 @@ def _kept(workdir: str, mesh):
     except ValueError as error:
         raise ValueError(f"init_from={workdir}: {error}") from error
     who = f"{workdir} ({c.method.name}, {c.encoder.name}, step {step})"
-    return *job.method.kept(state), who
+    return Old(c.method.name, job.method, state, who)
 
 
 def _compare(c, job: run.Run, params, stats, who: str) -> str:

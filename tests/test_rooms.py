@@ -27,7 +27,7 @@ ROOMS = {
         "jax numpy tensorflow tensorflow_datasets etils tqdm",
     ),
     "plan": ("", "jax"),
-    "zoo": ("models", "jax numpy tensorflow safetensors orbax"),
+    "zoo": ("models", "jax numpy tensorflow safetensors orbax etils"),
     "reproduce": ("", ""),
     "evaluate": (
         "models losses state data colour sharding train.optim train.schedules",

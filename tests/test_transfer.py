@@ -108,6 +108,17 @@ def test_the_kept_branch_goes_into_online_and_target(tmp_path):
     assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
 
 
+def test_of_the_same_method_both_branches_are_taken(tmp_path):
+    old = leave_in(tmp_path / "0", small(**BYOL))
+    state, _ = begun(small(**BYOL, init_from=str(tmp_path / "0")), tmp_path / "1")
+    assert same(state.params, old.params)
+    assert same(state.target_params, old.target_params)
+    for branch in ("online", "target"):
+        assert same(state.model_state[branch], old.model_state[branch])
+    leaves = jax.tree.leaves((state.params, state.target_params, state.model_state))
+    assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
+
+
 def test_the_target_is_taken_where_it_is_kept(tmp_path, monkeypatch):
     build = run.build_method
 

@@ -44,6 +44,7 @@ def main(argv: list[str]) -> None:
         if arguments.protocol:
             with door.checking():
                 judged.need_labels(arguments.protocol)
+            judged.warn()
             usual = "z" if arguments.protocol == "map2d" else "h"
             judged.score(arguments.protocol, arguments.features or usual)
         else:
@@ -180,7 +181,7 @@ class Judged:
 
     def quick(self) -> None:
         """The table and the pictures."""
-        self._warn()
+        self.warn()
         self.features()
         if self.labelled:
             self._table()
@@ -189,7 +190,7 @@ class Judged:
         if jax.process_index() == 0:
             self._draw()
 
-    def _warn(self) -> None:
+    def warn(self) -> None:
         """Says what of an imported network was not in its file."""
         if jax.process_index() or not self.imported:
             return

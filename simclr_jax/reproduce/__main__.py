@@ -129,7 +129,7 @@ def follow(row: Row, asked, changes: list[tuple[str, str]]) -> None:
     if not asked.workdir:
         return
     for order in orders:
-        obey([sys.executable, *order])
+        obey([sys.executable, *map(_from_anywhere, order)])
     conclude(row, asked.workdir, "with the run")
 
 
@@ -196,9 +196,15 @@ def launched(row: Row, orders: list[list[str]], workdir: str) -> str:
     return "\n".join(lines)
 
 
+def _from_anywhere(word: str) -> str:
+    """The configs are the project's; all other paths are the caller's."""
+    return f"{card.ROOT}/{word}" if word.startswith("configs/") else word
+
+
 def obey(command: list[str]) -> None:
     """Runs a door and passes on what it is told and how it ends."""
-    child = subprocess.Popen(command, cwd=card.ROOT)
+    path = os.pathsep.join(filter(None, [str(card.ROOT), os.environ.get("PYTHONPATH")]))
+    child = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path})
     # Ctrl-C reaches the child by itself; it then saves, and this process waits for it.
     before = [
         (signal.SIGINT, signal.signal(signal.SIGINT, lambda *_: None)),

@@ -4,10 +4,10 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
-import pathlib
 import platform
 
 import numpy as np
+from etils import epath
 
 from simclr_jax.zoo.network import INPUTS, Network, Written
 from simclr_jax.zoo.verify import Verdict, pictures
@@ -69,7 +69,7 @@ def contents(
     }
 
 
-def of_run(workdir: pathlib.Path, branch: str, step: int) -> dict:
+def of_run(workdir: epath.Path, branch: str, step: int) -> dict:
     """What a work directory says of itself: training, data, scores, where it is from.
 
     Fingerprints are the SHA-256 of its files.
@@ -98,12 +98,18 @@ def _trained(card: dict) -> str:
     return f"{training['config']['method']['name']}, step {training['step']}"
 
 
+def _pictures(card: dict) -> str:
+    """What it was trained on."""
+    data = card["training"]["config"]["data"]["name"]
+    return "see there" if card["imported"] else f"{data}, {card['data']['pictures']}"
+
+
 def text(card: dict, name: str) -> str:
     """The card in Markdown.
 
     name: of the export.
     """
-    training, config = card["training"], card["training"]["config"]
+    training = card["training"]
     taken, outputs = card["input"], card["outputs"]
     rows = [
         ("computes", ", ".join(f"{k} [N, {width}]" for k, width in outputs.items())),
@@ -112,7 +118,7 @@ def text(card: dict, name: str) -> str:
         ("mean, deviation", f"{taken['mean']}, {taken['std']}"),
         ("trained by", _trained(card)),
         ("branch", training["branch"]),
-        ("pictures", f"{config['data']['name']}, {card['data']['pictures']}"),
+        ("pictures", _pictures(card)),
         ("checked", checked(card["verified"])),
         ("licence", card["licence"]),
     ]
@@ -155,13 +161,15 @@ All of the training's config, fingerprints and versions are in the card's JSON.
 def _scores(results: dict) -> str:
     """A row for every protocol and feature; what the JSON of results has besides."""
     rows = [
-        f"| {protocol} | {name} | {100 * said['accuracy']:.1f} % | {said['data']} |"
+        f"| {protocol} | {name} | {said['step']} | {100 * said['accuracy']:.1f} % | "
+        f"{said['data']} |"
         for protocol, scores in results.items()
         for name, said in scores.items()
     ]
     if not rows:
         return "None were measured.\n"
-    return "| protocol | of | accuracy | data |\n|-|-|-|-|\n" + "\n".join(rows) + "\n"
+    head = "| protocol | of | step | accuracy | data |\n|-|-|-|-|-|\n"
+    return head + "\n".join(rows) + "\n"
 
 
 def checked(verified: dict) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from simclr_jax import config, run, sharding
 from simclr_jax.models.positions import sincos
@@ -88,6 +89,8 @@ def take_out(
     config.choose(part, PARTS, "--part")
     input = _input(to, input)
     path = pathlib.Path(out)
+    if "://" in out:
+        raise ValueError(f"--out={out}: give a path of this machine, and copy it then.")
     if path.exists():
         raise ValueError(f"{out} is there already; take another --out.")
     network, expected, about = read(workdir, to, part, input)
@@ -190,8 +193,8 @@ def read(workdir: str, to: str, part: str, input: str):
         part,
         input,
     )
-    about = card.of_run(pathlib.Path(workdir), job.method.keep, step)
-    if part == "encoder+classifier":
+    about = card.of_run(epath.Path(workdir), job.method.keep, step)
+    if part == "encoder+classifier" and not about["imported"]:
         about["training"]["classifier"] = "learnt online from h of the online branch"
     return network, expected, about
 
@@ -205,7 +208,7 @@ def _assembled(c, workdir: str) -> run.Run:
 def _kept(c, workdir: str):
     """The run, and the branch to keep with the run's classifier: job, params, stats."""
     job = _assembled(c, workdir)
-    folder = pathlib.Path(workdir).absolute() / "checkpoints"
+    folder = epath.Path(workdir).absolute() / "checkpoints"
     state, step = restore_latest(folder, run.abstract(job))
     params, stats = job.method.kept(state)
     if "probe" in state.params:

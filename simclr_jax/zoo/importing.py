@@ -10,12 +10,11 @@ import numpy as np
 from etils import epath
 
 from simclr_jax import config, run, sharding
-from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint import Checkpoints, newest
 from simclr_jax.zoo import layout
 from simclr_jax.zoo.formats import FORMATS
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-IMAGENET = {"pictures": 1_281_167, "classes": 1000, "pictures read together": 1}
 TRAINED = ("params", "target_params", "model_state", "method_state")
 
 
@@ -48,7 +47,7 @@ def bring(
     """
     config.choose(name, FORMATS, "--from")
     folder = epath.Path(workdir)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(folder.iterdir()) and not _stopped(folder):
         raise ValueError(f"{workdir} is not empty; take another --workdir.")
     found = FORMATS[name](source)
     c = config.load(f"{CONFIGS}/{found.config}")
@@ -57,7 +56,7 @@ def bring(
     classifies = any("probe" in branch.parts for branch in found.branches)
     c.probe.enabled = classifies
     classes = _classes(found) if classifies else 0
-    data = IMAGENET | {"classes": classes}
+    data = {"pictures": found.pictures, "classes": classes, "pictures read together": 1}
 
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
@@ -72,13 +71,20 @@ def bring(
     return said
 
 
+def _stopped(folder) -> bool:
+    """Whether an import began here and did not end: no step is saved."""
+    began = (folder / "import.json").exists()
+    return began and newest(folder / "checkpoints") is None
+
+
 def _classes(found: layout.Found) -> int:
     """How many the classifier that came along tells apart."""
     branch = next(b for b in found.branches if "probe" in b.parts)
-    place = branch.parts["probe"]("bias")
-    if place is None:
-        raise ValueError("A classifier without a bias has no place here.")
-    return found.arrays[place.names[0]].size
+    bias = branch.parts["probe"]("bias")
+    name = bias.names[0] if bias else ""
+    if name not in found.arrays:
+        raise ValueError(f"The file has no {name}: a classifier here has a bias.")
+    return found.arrays[name].size
 
 
 def _lay(state, taken: dict[str, np.ndarray]):
@@ -132,11 +138,11 @@ def fingerprint(source: str) -> str:
 def _save(folder, c, data, job: run.Run, state, said: Imported) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     about = {"method": c.method.name, "keep": job.method.keep, "import": said._asdict()}
-    checkpoints = Checkpoints(
+    files = {"import": said._asdict(), "data": data, "config": config.plain(c)}
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    checkpoints = Checkpoints(  # last: without one nothing is taken for a run
         folder.absolute() / "checkpoints", every=job.total, about=about
     )
     checkpoints.save(job.total, state)
     checkpoints.close()
-    files = {"config": config.plain(c), "data": data, "import": said._asdict()}
-    for name, content in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -17,6 +17,10 @@ PLAIN = {"byol", "haiku", "optax", "jax"}  # packages whose classes become a Box
 BRANCHES = ("online_params", "target_params", "online_state", "target_state")
 
 
+class Refused(ValueError):
+    """A pickle asks for something that a checkpoint has no need of."""
+
+
 class Box:
     """Stands for an object of a foreign class: what it was made from, no more."""
 
@@ -49,14 +53,47 @@ def _named_tuple(name: str, fields, module: str, defaults=None) -> type[Box]:
     return Box
 
 
-_ARRAY, _SCALAR = np.zeros(0).__reduce__()[0], np.float32(0).__reduce__()[0]
+class Numbers(np.ndarray):
+    """What a pickled array is made of: empty at first, filled by its state."""
+
+    def __setstate__(self, state, /):
+        _, shape, dtype, *_ = state
+        if not isinstance(dtype, Kind):
+            raise Refused(f"its pickle has an array of {dtype}, no numbers")
+        super().__setstate__((1, shape, np.dtype(dtype.said), *state[3:]))
+
+
+class Kind:
+    """A type of numbers. Bytes of any other would be taken for addresses."""
+
+    def __init__(self, said, *_):
+        if not isinstance(said, str) or np.dtype(said).kind not in "biuf":
+            raise Refused(
+                f"its pickle asks for arrays of {said!r}, which are no numbers"
+            )
+        self.said = said
+
+    def __setstate__(self, state):
+        order = state[1]
+        if order not in ("<", "=", "|"):
+            raise Refused("its pickle has numbers of another byte order than <")
+
+
+def _empty(*_) -> Numbers:
+    return np.zeros(0, np.int8).view(Numbers)
+
+
+def _scalar(kind: Kind, raw: bytes) -> np.ndarray:
+    return np.frombuffer(raw, kind.said, 1).reshape(())
+
+
 ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): Box,  # an argument, never called
+    ("numpy", "dtype"): Kind,
     **{
         (f"numpy.{core}.multiarray", name): function
         for core in ("core", "_core")
-        for name, function in (("_reconstruct", _ARRAY), ("scalar", _SCALAR))
+        for name, function in (("_reconstruct", _empty), ("scalar", _scalar))
     },
     ("jax._src.array", "_reconstruct_array"): _array,
     ("jax._src.device_array", "reconstruct_device_array"): _array,
@@ -65,10 +102,6 @@ ALLOWED = {
     ("_codecs", "encode"): _bytes,
     ("collections", "OrderedDict"): collections.OrderedDict,
 }
-
-
-class Refused(ValueError):
-    """A pickle asks for something that a checkpoint has no need of."""
 
 
 class Reader(pickle.Unpickler):
@@ -129,4 +162,4 @@ def _plain(x: Any) -> Any:
         return {str(key): _plain(child) for key, child in x.items()}
     if isinstance(x, list | tuple):
         return [_plain(child) for child in x]
-    return np.asarray(x) if isinstance(x, np.generic) else x
+    return np.asarray(x) if isinstance(x, np.ndarray) else x

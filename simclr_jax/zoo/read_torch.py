@@ -97,6 +97,14 @@ def read(path: str) -> dict[str, np.ndarray]:
     return arrays
 
 
+def beside(path: str) -> dict[str, str]:
+    """What a .safetensors says beside its arrays; {} of any other file."""
+    if not path.endswith(".safetensors"):
+        return {}
+    with safetensors.safe_open(path, "numpy") as file:
+        return file.metadata() or {}
+
+
 def _reader(file: pathlib.Path) -> Callable:
     if file.suffix == ".safetensors":
         return _read_safetensors

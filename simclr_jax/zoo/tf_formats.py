@@ -132,6 +132,7 @@ def _changes(
 ) -> list[tuple[str, str]]:
     """Of the config, which computes in bfloat16 and has as many layers as the paper."""
     changes = [("encoder.dtype", "float32"), ("encoder.stem", trunk.stem)]
+    changes += [("data.image_size", "32")] if trunk.stem == "cifar" else []
     if layers:
         changes.append(("method.layers", str(layers)))
         last = shapes.get(f"{scheme.dense.format(layers - 1)}/kernel", ())

@@ -244,6 +244,7 @@ def tsimcne(path: str) -> Found:
         resnet_changes(arrays, names) + method(hidden=hidden, out=out),
         arrays,
         [online(encoder=names, projector=projector.naming)],
+        pictures=60_000,
         spare=SPARE,
         notes=(
             "Pixels of CIFAR-10's mean and deviation, as in the paper. For weights "

@@ -3,7 +3,7 @@
 import re
 
 from simclr_jax.zoo.layout import Found, Naming
-from simclr_jax.zoo.read_torch import read
+from simclr_jax.zoo.read_torch import beside, read
 from simclr_jax.zoo.torch_names import (
     resnet,
     sequential_resnet,
@@ -26,6 +26,11 @@ from simclr_jax.zoo.torch_shapes import (
 )
 from simclr_jax.zoo.torch_siamese import Siamese, found
 
+KEPT = {  # of our own exports: what is beside the arrays, and where it is in a config
+    **{key: f"encoder.{key}" for key in ("mean", "std", "pool", "shortcut", "stem")},
+    "num_heads": "encoder.heads",
+    "image_size": "data.image_size",
+}
 TEACHERS = {  # what lightly's online network and target are called, by one of the roots
     "query_backbone.": ("query_{}.", "{}."),
     "teacher_backbone.": ("{}.", "teacher_{}."),
@@ -45,8 +50,8 @@ def torchvision(path: str) -> Found:
     }
     if "conv_proj.weight" in arrays:
         changes = vit_changes(arrays, torchvision_vit)
-        return _supervised(arrays, torchvision_vit, changes, "heads.head.")
-    return _supervised(arrays, resnet, resnet_changes(arrays, resnet), "fc.")
+        return _supervised(path, arrays, torchvision_vit, changes, "heads.head.")
+    return _supervised(path, arrays, resnet, resnet_changes(arrays, resnet), "fc.")
 
 
 def _today(match: re.Match) -> str:
@@ -63,7 +68,9 @@ def timm(path: str) -> Found:
     arrays = network(read(path))
     naming, changes = encoder(arrays)
     top = "head." if "encoder.patch" in dict(changes) else "fc."
-    said = _supervised(arrays, naming, changes, top)
+    said = _supervised(path, arrays, naming, changes, top)
+    if _told(path):
+        return said
     note = (
         "Pixels of ImageNet's mean and deviation. timm's models differ in them: if the "
         "model's card has others, give --config.encoder.mean and --config.encoder.std."
@@ -71,15 +78,26 @@ def timm(path: str) -> Found:
     return said._replace(notes=(*said.notes, note))
 
 
-def _supervised(arrays: Arrays, naming: Naming, changes: Changes, top: str) -> Found:
+def _told(path: str) -> Changes:
+    """What our own exports say that no shape tells."""
+    said = beside(path)
+    pixels = {
+        key: f"({said[key].strip('[]')})" for key in ("mean", "std") if key in said
+    }
+    return [(KEPT[key], x) for key, x in (said | pixels).items() if key in KEPT]
+
+
+def _supervised(
+    path: str, arrays: Arrays, naming: Naming, changes: Changes, top: str
+) -> Found:
     """An encoder and maybe a classifier, of no self-supervised method."""
     notes = ["Of no self-supervised method: SimCLR's config, with a fresh projector."]
-    vit = "encoder.patch" in dict(changes)
-    if vit:
+    vit, told = "encoder.patch" in dict(changes), _told(path)
+    if vit and not told:
         notes.append("Heads of attention 64 wide, as usual; no shape tells.")
     return Found(
         "simclr_imagenet.py",
-        changes + ([] if vit else TORCH) + PIXELS + FULL,
+        changes + ([] if vit else TORCH) + PIXELS + FULL + told,
         arrays,
         [online(encoder=naming, **classifier(arrays, top))],
         spare=SPARE,
@@ -123,7 +141,7 @@ def lightly(path: str) -> Found:
     )
     note = (
         "The first convolution is 3x3: taken to be at stride 1, with no max-pool after "
-        "it, which no shape tells."
+        "it, and for pictures of 32 pixels, which no shape tells."
     )
     small = ("encoder.stem", "cifar") in changes
     return said._replace(

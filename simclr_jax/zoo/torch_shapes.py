@@ -105,10 +105,12 @@ def resnet_changes(arrays: Arrays, naming: Naming) -> Changes:
             f"{counts} blocks of {3 if deep else 2} convolutions behind a first one of "
             f"{first.shape} are no ResNet that there is here."
         )
+    large = first.shape[2] == 7
     return [
         ("encoder.name", f"resnet{fit[0]}"),
         ("encoder.width", str(len(first) // 64)),
-        ("encoder.stem", "imagenet" if first.shape[2] == 7 else "cifar"),
+        ("encoder.stem", "imagenet" if large else "cifar"),
+        ("data.image_size", "224" if large else "32"),
     ]
 
 

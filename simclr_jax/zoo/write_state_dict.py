@@ -138,7 +138,10 @@ def _metadata(network: Network, model: Model) -> dict[str, str]:
         "std": json.dumps(network.std),
         "image_size": str(network.side),
     }
-    if hasattr(network.encoder, "heads"):  # which no array tells
+    for name in ("pool", "shortcut", "stem"):  # which no array tells, nor the heads
+        if hasattr(network.encoder, name):
+            said[name] = getattr(network.encoder, name)
+    if hasattr(network.encoder, "heads"):
         said["num_heads"] = str(network.encoder.heads)
     return {"format": "pt", **said}
 

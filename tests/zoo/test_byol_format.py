@@ -115,6 +115,27 @@ class Evil:
         return self.function, self.said
 
 
+class Address:
+    """An array whose bytes would be taken for the address of an object."""
+
+    def __init__(self, way):
+        self.way = way
+
+    def __reduce__(self):
+        address = id(self).to_bytes(8, "little")
+        if self.way == "call":
+            return np.ndarray, ((1,), "O", address)
+        made, about, _ = np.zeros(1, object).__reduce__()
+        return made, about, (1, (1,), np.dtype("O"), False, address)
+
+
+@pytest.mark.parametrize("way", ["call", "state"])
+def test_bytes_are_not_taken_for_addresses(way, tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"x": Address(way)}, 2))
+    with pytest.raises(ValueError, match=r"no numbers|no checkpoint of BYOL"):
+        read_haiku.arrays(str(tmp_path / "x.pkl"))
+
+
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize("function", [os.system, eval, getattr, np.load, __import__])
 def test_a_malicious_pickle_is_refused_and_not_run(function, protocol, tmp_path):

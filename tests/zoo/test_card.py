@@ -60,7 +60,11 @@ def test_fingerprints_are_of_the_files(card, exported):
 def test_its_text_can_be_read_alone(exported):
     text = (exported / "x.npz.card.md").read_text()
     for word in (
-        *("# resnet10: encoder, as numpy", 'path = "x.npz"', "| knn | h | 42.4 % |"),
+        *(
+            "# resnet10: encoder, as numpy",
+            'path = "x.npz"',
+            "| knn | h | 7 | 42.4 % |",
+        ),
         *("h [N, 16]", "simclr, step 7", "np.indices", "the same arrays"),
     ):
         assert word in text

@@ -115,6 +115,15 @@ def test_no_work_directory_of_a_file_that_does_not_fit(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_stopped_import_can_be_repeated(tmp_path, monkeypatch):
+    source = save(tmp_path / "a.safetensors", vit_mini())
+    with monkeypatch.context() as patch:
+        patch.setattr(importing.Checkpoints, "save", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            importing.bring("timm", source, str(tmp_path / "run"), CHANGES)
+    assert importing.bring("timm", source, str(tmp_path / "run"), CHANGES).taken
+
+
 def test_a_work_directory_is_not_overwritten(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")

@@ -125,6 +125,10 @@ def test_what_is_written_can_be_brought_back(tmp_path, name, encoder):
     }
     sizes = {path: x.shape for path, x in ours.items()}
     taken = take(table(found, ours), found.arrays, sizes, found.spare)
+    told = dict(found.changes)
+    assert told["encoder.mean"] == "(0.0, 0.0, 0.0)"  # not ImageNet's, as theirs
+    assert told.get("encoder.pool", "torch") == "torch"
+    assert told.get("encoder.heads", "3") == "3"
     assert taken.keys() == ours.keys()
     assert all(np.array_equal(taken[path], x) for path, x in ours.items())
 
