@@ -6,6 +6,7 @@ IMAGENET, CIFAR10, EMBEDDED = 1_281_167, 50_000, 5_000  # pictures of the traini
 PLANNED = {  # by `python -m simclr_jax.plan`: topology, ms a step from roof to estimate
     "simclr_imagenet": ("v5e:8x8", 42.4, 82.6),
     "simclr_imagenet:width=2,epochs=1000": ("v5e:16x16", 31.6, 55.7),
+    "simclr_imagenet:width=4,epochs=1000": ("v5e:16x16", 112.2, 173.2),
     "moco_imagenet": ("v5e:2x4", 11.5, 31.4),
     "mocov3_imagenet": ("v5e:8x8", 51.9, 120.1),
     "byol_imagenet": ("v5e:8x8", 51.4, 119.2),

@@ -76,7 +76,7 @@ def simclr() -> list[Row]:
                 config = f"{file}:epochs={epochs},batch={batch},lr_scaling={rate}"
                 about = name, paper, "B.1", "ResNet-50", epochs, batch, published
                 rows.append(Row(*about, config, **told))
-    plans = {1: plan, 2: f"{plan}:width=2,epochs=1000", 4: ""}
+    plans = {1: plan} | {w: f"{plan}:width={w},epochs=1000" for w in (2, 4)}
     for width, published in {1: 69.3, 2: 74.2, 4: 76.5}.items():
         told["planned"] = plans[width]
         model = f"ResNet-50 {width}x"
