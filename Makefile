@@ -87,6 +87,9 @@ env:
 # PyTorch does without.
 env-zoo:
 	@$(MAKE) --no-print-directory env VENV=.venv-zoo
-	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -c requirements.txt -r tests/zoo/requirements.txt
-	@.venv-zoo/bin/python -m pip uninstall --quiet --yes triton 2>/dev/null
+	@cmp -s tests/zoo/requirements.txt .venv-zoo/zoo.txt || { \
+	  .venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -c requirements.txt -r tests/zoo/requirements.txt && \
+	  .venv-zoo/bin/python -m pip uninstall --quiet --yes triton && \
+	  cp tests/zoo/requirements.txt .venv-zoo/zoo.txt; \
+	}
