@@ -84,9 +84,7 @@ def write_torchvision(network: Network, path: pathlib.Path) -> Written:
       ValueError: torchvision has no network like this one.
     """
     model = torch_models.torchvision(network)
-    words = ", ".join(f"{key}={said!r}" for key, said in model.words.items())
-    build = TORCHVISION.format(builder=model.builder, words=words)
-    return _write(network, model, path, build, ("torchvision", "torch"))
+    return _write(network, model, path, TORCHVISION, ("torchvision", "torch"))
 
 
 def write_timm(network: Network, path: pathlib.Path) -> Written:
@@ -96,17 +94,20 @@ def write_timm(network: Network, path: pathlib.Path) -> Written:
       ValueError: timm has no network like this one.
     """
     model = torch_models.timm(network)
-    words = ", ".join(f"{key}={said!r}" for key, said in model.words.items())
-    build = TIMM.format(builder=model.builder, words=words)
-    return _write(network, model, path, build, ("timm", "torch"))
+    return _write(network, model, path, TIMM, ("timm", "torch"))
 
 
 def _write(network: Network, model: Model, path, build: str, packages) -> Written:
+    """build: the lines that make the model, with {builder} and {words} open."""
     arrays = state_dict(network, model)
     save_file(arrays, path, _metadata(network, model))
+    words = ", ".join(f"{key}={said!r}" for key, said in model.words.items())
     changes = "".join(f"{line}\n" for line in model.changes)
     return Written(
-        build + changes + LOAD + _call(network, model),
+        build.format(builder=model.builder, words=words)
+        + changes
+        + LOAD
+        + _call(network, model),
         (*packages, "safetensors"),
         (NORMALISED, *_evenness(network, model)),
         arrays,

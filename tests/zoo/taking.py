@@ -1,5 +1,6 @@
 """What an import does with a reader's answer, less the optimiser and the files."""
 
+import functools
 import pathlib
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 from simclr_jax import config, run
 from simclr_jax.zoo import layout
 from simclr_jax.zoo.importing import TRAINED
+from simclr_jax.zoo.network import nested
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
@@ -35,6 +37,22 @@ def built(found, classes=0):
     return c, method, leaves(jax.eval_shape(method.init, jax.random.key(0), views))
 
 
+@functools.cache
+def needed(config, changes):
+    """The shapes of a state with a probe, by path."""
+    _, _, shapes = built(layout.Found(config, list(changes), {}, []), classes=1000)
+    return {path: x.shape for path, x in shapes.items()}
+
+
+def fill(found):
+    """What an import takes, and the paths of what it leaves as in a new network."""
+    shapes = needed(found.config, tuple(found.changes))
+    table = layout.table(found, shapes)
+    got = layout.take(table, found.arrays, shapes, found.spare)
+    trained = ("params/", "target_params/", "model_state/")
+    return got, [p for p in shapes if p not in got and p.startswith(trained)]
+
+
 class Taken:
     """A file's arrays in our network."""
 
@@ -51,16 +69,12 @@ class Taken:
 
     def tree(self, root: str) -> dict:
         """The arrays behind a root, nested; those that the file has not are zeros."""
-        nested = {}
         zeros = {path: np.zeros(x.shape, x.dtype) for path, x in self.fresh.items()}
-        for path, x in (self.arrays | zeros).items():
-            if path.startswith(f"{root}/"):
-                *parents, leaf = path.removeprefix(f"{root}/").split("/")
-                place = nested
-                for parent in parents:
-                    place = place.setdefault(parent, {})
-                place[leaf] = x
-        return nested
+        every = (self.arrays | zeros).items()
+        start = f"{root}/"
+        return nested(
+            {k.removeprefix(start): x for k, x in every if k.startswith(start)}
+        )
 
     def outputs(self, images, branch="online"):
         """h, z and p, [N, D] each, of a branch; p is the online one's of any z."""

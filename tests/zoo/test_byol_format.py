@@ -2,7 +2,6 @@
 
 import base64
 import collections
-import functools
 import json
 import os
 import pickle
@@ -18,7 +17,7 @@ from simclr_jax import config, run, sharding
 from simclr_jax.train.checkpoint import restore_latest
 from simclr_jax.zoo import importing, layout, read_haiku, tf_formats
 from tests.zoo.haiku_byol import BRANCHES, Forward, alike, drawn, encoder, manifest
-from tests.zoo.taking import built, difference
+from tests.zoo.taking import difference, fill
 
 WHO = ("online", "target")
 
@@ -185,22 +184,6 @@ def found_in(trees, monkeypatch):
     """What is said of a pickle that holds these trees."""
     monkeypatch.setattr(read_haiku, "arrays", lambda path: layout.flat(trees))
     return tf_formats.byol("byol.pkl")
-
-
-@functools.cache
-def needed(config, changes):
-    """The shapes of a state with a probe, by path."""
-    _, _, shapes = built(layout.Found(config, list(changes), {}, []), classes=1000)
-    return {path: x.shape for path, x in shapes.items()}
-
-
-def fill(found):
-    """What an import takes, and the paths of what it leaves as in a new network."""
-    shapes = needed(found.config, tuple(found.changes))
-    table = layout.table(found, shapes)
-    got = layout.take(table, found.arrays, shapes, found.spare)
-    trained = ("params/", "target_params/", "model_state/")
-    return got, [p for p in shapes if p not in got and p.startswith(trained)]
 
 
 @pytest.mark.parametrize(

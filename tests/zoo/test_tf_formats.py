@@ -1,6 +1,5 @@
 """SimCLR's published networks, by the names that TensorFlow has for them."""
 
-import functools
 import json
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 
 from simclr_jax import config, run, sharding
 from simclr_jax.train.checkpoint import restore_latest
-from simclr_jax.zoo import importing, layout, read_tf, tf_formats, tf_names
-from tests.zoo.taking import built, difference
+from simclr_jax.zoo import importing, read_tf, tf_formats, tf_names
+from tests.zoo.taking import difference, fill
 from tests.zoo.tf_simclr import (
     drawn,
     forward,
@@ -59,22 +58,6 @@ def described(kind="tf1", known=None, **network):
         name: np.shape(x) for name, x in (known or {}).items()
     }
     return tf_formats.described(opened(shapes, kind, known))
-
-
-@functools.cache
-def needed(config, changes):
-    """The shapes of a state with a probe, by path."""
-    _, _, shapes = built(layout.Found(config, list(changes), {}, []), classes=1000)
-    return {path: x.shape for path, x in shapes.items()}
-
-
-def fill(found):
-    """What an import takes, and the paths of what it leaves as in a new network."""
-    shapes = needed(found.config, tuple(found.changes))
-    table = layout.table(found, shapes)
-    got = layout.take(table, found.arrays, shapes, found.spare)
-    trained = ("params/", "target_params/", "model_state/")
-    return got, [p for p in shapes if p not in got and p.startswith(trained)]
 
 
 @pytest.mark.parametrize(("depth", "width", "sk"), TRUNKS)
