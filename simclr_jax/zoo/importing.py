@@ -61,7 +61,7 @@ def bring(
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
         job = run.assemble(c, mesh, images=data["pictures"], classes=classes)
-        shapes = _leaves(job.shapes)
+        shapes = by_path(job.shapes)
         table = layout.table(found, shapes)
         sizes = {path: x.shape for path, x in shapes.items()}
         taken = layout.take(table, found.arrays, sizes, found.spare)
@@ -95,11 +95,11 @@ def _lay(state, taken: dict[str, np.ndarray]):
             return x
         return jax.device_put(np.asarray(taken[path], x.dtype), x.sharding)
 
-    leaves = [choose(path, x) for path, x in _leaves(state).items()]
+    leaves = [choose(path, x) for path, x in by_path(state).items()]
     return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
 
-def _leaves(tree) -> dict:
+def by_path(tree) -> dict:
     """The leaves by their slash-separated paths."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {

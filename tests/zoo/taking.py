@@ -8,18 +8,10 @@ import numpy as np
 
 from simclr_jax import config, run
 from simclr_jax.zoo import layout
-from simclr_jax.zoo.importing import TRAINED
+from simclr_jax.zoo.importing import TRAINED, by_path
 from simclr_jax.zoo.network import nested
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-
-
-def leaves(tree) -> dict:
-    """The leaves by their slash-separated paths."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in flat
-    }
 
 
 def built(found, classes=0):
@@ -34,7 +26,7 @@ def built(found, classes=0):
         for view in run.recipe(c)
         for _ in range(view.copies)
     ]
-    return c, method, leaves(jax.eval_shape(method.init, jax.random.key(0), views))
+    return c, method, by_path(jax.eval_shape(method.init, jax.random.key(0), views))
 
 
 @functools.cache

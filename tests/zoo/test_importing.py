@@ -10,8 +10,8 @@ import safetensors.numpy
 from simclr_jax import config, run, sharding
 from simclr_jax.train.checkpoint import restore_latest
 from simclr_jax.zoo import importing, layout
+from simclr_jax.zoo.importing import by_path
 from simclr_jax.zoo.torch_names import linear, under, vit
-from tests.zoo.taking import leaves
 
 CHANGES = [("data.name", "cifar10_mini"), ("data.eval_split", "test")]
 CHANGES += [("data.batch_size", "32"), ("method.hidden", "16"), ("method.out", "8")]
@@ -77,7 +77,7 @@ def test_what_went_in_comes_out(tmp_path):
     job = run.assemble(c, sharding.make_mesh(), **run.sizes(workdir))
     state, step = restore_latest(workdir / "checkpoints", run.abstract(job))
     assert step == job.total == state.step
-    ours = {k: np.asarray(x) for k, x in leaves(state.params).items()}
+    ours = {k: np.asarray(x) for k, x in by_path(state.params).items()}
     places = {}
     for path in ours:
         part, _, inside = path.partition("/")

@@ -6,8 +6,9 @@ import pytest
 
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.zoo import layout, torch_names
+from simclr_jax.zoo.importing import by_path
 from simclr_jax.zoo.layout import Branch, Found
-from tests.zoo.taking import difference, leaves
+from tests.zoo.taking import difference
 
 TORCH = {"pool": "torch", "shortcut": "needed"}
 RESNETS = {
@@ -27,7 +28,7 @@ def shapes(encoder, size=32):
     """{"params/encoder/conv1/kernel": shape, ...}, as a state has them."""
     x = np.zeros((1, size, size, 3), np.uint8)
     said = jax.eval_shape(lambda: encoder.init(jax.random.key(0), x, False))
-    said = leaves(dict(said))
+    said = by_path(dict(said))
     roots = {"params": "params/encoder", "batch_stats": "model_state/online/encoder"}
     return {
         f"{roots[path.partition('/')[0]]}/{path.partition('/')[2]}": x.shape
