@@ -4,6 +4,7 @@ python -m simclr_jax.zoo import --from FORMAT --source PATH --workdir DIR
     [--config.KEY=value ...]
 python -m simclr_jax.zoo export --workdir DIR --to FORMAT --out PATH
     [--part encoder|encoder+head|encoder+classifier] [--input float|uint8|normalised]
+    [--licence TEXT]
 python -m simclr_jax.zoo list
 """
 
@@ -46,6 +47,7 @@ def read(argv: list[str]):
         words.add_argument("--out", required=True, help="a file or folder, a new one")
         words.add_argument("--part", default="encoder", help=", ".join(PARTS))
         words.add_argument("--input", default="", help=", ".join(INPUTS))
+        words.add_argument("--licence", default="", help="for the card, such as MIT")
     asked, changes = words.parse_with_changes(argv[1:])
     if changes and argv[0] != "import":
         words.error(f"{argv[0]} takes what is there as it is: no --config.KEY=VALUE.")
@@ -67,7 +69,12 @@ def bring(asked, changes) -> None:
 def take_out(asked, _) -> None:
     """export: a work directory's network in a format that others read."""
     said = exporting.take_out(
-        asked.workdir, asked.to, asked.out, asked.part, asked.input
+        asked.workdir,
+        asked.to,
+        asked.out,
+        asked.part,
+        asked.input,
+        asked.licence,
     )
     print(f"{said.path}: {said.part} as {said.format}, {said.bytes / 1e6:.1f} MB")
     for line in (said.checked, *said.limits):

@@ -33,7 +33,7 @@ def contents(
     Args:
       to: the format.
       expected: what the Flax network says of the three pictures.
-      run: what the work directory says of itself, see `of_run`.
+      run: what the work directory says of itself, see `of_run`, and the licence.
     """
     side = network.side
     return {
@@ -60,7 +60,6 @@ def contents(
             "drawn by": inspect.getsource(pictures),
             "h": expected["h"][:, :SHOWN].astype(float).round(6).tolist(),
         },
-        "licence": LICENCE,
         **run,
         "versions": {
             "python": platform.python_version(),

@@ -63,7 +63,12 @@ class Exported(NamedTuple):
 
 
 def take_out(
-    workdir: str, to: str, out: str, part: str = "encoder", input: str = ""
+    workdir: str,
+    to: str,
+    out: str,
+    part: str = "encoder",
+    input: str = "",
+    licence: str = "",
 ) -> Exported:
     """Writes the newest checkpoint of a work directory in a foreign format.
 
@@ -79,6 +84,7 @@ def take_out(
       part: one of PARTS.
       input: one of INPUTS; "" is "float", or "normalised" where the format holds arrays
         alone and nothing else can be.
+      licence: what the card says of it; "" is that nobody stated one.
 
     Raises:
       ValueError: a word is unknown, there is no checkpoint, the part is not in it, the
@@ -94,6 +100,7 @@ def take_out(
     if path.exists():
         raise ValueError(f"{out} is there already; take another --out.")
     network, expected, about = read(workdir, to, part, input)
+    about = {**about, "licence": licence or card.LICENCE}
     half = path.with_name(f".{path.name}.half")  # nobody sees half an export
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove(half)  # of one that was stopped

@@ -5,7 +5,13 @@ from collections.abc import Callable
 from simclr_jax.zoo.layout import Found
 from simclr_jax.zoo.tf_formats import byol, simclr, simclr_ema
 from simclr_jax.zoo.torch_formats import dino, moco, mocov3, simsiam, tsimcne
-from simclr_jax.zoo.torch_libraries import lightly, solo_learn, timm, torchvision
+from simclr_jax.zoo.torch_libraries import (
+    huggingface,
+    lightly,
+    solo_learn,
+    timm,
+    torchvision,
+)
 
 # name -> reader: the path of a file or folder -> what it holds
 FORMATS: dict[str, Callable[[str], Found]] = {
@@ -19,6 +25,7 @@ FORMATS: dict[str, Callable[[str], Found]] = {
     "tsimcne": tsimcne,
     "torchvision": torchvision,
     "timm": timm,
+    "huggingface": huggingface,
     "lightly": lightly,
     "solo_learn": solo_learn,
 }

@@ -149,6 +149,10 @@ def others() -> list[Weights]:
     known = (
         ("torchvision", "ResNets, ViTs", "the project", "state dict", OWN),
         ("timm", "ResNets, ViTs", "the project", "state dict, safetensors", OWN),
+        (
+            *("huggingface", "ResNets, ViTs of timm", "huggingface.co/timm"),
+            *("folder: config.json, weights", OWN),
+        ),
         ("lightly", nets, "the project", saved, OWN),
         ("solo_learn", nets, "withdrawn in 2026", saved, OWN),
         ("tsimcne", "ResNet-18, CIFAR-10", "one's own run", "pickle", "code EUPL"),

@@ -1,8 +1,12 @@
 """What torchvision, timm, lightly and solo-learn leave behind: a reader for each."""
 
+import json
+import os
+import pathlib
 import re
+from typing import Any
 
-from simclr_jax.zoo.layout import Found, Naming
+from simclr_jax.zoo.layout import Found, Naming, listed
 from simclr_jax.zoo.read_torch import beside, read
 from simclr_jax.zoo.torch_names import (
     resnet,
@@ -31,6 +35,12 @@ KEPT = {  # of our own exports: what is beside the arrays, and where it is in a 
     "num_heads": "encoder.heads",
     "image_size": "data.image_size",
 }
+WIDE = ("num_classes", "img_size", "patch_size", "embed_dim", "depth", "num_heads")
+PLAIN = {  # words of timm's models for which the arrays are all there is to know
+    **dict.fromkeys(WIDE),
+    "in_chans": [3],
+    "global_pool": ["avg", "token"],
+}
 TEACHERS = {  # what lightly's online network and target are called, by one of the roots
     "query_backbone.": ("query_{}.", "{}."),
     "teacher_backbone.": ("{}.", "teacher_{}."),
@@ -48,10 +58,11 @@ def torchvision(path: str) -> Found:
         re.sub(r"(encoder_layer_\d+\.mlp)\.linear_([12])\.", _today, name): x
         for name, x in network(read(path)).items()
     }
+    told = _told(path)
     if "conv_proj.weight" in arrays:
         changes = vit_changes(arrays, torchvision_vit)
-        return _supervised(path, arrays, torchvision_vit, changes, "heads.head.")
-    return _supervised(path, arrays, resnet, resnet_changes(arrays, resnet), "fc.")
+        return _supervised(arrays, torchvision_vit, changes, "heads.head.", told)
+    return _supervised(arrays, resnet, resnet_changes(arrays, resnet), "fc.", told)
 
 
 def _today(match: re.Match) -> str:
@@ -65,17 +76,71 @@ def timm(path: str) -> Found:
     Raises:
       ValueError: as `read`; the file is of another format.
     """
-    arrays = network(read(path))
-    naming, changes = encoder(arrays)
-    top = "head." if "encoder.patch" in dict(changes) else "fc."
-    said = _supervised(path, arrays, naming, changes, top)
-    if _told(path):
+    arrays, told = network(read(path)), _told(path)
+    said = _timm(arrays, told)
+    if told:
         return said
     note = (
         "Pixels of ImageNet's mean and deviation. timm's models differ in them: if the "
         "model's card has others, give --config.encoder.mean and --config.encoder.std."
     )
     return said._replace(notes=(*said.notes, note))
+
+
+def huggingface(path: str) -> Found:
+    """A folder as the Hugging Face hub has timm's models: config.json and weights.
+
+    Raises:
+      ValueError: as `timm`; config.json is by another library, or asks for a network
+        that the arrays do not tell.
+    """
+    settings = _settings(pathlib.Path(path) / "config.json")
+    words = _words(settings, path)
+    said = settings.get("pretrained_cfg", settings)
+    told = [(KEPT[x], repr(tuple(said[x]))) for x in ("mean", "std") if x in said]
+    heads = [(KEPT["num_heads"], str(words[x])) for x in words if x == "num_heads"]
+    files = [f"{path}/{name}" for name in ("model.safetensors", "pytorch_model.bin")]
+    file = next(filter(os.path.exists, files), files[0])
+    return _timm(network(read(file)), _told(file) or told + heads)
+
+
+def _words(settings: dict[str, Any], path: str) -> dict[str, Any]:
+    """The model's arguments, all of them such that the arrays tell the rest."""
+    words = {"global_pool": settings.get("global_pool", "avg")}
+    words |= settings.get("model_args", {})
+    odd = [
+        f"{word} = {x!r}"
+        for word, x in words.items()
+        if word not in PLAIN or x not in (PLAIN[word] or [x])
+    ]
+    if odd:
+        raise ValueError(
+            f"{path}/config.json: {listed(odd)} makes another network of the same "
+            f"arrays; a plain one takes {', '.join(PLAIN)}."
+        )
+    return words
+
+
+def _settings(file: pathlib.Path) -> dict[str, Any]:
+    """What timm's config.json says."""
+    if not file.is_file():
+        raise ValueError(f"There is no file {file}; --source is the folder of one.")
+    try:
+        said = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(said, dict) or "architecture" not in said:
+        raise ValueError(
+            f"{file} names no architecture: it is not by timm, and the folders of "
+            "other libraries are not read."
+        )
+    return said
+
+
+def _timm(arrays: Arrays, told: Changes) -> Found:
+    naming, changes = encoder(arrays)
+    top = "head." if "encoder.patch" in dict(changes) else "fc."
+    return _supervised(arrays, naming, changes, top, told)
 
 
 def _told(path: str) -> Changes:
@@ -88,12 +153,12 @@ def _told(path: str) -> Changes:
 
 
 def _supervised(
-    path: str, arrays: Arrays, naming: Naming, changes: Changes, top: str
+    arrays: Arrays, naming: Naming, changes: Changes, top: str, told: Changes
 ) -> Found:
     """An encoder and maybe a classifier, of no self-supervised method."""
     notes = ["Of no self-supervised method: SimCLR's config, with a fresh projector."]
-    vit, told = "encoder.patch" in dict(changes), _told(path)
-    if vit and not told:
+    vit = "encoder.patch" in dict(changes)
+    if vit and KEPT["num_heads"] not in dict(told):
         notes.append("Heads of attention 64 wide, as usual; no shape tells.")
     return Found(
         "simclr_imagenet.py",

@@ -19,7 +19,7 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("card")
     workdir = left(folder / "run", "quickstart.py", encoder__channels="2")
     (workdir / "results.json").write_text(json.dumps(SCORES))
-    exporting.take_out(str(workdir), "numpy", f"{folder}/x.npz")
+    exporting.take_out(str(workdir), "numpy", f"{folder}/x.npz", licence="MIT")
     return folder
 
 
@@ -54,7 +54,7 @@ def test_fingerprints_are_of_the_files(card, exported):
     assert card["scores"] == SCORES
     assert card["training"]["config"]["encoder"]["channels"] == 2
     assert (card["training"]["branch"], card["training"]["step"]) == ("online", 7)
-    assert card["licence"].startswith("not stated")
+    assert card["licence"] == "MIT"
 
 
 def test_its_text_can_be_read_alone(exported):

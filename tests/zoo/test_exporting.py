@@ -43,6 +43,8 @@ def test_numpy_holds_the_kept_branch_and_no_more(workdir, tmp_path):
     assert arrays.keys() == wanted.keys()
     assert all(np.array_equal(arrays[path], x) for path, x in wanted.items())
     assert "the same arrays" in done.checked
+    card = json.loads((tmp_path / "x.npz.card.json").read_text())
+    assert card["licence"].startswith("not stated")
     assert {x.name for x in tmp_path.iterdir()} == {
         *("x.npz", "x.npz.card.json", "x.npz.card.md")
     }

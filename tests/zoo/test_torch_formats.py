@@ -1,5 +1,6 @@
 """Readers of what others published: what they find and what they refuse."""
 
+import json
 import math
 
 import numpy as np
@@ -8,7 +9,13 @@ import pytest
 from simclr_jax.zoo import torch_formats, torch_libraries
 from simclr_jax.zoo.layout import Found
 from simclr_jax.zoo.torch_formats import dino, moco, mocov3, simsiam, tsimcne
-from simclr_jax.zoo.torch_libraries import lightly, solo_learn, timm, torchvision
+from simclr_jax.zoo.torch_libraries import (
+    huggingface,
+    lightly,
+    solo_learn,
+    timm,
+    torchvision,
+)
 from tests.zoo.taking import Taken, built
 from tests.zoo.torch_arrays import (
     conv,
@@ -70,6 +77,7 @@ def holding(monkeypatch):
     def hold(arrays):
         for module in (torch_formats, torch_libraries):
             monkeypatch.setattr(module, "read", lambda path: dict(arrays))
+        monkeypatch.setattr(torch_libraries, "beside", lambda path: {})
 
     return hold
 
@@ -194,3 +202,44 @@ def test_networks_that_there_are_not_here(holding, arrays, word):
     holding(arrays)
     with pytest.raises(ValueError, match=word):
         timm("a.pth")
+
+
+# A Hugging Face folder.
+
+SETTINGS = {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5, 0.4, 0.3]}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        (None, "There is no file.*config.json"),
+        ("{", "cannot be read"),
+        ("[]", "names no architecture"),
+        (json.dumps({"model_type": "resnet"}), "not by timm"),
+        (
+            json.dumps(SETTINGS | {"model_args": {"act_layer": "gelu"}}),
+            "act_layer = 'gelu' makes another network.*a plain one takes num_classes",
+        ),
+        (json.dumps(SETTINGS | {"global_pool": "max"}), "global_pool = 'max'"),
+    ],
+)
+def test_a_folder_that_is_not_timms(tmp_path, settings, word):
+    if settings is not None:
+        (tmp_path / "config.json").write_text(settings)
+    with pytest.raises(ValueError, match=word):
+        huggingface(str(tmp_path))
+
+
+def test_pixels_of_a_folder(holding, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(SETTINGS))
+    holding(resnet18(""))
+    taken = Taken(huggingface(str(tmp_path)))
+    assert taken.c.encoder.mean == (0.5, 0.4, 0.3)
+    assert taken.c.encoder.std == (0.229, 0.224, 0.225)
+
+
+def test_networks_for_small_pictures_are_for_32_pixels(holding):
+    holding(resnet18("", kernel=3))
+    taken = Taken(timm("a.pth"))
+    assert taken.c.encoder.stem == "cifar"
+    assert taken.c.data.image_size == 32

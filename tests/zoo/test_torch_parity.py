@@ -12,7 +12,13 @@ from simclr_jax.zoo.formats import FORMATS
 from simclr_jax.zoo.importing import by_path
 from simclr_jax.zoo.layout import Found
 from simclr_jax.zoo.torch_formats import dino, moco, mocov3, simsiam, tsimcne
-from simclr_jax.zoo.torch_libraries import lightly, solo_learn, timm, torchvision
+from simclr_jax.zoo.torch_libraries import (
+    huggingface,
+    lightly,
+    solo_learn,
+    timm,
+    torchvision,
+)
 from tests.zoo.taking import Taken, built, difference
 
 CLOSE = 1e-5
@@ -247,6 +253,34 @@ def test_timm(tmp_path):
 
 def timm_notes(tmp_path):
     return timm(str(tmp_path / "a.pth")).notes
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(("heads", "new"), [(4, True), (2, False)])
+def test_timms_folder(heads, new, tmp_path):
+    """As timm itself writes it for the hub: pixels and heads are in its config.json."""
+    import torch
+    from timm.models import save_for_hf
+
+    from tests.zoo import torch_twins as twins
+
+    words = {"depth": 4, "embed_dim": 128, "num_heads": heads, "patch_size": 4}
+    words |= {"img_size": 32, "num_classes": 0}
+    pixels = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    net = twins.shaken(
+        twins.timm.create_model(
+            "vit_tiny_patch16_224", pretrained_cfg_overlay=pixels, **words
+        )
+    )
+    with torch.no_grad():  # so that it matters who attends to what
+        for block in net.blocks:
+            block.attn.qkv.weight.mul_(8)
+    save_for_hf(net, tmp_path, safe_serialization=new)
+    found = huggingface(str(tmp_path))
+    assert not any("Pixels" in note or "Heads" in note for note in found.notes)
+    taken, images = Taken(found), twins.pictures(32)
+    x = twins.normalised(images, **pixels)
+    compare((taken.outputs(images).h,), said(net, x=x))
 
 
 def lightly_parts(kind):
