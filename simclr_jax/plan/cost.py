@@ -106,10 +106,10 @@ def _walk(program, name, times, sums, chip, sides):
             if op.called() in program.computations:
                 _walk(program, op.called(), times, sums, chip, sides)
         elif kind in COLLECTIVES:
-            size = _message(op)
+            size, span = _message(op, types), _span(op, sides, chip)
             sums.count[kind] += times
             sums.bytes[kind] += times * size
-            sums.messages += times * chips.seconds(kind, size, sides, chip)
+            sums.messages += times * chips.seconds(kind, size, span, chip)
         elif op.kind in ("copy-start", "slice-start"):
             sums.copied += times * _copied(op)
         else:
@@ -121,11 +121,32 @@ def _branches(op) -> str:
     return found[1] if found else ""
 
 
-def _message(op) -> int:
-    """Bytes of a collective's whole buffer; one that starts names input and output."""
+def _message(op, types) -> int:
+    """Bytes of a collective's whole buffer: its input's or its output's."""
     if op.kind.endswith("-start") and op.kind != "all-reduce-start":
         return max(array.size for array in hlo.arrays(op.type))
-    return hlo.size(op.type)
+    return max(hlo.size(op.type), sum(hlo.size(types[name]) for name in op.operands))
+
+
+def _span(op, sides: tuple[int, ...], chip: Chip) -> tuple[int, ...]:
+    """The sides of the box of chips that a group of a collective lies in.
+
+    Devices are counted row by row through the topology.
+    """
+    group = hlo.group(op)
+    if not group:
+        return sides
+    places = zip(*(_place(i // chip.devices, sides) for i in group), strict=True)
+    return tuple(max(along) - min(along) + 1 for along in places)
+
+
+def _place(number: int, sides: tuple[int, ...]) -> list[int]:
+    """Where on the grid the chip of this number is."""
+    place = []
+    for side in reversed(sides):
+        number, rest = divmod(number, side)
+        place.insert(0, rest)
+    return place
 
 
 def _copied(op) -> int:

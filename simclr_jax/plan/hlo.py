@@ -1,5 +1,6 @@
 """Reads a compiled program as the compiler prints it."""
 
+import itertools
 import math
 import re
 from typing import NamedTuple
@@ -104,6 +105,29 @@ def _closing(text: str, start: int) -> int:
         if depth == 0:
             return at
     return len(text)
+
+
+def group(op: Op) -> list[int]:
+    """The first of the groups of devices that a collective is among; []: all.
+
+    It is `{{0,1},{2,3}}`, or `[2,4]<=[4,2]T(1,0)`: [groups, members] of all devices,
+    which were laid out as [4, 2] and transposed.
+    """
+    if said := re.search(r"replica_groups=\{\{([\d,]+)\}", op.rest):
+        return _numbers(said[1])
+    words = r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
+    if said := re.search(words, op.rest):
+        sides = _numbers(said[2])
+        order = _numbers(said[3]) if said[3] else range(len(sides))
+        steps = [
+            [i * math.prod(sides[a + 1 :]) for i in range(sides[a])] for a in order
+        ]
+        return [sum(each) for each in itertools.product(*steps)][: int(said[1])]
+    return []
+
+
+def _numbers(said: str) -> list[int]:
+    return [int(number) for number in said.split(",")]
 
 
 def trips(program: Program, loop: Op) -> int | None:

@@ -147,6 +147,45 @@ def test_seconds_of_a_message(kind, sides, expected):
     assert chips.seconds(kind, 9_000_000, sides, V5E) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("said", "devices"),
+    [
+        ("replica_groups={}", []),
+        ("replica_groups={{0,2},{1,3}}", [0, 2]),
+        ("replica_groups=[2,4]<=[8]", [0, 1, 2, 3]),
+        ("replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}", [0, 2, 4, 6]),
+        ("replica_groups=[4,4]<=[2,2,4]T(2,0,1)", [0, 4, 8, 12]),
+    ],
+)
+def test_who_talks_to_whom(said, devices):
+    op = hlo.Op("all-reduce.1", "f32[3]", "all-reduce", ["a"], said)
+    assert hlo.group(op) == devices
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups", "bytes", "sides"),
+    [
+        ("all-reduce", "[1,8]<=[8]", 512, (4, 2)),
+        ("all-reduce", "[2,4]<=[8]", 512, (2, 2)),  # two rows of the grid
+        ("all-reduce", "[2,4]<=[4,2]T(1,0)", 512, (4, 1)),  # a column
+        ("all-gather", "[1,8]<=[8]", 4096, (4, 2)),
+        ("reduce-scatter", "[1,8]<=[8]", 512, (4, 2)),
+    ],
+)
+def test_a_message_is_as_long_as_its_whole_buffer_and_goes_as_far_as_its_group(
+    kind, groups, bytes, sides
+):
+    out = {"all-gather": "f32[1024]", "reduce-scatter": "f32[16]"}.get(kind, "f32[128]")
+    text = (
+        "ENTRY %main (a: f32[128]) -> f32[] {\n"
+        "  %a = f32[128]{0} parameter(0)\n"
+        f"  ROOT %b = {out}{{0}} {kind}(%a), replica_groups={groups}\n}}\n"
+    )
+    found = cost(text, V5E, (4, 2))
+    assert found.collectives == (Collective(kind, 1, bytes),)
+    assert found.communication == chips.seconds(kind, bytes, sides, V5E)
+
+
 def test_a_plan_for_people():
     step = cost(MATMULS, V5E, (2, 2))
     said = {
