@@ -61,8 +61,8 @@ STARTS = {
 def affine(x, kernel, bias):
     """[..., I] times [I, O] plus [O], in the type of x.
 
-    The gradients of kernel and bias are accumulated, and summed over the devices, in
-    their own type: Jax's own rule would do so in the type of x, bfloat16 where x is.
+    The kernel's gradient is summed over the devices in the type of x, too, as in
+    `resnet.convolve`; the bias and its gradient are float32.
     """
     y = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=kernel.dtype)
     return (y + bias).astype(x.dtype)
@@ -76,7 +76,7 @@ def _affine_bwd(saved, dy):
     x, kernel = saved
     rows = list(range(x.ndim - 1))
     dx = jnp.dot(dy, kernel.T.astype(dy.dtype))
-    dk = jnp.tensordot(x, dy, (rows, rows), preferred_element_type=kernel.dtype)
+    dk = jnp.tensordot(x, dy, (rows, rows)).astype(kernel.dtype)
     return dx, dk, jnp.sum(dy, rows, dtype=kernel.dtype)
 
 

@@ -50,7 +50,7 @@ class ViT(nn.Module):
     """[N, H, W, 3] uint8 or float in [0, 1] -> h [N, F] float32: the class token.
 
     Build it by a factory, which checks the words. F is `dim`. In bfloat16 the
-    parameters, their gradients, norms, softmax and h stay float32.
+    parameters, norms, softmax and h stay float32.
 
     Learned positions have the grid of the (square) pictures that the network was
     initialised with, and are resampled for any other; see `bicubic`. Sides must be
