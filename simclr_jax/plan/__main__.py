@@ -13,7 +13,6 @@ seconds. Needs libtpu, which comes with jax[tpu].
 
 import json
 import math
-import re
 from typing import Any
 
 import jax
@@ -114,8 +113,8 @@ def plan(c, topology: str, *, images: int, classes: int) -> dict[str, Any]:
         "flops_by_definition": flops(traced.jaxpr.jaxpr) * chip.devices // mesh.size,
     }
     if compiled.text:
-        sides = tuple(map(int, re.findall(r"\d+", topology.partition(":")[2])))
-        step = cost(compiled.text, chip, sides)
+        places = [device.coords for device in mesh.devices.flat]
+        step = cost(compiled.text, chip, places)
         said |= figures(step, chip, c.data.batch_size, job.total, said["chips"])
     return said
 

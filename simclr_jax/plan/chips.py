@@ -34,12 +34,12 @@ CHIPS = {  # by JAX's name for the kind
 
 
 def seconds(kind: str, size: int, sides: tuple[int, ...], chip: Chip) -> float:
-    """How long a collective over all chips takes: hops and bytes on a torus.
+    """How long a collective takes: hops and bytes on a torus, or on a part of it.
 
     Args:
       kind: of the collective, in the compiler's words.
       size: bytes of the whole buffer, gathered or reduced.
-      sides: of the topology.
+      sides: of the box of chips that take part.
     """
     sides = tuple(side for side in sides if side > 1)
     if not sides:

@@ -14,12 +14,14 @@ Both add the collectives by hops and bytes (see chips.py), as if none was overla
 import collections
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from simclr_jax.plan import chips, hlo
 from simclr_jax.plan.arithmetic import meetings
 from simclr_jax.plan.chips import Chip
 
+Places = Sequence[Sequence[int]]
 COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all"),
 )
@@ -60,16 +62,16 @@ class Sums:
         self.count, self.bytes = collections.Counter(), collections.Counter()
 
 
-def cost(text: str, chip: Chip, sides: tuple[int, ...]) -> Cost:
+def cost(text: str, chip: Chip, places: Places = ()) -> Cost:
     """Adds up a compiled program.
 
     Args:
       text: of it, for one device.
       chip: on which.
-      sides: of the topology, for the collectives.
+      places: of the devices on the grid of chips, in the order of the mesh.
     """
     program, sums = hlo.parse(text), Sums()
-    _walk(program, program.entry, 1, sums, chip, sides)
+    _walk(program, program.entry, 1, sums, chip, places)
     traffic = sums.traffic + sums.copied
     every = chip.devices  # of a chip's bandwidth each device has its part
     memory = traffic * every / chip.bandwidth
@@ -88,7 +90,7 @@ def cost(text: str, chip: Chip, sides: tuple[int, ...]) -> Cost:
     )
 
 
-def _walk(program, name, times, sums, chip, sides):
+def _walk(program, name, times, sums, chip, places):
     """Adds a computation that is gone through so many times."""
     types = {op.name: op.type for op in program.computations[name]}
     for op in program.computations[name]:
@@ -98,15 +100,15 @@ def _walk(program, name, times, sums, chip, sides):
         if op.kind == "while":
             rounds = hlo.trips(program, op)
             sums.loops += rounds is None
-            _walk(program, op.called("body"), times * (rounds or 1), sums, chip, sides)
+            _walk(program, op.called("body"), times * (rounds or 1), sums, chip, places)
         elif op.kind == "conditional":
             for branch in re.findall(r"%([\w.\-]+)", _branches(op)):
-                _walk(program, branch, times, sums, chip, sides)
+                _walk(program, branch, times, sums, chip, places)
         elif op.kind in ("call", "async-start") or "ConcatBitcast" in op.rest:
             if op.called() in program.computations:
-                _walk(program, op.called(), times, sums, chip, sides)
+                _walk(program, op.called(), times, sums, chip, places)
         elif kind in COLLECTIVES:
-            size, span = _message(op, types), _span(op, sides, chip)
+            size, span = _message(op, types), _span(op, places)
             sums.count[kind] += times
             sums.bytes[kind] += times * size
             sums.messages += times * chips.seconds(kind, size, span, chip)
@@ -128,25 +130,11 @@ def _message(op, types) -> int:
     return max(hlo.size(op.type), sum(hlo.size(types[name]) for name in op.operands))
 
 
-def _span(op, sides: tuple[int, ...], chip: Chip) -> tuple[int, ...]:
-    """The sides of the box of chips that a group of a collective lies in.
-
-    Devices are counted row by row through the topology.
-    """
-    group = hlo.group(op)
-    if not group:
-        return sides
-    places = zip(*(_place(i // chip.devices, sides) for i in group), strict=True)
-    return tuple(max(along) - min(along) + 1 for along in places)
-
-
-def _place(number: int, sides: tuple[int, ...]) -> list[int]:
-    """Where on the grid the chip of this number is."""
-    place = []
-    for side in reversed(sides):
-        number, rest = divmod(number, side)
-        place.insert(0, rest)
-    return place
+def _span(op, places: Places) -> tuple[int, ...]:
+    """The sides of the box of chips that those lie in who talk to each other."""
+    group = [places[i] for i in hlo.group(op)] or places
+    axes = zip(*group, strict=True)
+    return tuple(max(along) - min(along) + 1 for along in axes)
 
 
 def _copied(op) -> int:

@@ -110,8 +110,9 @@ def _closing(text: str, start: int) -> int:
 def group(op: Op) -> list[int]:
     """The first of the groups of devices that a collective is among; []: all.
 
-    It is `{{0,1},{2,3}}`, or `[2,4]<=[4,2]T(1,0)`: [groups, members] of all devices,
-    which were laid out as [4, 2] and transposed.
+    It is `{{0,1},{2,3}}`, or `[2,4]<=[4,2]T(1,0)`, [groups, members] of all devices
+    that were laid out as [4, 2] and transposed, or `mesh['data'=8] {'data':(2)2}`, two
+    members along the middle axis of [2, 2, 2].
     """
     if said := re.search(r"replica_groups=\{\{([\d,]+)\}", op.rest):
         return _numbers(said[1])
@@ -123,6 +124,10 @@ def group(op: Op) -> list[int]:
             [i * math.prod(sides[a + 1 :]) for i in range(sides[a])] for a in order
         ]
         return [sum(each) for each in itertools.product(*steps)][: int(said[1])]
+    words = r"replica_groups=mesh\['\w+'=(\d+)\] \{'\w+':\((\d+)\)(\d+)\}"
+    if said := re.search(words, op.rest):
+        devices, before, members = map(int, said.groups())
+        return [i * (devices // before // members) for i in range(members)]
     return []
 
 

@@ -1,5 +1,6 @@
 """What a compiled program costs: closed forms, XLA's own counts, a real TPU program."""
 
+import itertools
 import pathlib
 from functools import partial
 
@@ -22,7 +23,7 @@ MATMULS = (pathlib.Path(__file__).parent / "matmuls_v5e.hlo").read_text()
 
 def test_a_program_for_a_tpu():
     """Three products forward, six backward, in loops that go round three times."""
-    found = cost(MATMULS, V5E, (2, 2))
+    found = cost(MATMULS, V5E, grid(2, 2))
     assert found.flops == 9 * 2 * 1024 * 512 * 512
     assert found.collectives == (
         Collective("all-gather", 1, 4096 * 512 * 2),
@@ -37,6 +38,11 @@ def test_a_program_for_a_tpu():
     floor = found.flops / V5E.peak
     assert floor < found.roof - found.communication
     assert found.roof < found.estimate
+
+
+def grid(*sides):
+    """Devices that are counted row by row."""
+    return list(itertools.product(*map(range, sides)))
 
 
 def compiled(function, *shapes):
@@ -74,14 +80,14 @@ def test_convolutions_as_xla_counts_them(apply):
     """Padding and holes are no work."""
     shapes = (4, 9, 9, 6), (3, 3, 6, 5)
     made = compiled(apply, *shapes)
-    assert cost(made.as_text(), V5E, ()).flops == made.cost_analysis()["flops"]
+    assert cost(made.as_text(), V5E).flops == made.cost_analysis()["flops"]
     assert defined(apply, *shapes) == made.cost_analysis()["flops"]
 
 
 def test_products_as_xla_counts_them():
     shapes = (3, 4, 5), (3, 5, 6)
     product = partial(jnp.einsum, "nij,njk->nik")
-    found = cost(compiled(product, *shapes).as_text(), V5E, ()).flops
+    found = cost(compiled(product, *shapes).as_text(), V5E).flops
     assert found == defined(product, *shapes) == 2 * 3 * 4 * 5 * 6
 
 
@@ -105,7 +111,7 @@ def test_a_loop_counts_as_often_as_it_goes_round():
         return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, length=7)[0]
 
     made = compiled(seven, (64, 32), (32, 32))
-    found = cost(made.as_text(), V5E, ())
+    found = cost(made.as_text(), V5E)
     assert found.flops == 7 * 2 * 64 * 32 * 32 == defined(seven, (64, 32), (32, 32))
     assert found.loops == 0
 
@@ -114,7 +120,7 @@ def test_a_loop_of_unknown_length_is_told():
     def until(x, w):
         return jax.lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: x @ w, x)
 
-    found = cost(compiled(until, (8, 8), (8, 8)).as_text(), V5E, ())
+    found = cost(compiled(until, (8, 8), (8, 8)).as_text(), V5E)
     assert found.loops == 1
     assert found.flops == 2 * 8**3
 
@@ -155,6 +161,10 @@ def test_seconds_of_a_message(kind, sides, expected):
         ("replica_groups=[2,4]<=[8]", [0, 1, 2, 3]),
         ("replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}", [0, 2, 4, 6]),
         ("replica_groups=[4,4]<=[2,2,4]T(2,0,1)", [0, 4, 8, 12]),
+        ("replica_groups=mesh['data'=16] {'data'}", []),
+        ("replica_groups=mesh['data'=16] {'data':(4)4}, to_apply=%sum", [0, 1, 2, 3]),
+        ("replica_groups=mesh['data'=16] {'data':(1)4}", [0, 4, 8, 12]),
+        ("replica_groups=mesh['data'=16] {'data':(2)4}", [0, 2, 4, 6]),
     ],
 )
 def test_who_talks_to_whom(said, devices):
@@ -168,6 +178,7 @@ def test_who_talks_to_whom(said, devices):
         ("all-reduce", "[1,8]<=[8]", 512, (4, 2)),
         ("all-reduce", "[2,4]<=[8]", 512, (2, 2)),  # two rows of the grid
         ("all-reduce", "[2,4]<=[4,2]T(1,0)", 512, (4, 1)),  # a column
+        ("all-reduce", "mesh['data'=8] {'data':(1)4}", 512, (4, 1)),
         ("all-gather", "[1,8]<=[8]", 4096, (4, 2)),
         ("reduce-scatter", "[1,8]<=[8]", 512, (4, 2)),
     ],
@@ -181,13 +192,13 @@ def test_a_message_is_as_long_as_its_whole_buffer_and_goes_as_far_as_its_group(
         "  %a = f32[128]{0} parameter(0)\n"
         f"  ROOT %b = {out}{{0}} {kind}(%a), replica_groups={groups}\n}}\n"
     )
-    found = cost(text, V5E, (4, 2))
+    found = cost(text, V5E, grid(4, 2))
     assert found.collectives == (Collective(kind, 1, bytes),)
     assert found.communication == chips.seconds(kind, bytes, sides, V5E)
 
 
 def test_a_plan_for_people():
-    step = cost(MATMULS, V5E, (2, 2))
+    step = cost(MATMULS, V5E, grid(2, 2))
     said = {
         "fits": True,
         "hbm_bytes_per_chip": 3 * 2**30,
@@ -219,7 +230,7 @@ def test_chips_of_two_devices_share_memory_and_bandwidth():
     """On v3 JAX counts cores: each has half of the chip's bandwidth and peak."""
     v3 = chips.CHIPS["TPU v3"]
     both = v3._replace(devices=1)
-    half, whole = (cost(MATMULS, chip, ()) for chip in (v3, both))
+    half, whole = (cost(MATMULS, chip) for chip in (v3, both))
     assert half.roof == pytest.approx(2 * whole.roof)
     said = plan.figures(half, v3, batch=1, steps=1, chips=1)
     assert said["flops_per_chip"] == 2 * half.flops
