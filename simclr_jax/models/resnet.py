@@ -71,8 +71,9 @@ def _paddings(x, kernel, stride, pad):
 def convolve(x, kernel, stride: int, pad: str = "even"):
     """Convolves [N, H, W, I] with [K, K, I, O], in the type of x.
 
-    The kernel's gradient is summed over the devices in the type of x, too: in bfloat16
-    that is half the bytes, for an error far below that of computing in bfloat16 at all.
+    The kernel's gradient is rounded to the type of x, too, and so summed over the
+    devices where all views pass together: in bfloat16 that is half the bytes, for an
+    error far below that of computing in bfloat16 at all.
     """
     return _slide(x, kernel, _paddings(x, kernel, stride, pad), stride=stride)
 
