@@ -396,6 +396,10 @@ def test_decoding_is_tensorflow_s_default():
         np.testing.assert_array_equal(augment.decode(tf.constant(data)), want)
 
 
-def test_to_uint8_rounds_and_clips():
-    x = tf.constant([-3.0, 0.4, 0.6, 99.49, 254.6, 255.4, 300.0])
-    assert augment.to_uint8(x).numpy().tolist() == [0, 0, 1, 99, 255, 255, 255]
+def test_to_uint8_rounds_half_up_and_ends_at_0_and_255():
+    halves = np.arange(-4, 516, dtype=np.float32) / 2
+    draw = np.random.default_rng(0).uniform(-40, 300, 10_000).astype(np.float32)
+    x = np.concatenate([halves, draw])
+    expected = np.floor(np.clip(x, 0, 255) + 0.5)
+    np.testing.assert_array_equal(augment.to_uint8(x), expected)
+    assert augment.to_uint8(x).dtype == tf.uint8
