@@ -271,5 +271,7 @@ def centre(image, size: int):
 def to_uint8(x):
     """Rounds float32 around 0 to 255 to uint8."""
     # In one pass over the pixels; to clip, add a half and cast are four.
-    rounded, _, _ = tf.quantization.quantize(x, 0.0, 255.0, tf.quint8)
-    return tf.bitcast(rounded, tf.uint8)
+    rounded = tf.raw_ops.QuantizeV2(
+        input=x, min_range=0.0, max_range=255.0, T=tf.quint8
+    )
+    return tf.bitcast(rounded.output, tf.uint8)
