@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from simclr_jax import config, run, sharding
+from simclr_jax import config, pretrain, run, sharding
 from simclr_jax.train.checkpoint import restore_latest
 from simclr_jax.zoo import importing, layout
 from simclr_jax.zoo.importing import by_path
 from simclr_jax.zoo.torch_names import linear, under, vit
+from tests.zoo.torch_arrays import resnet18
 
 CHANGES = [("data.name", "cifar10_mini"), ("data.eval_split", "test")]
 CHANGES += [("data.batch_size", "32"), ("method.hidden", "16"), ("method.out", "8")]
@@ -88,6 +89,32 @@ def test_what_went_in_comes_out(tmp_path):
     assert back.keys() == arrays.keys()
     for name, x in arrays.items():
         np.testing.assert_array_equal(back[name], x)
+
+
+@pytest.mark.long
+def test_a_map_begins_with_it(tmp_path):
+    """t-SimCNE's second stage, from an encoder of no method of ours."""
+    arrays = {
+        name: 0.01 * numbers(name, x.shape) if x.ndim == 4 else x
+        for name, x in resnet18("", kernel=3).items()
+    }
+    source = save(tmp_path / "net.safetensors", arrays)
+    importing.bring("timm", source, f"{tmp_path}/come", CHANGES)
+    words = ["data.name=cifar10_mini", "data.batch_size=16", "steps=1", "optim.lr=0"]
+    pretrain.main(
+        [
+            "--config",
+            f"configs/tsimcne_cifar10.py:stage=2,init_from={tmp_path}/come",
+            f"--workdir={tmp_path}/map",
+            *(f"--config.{word}" for word in words),
+        ]
+    )
+    c = config.restored(json.loads((tmp_path / "map/config.json").read_text()))
+    job = run.assemble(c, sharding.make_mesh(), **run.sizes(tmp_path / "map"))
+    state, _ = restore_latest(tmp_path / "map/checkpoints", run.abstract(job))
+    kernel = state.params["encoder"]["layer4_1"]["conv2"]["kernel"]
+    theirs = arrays["layer4.1.conv2.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(kernel, theirs)
 
 
 def test_both_branches_beside_an_optimiser_of_masked_parts(tmp_path):
