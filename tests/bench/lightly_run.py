@@ -119,11 +119,11 @@ def decode(path: str) -> None:
     """Writes the package's pictures, uint8 [5000, 32, 32, 3]."""
     import numpy as np
 
-    from simclr_jax.data import pipeline
+    from simclr_jax.data import reading
     from simclr_jax.data.sources import open_source
 
     source = open_source("cifar10_mini", split="train")
-    np.save(path, pipeline.pictures(source, range(len(source))))
+    np.save(path, reading.pictures(source, range(len(source))))
 
 
 def lightly_run(path: str, epochs: int, threads: int, workers: int) -> None:
