@@ -124,7 +124,7 @@ def _branches(op) -> str:
 
 
 def _message(op, types) -> int:
-    """Bytes of a collective's whole buffer: its input's or its output's."""
+    """Bytes of a collective's whole buffer: the larger of its input and output."""
     if op.kind.endswith("-start") and op.kind != "all-reduce-start":
         return max(array.size for array in hlo.arrays(op.type))
     return max(hlo.size(op.type), sum(hlo.size(types[name]) for name in op.operands))

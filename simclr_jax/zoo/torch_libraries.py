@@ -1,7 +1,6 @@
 """What torchvision, timm, lightly and solo-learn leave behind: a reader for each."""
 
 import json
-import os
 import pathlib
 import re
 from typing import Any
@@ -94,14 +93,16 @@ def huggingface(path: str) -> Found:
       ValueError: as `timm`; config.json is by another library, or asks for a network
         that the arrays do not tell.
     """
-    settings = _settings(pathlib.Path(path) / "config.json")
+    folder = pathlib.Path(path)
+    settings = _settings(folder / "config.json")
     words = _words(settings, path)
     said = settings.get("pretrained_cfg", settings)
     told = [(KEPT[x], repr(tuple(said[x]))) for x in ("mean", "std") if x in said]
-    heads = [(KEPT["num_heads"], str(words[x])) for x in words if x == "num_heads"]
-    files = [f"{path}/{name}" for name in ("model.safetensors", "pytorch_model.bin")]
-    file = next(filter(os.path.exists, files), files[0])
-    return _timm(network(read(file)), _told(file) or told + heads)
+    if "num_heads" in words:
+        told.append((KEPT["num_heads"], str(words["num_heads"])))
+    new, old = folder / "model.safetensors", folder / "pytorch_model.bin"
+    file = str(old if old.exists() and not new.exists() else new)
+    return _timm(network(read(file)), _told(file) or told)
 
 
 def _words(settings: dict[str, Any], path: str) -> dict[str, Any]:

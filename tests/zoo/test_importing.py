@@ -12,7 +12,7 @@ from simclr_jax.train.checkpoint import restore_latest
 from simclr_jax.zoo import importing, layout
 from simclr_jax.zoo.importing import by_path
 from simclr_jax.zoo.torch_names import linear, under, vit
-from tests.zoo.torch_arrays import resnet18
+from tests.zoo import torch_arrays
 
 CHANGES = [("data.name", "cifar10_mini"), ("data.eval_split", "test")]
 CHANGES += [("data.batch_size", "32"), ("method.hidden", "16"), ("method.out", "8")]
@@ -27,28 +27,10 @@ def numbers(path, shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def dense(name, wide, narrow):
-    return {f"{name}.weight": (wide, narrow), f"{name}.bias": (wide,)}
-
-
 def vit_mini():
-    """Arrays by timm's names: a ViT of 4 blocks for pictures of 32x32."""
-    shapes = {"cls_token": (1, 1, 128), "pos_embed": (1, 65, 128)}
-    shapes |= {
-        "patch_embed.proj.weight": (128, 3, 4, 4),
-        "patch_embed.proj.bias": (128,),
-    }
-    shapes |= {"norm.weight": (128,), "norm.bias": (128,)} | dense("head", CLASSES, 128)
-    for i in range(4):
-        name = f"blocks.{i}"
-        for norm in ("norm1", "norm2"):
-            shapes |= {f"{name}.{norm}.{x}": (128,) for x in ("weight", "bias")}
-        shapes |= dense(f"{name}.attn.qkv", 384, 128)
-        shapes |= dense(f"{name}.attn.proj", 128, 128)
-        shapes |= dense(f"{name}.mlp.fc1", 512, 128) | dense(
-            f"{name}.mlp.fc2", 128, 512
-        )
-    return {name: numbers(name, shape) for name, shape in shapes.items()}
+    """Arrays by timm's names, with a classifier."""
+    arrays = torch_arrays.vit_mini("") | torch_arrays.dense("head", CLASSES, 128)
+    return {name: numbers(name, x.shape) for name, x in arrays.items()}
 
 
 def save(path, arrays):
@@ -96,7 +78,7 @@ def test_a_map_begins_with_it(tmp_path):
     """t-SimCNE's second stage, from an encoder of no method of ours."""
     arrays = {
         name: 0.01 * numbers(name, x.shape) if x.ndim == 4 else x
-        for name, x in resnet18("", kernel=3).items()
+        for name, x in torch_arrays.resnet18("", kernel=3).items()
     }
     source = save(tmp_path / "net.safetensors", arrays)
     importing.bring("timm", source, f"{tmp_path}/come", CHANGES)

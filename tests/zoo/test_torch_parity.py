@@ -53,6 +53,19 @@ def compare(ours, theirs):
         assert difference(a, b) < CLOSE
 
 
+def compare_branches(taken, net, here, there, size):
+    """Modules by their names: of the online network, and of the target if any."""
+    from tests.zoo import torch_twins as twins
+
+    images = twins.pictures(size)
+    x = twins.normalised(images)
+    for branch, names in (("online", here), ("target", there)):
+        if names:
+            y = taken.outputs(images, branch)
+            theirs = said(*(getattr(net, name) for name in names), x=x)
+            compare(y[: len(names)], theirs)
+
+
 @pytest.mark.zoo
 @pytest.mark.parametrize(("version", "zipped"), [(1, False), (2, True)])
 def test_moco(version, zipped, tmp_path):
@@ -328,13 +341,7 @@ def test_lightly(kind, tmp_path):
     tree = {"state_dict": net.state_dict(), "optimizer_states": [], "epoch": 9}
     taken = Taken(lightly(saved(tmp_path, tree)))
     assert taken.c.method.name == kind.split()[0]
-    images = twins.pictures(32 if "without" in kind else 64)
-    x = twins.normalised(images)
-    for branch, names in (("online", here), ("target", there)):
-        if names:
-            y = taken.outputs(images, branch)
-            theirs = said(*(getattr(net, name) for name in names), x=x)
-            compare(y[: len(names)], theirs)
+    compare_branches(taken, net, here, there, 32 if "without" in kind else 64)
 
 
 @pytest.mark.zoo
@@ -361,13 +368,7 @@ def test_solo_learn(kind, tmp_path):
     found = solo_learn(saved(tmp_path, {"state_dict": net.state_dict()}))
     taken = Taken(found, classes=5)
     assert taken.c.method.name == kind.split(",")[0]
-    images = twins.pictures(64)
-    x = twins.normalised(images)
-    for branch, names in (("online", here), ("target", there)):
-        if names:
-            y = taken.outputs(images, branch)
-            theirs = said(*(getattr(net, name) for name in names), x=x)
-            compare(y[: len(names)], theirs)
+    compare_branches(taken, net, here, there, 64)
     probe = taken.tree("params")["probe"]
     np.testing.assert_array_equal(probe["kernel"].T, net.classifier.weight.detach())
 
