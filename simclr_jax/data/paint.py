@@ -1,7 +1,7 @@
 """The colours of a chunk of views on the host: flip, jitter, grey, blur, solarise.
 
-The same arithmetic as on the device (`simclr_jax.colour`), to 1e-6, from the same
-draws. Here only the rows that an operation is for go through it; a single picture is
+The same arithmetic as on the device, from the same draws; `simclr_jax.colour` says how
+nearly. Here only the rows that an operation is for go through it; a single picture is
 not even copied, but branched around it.
 
 PIL's colours are computed in float too. torchvision on PIL rounds to uint8 after every
