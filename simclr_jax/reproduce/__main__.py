@@ -204,15 +204,22 @@ def _from_anywhere(word: str) -> str:
 def obey(command: list[str]) -> None:
     """Runs a door and passes on what it is told and how it ends."""
     path = os.pathsep.join(filter(None, [str(card.ROOT), os.environ.get("PYTHONPATH")]))
-    child = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path})
+    children, asked = [], []
+
+    def stop(*_):
+        asked.append(True)
+        for child in children:
+            child.terminate()
+
     # Ctrl-C reaches the child by itself; it then saves, and this process waits for it.
-    before = [
-        (signal.SIGINT, signal.signal(signal.SIGINT, lambda *_: None)),
-        (signal.SIGTERM, signal.signal(signal.SIGTERM, lambda *_: child.terminate())),
-    ]
-    code = child.wait()
-    for number, handler in before:
-        signal.signal(number, handler)
+    hear = {signal.SIGINT: lambda *_: None, signal.SIGTERM: stop}
+    before = {number: signal.signal(number, do) for number, do in hear.items()}
+    children.append(subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}))
+    if asked:  # while there was no child yet
+        stop()
+    code = children[0].wait()
+    for number, do in before.items():
+        signal.signal(number, do)
     if code:
         raise SystemExit(code if code > 0 else 128 - code)
 

@@ -239,10 +239,10 @@ def cifar10() -> list[Row]:
             91.8, "simsiam_cifar10.py", differs=row.TORCH),
     ]  # fmt: skip
     for method, published in SOLO_LEARN.items():
-        epochs = 800 if method in ("moco", "dino") else 1000
-        about = f"{method}_cifar10", "solo-learn", "README", "ResNet-18", epochs, 512
-        config = f"{method}_cifar10.py"
-        rows.append(Row(*about, published, config, differs=(row.OTHERS, *row.TORCH)))
+        about = f"{method}_cifar10", "solo-learn", "README", "ResNet-18", 1000, 256
+        shorter = (row.SHORTER,) if method in ("moco", "dino") else ()
+        differs = row.OTHERS, row.LARGER, *shorter, *row.TORCH
+        rows.append(Row(*about, published, f"{method}_cifar10.py", differs=differs))
     rows = [each._replace(images=row.CIFAR10) for each in rows]
     about = (
         "tsimcne_cifar10",

@@ -61,9 +61,15 @@ def bring(asked, changes) -> None:
     said = importing.bring(asked.format, asked.source, asked.workdir, changes)
     print(f"{said.source} ({said.format}): {said.taken} arrays, by {said.config}")
     print(f"fresh here: {', '.join(said.fresh) or 'nothing'}")
+    print(f"left in the file: {told(said.left) or 'nothing'}")
     for note in said.notes:
         print(note)
     print(f"judge it: python -m simclr_jax.evaluate --workdir {asked.workdir}")
+
+
+def told(left: dict[str, int]) -> str:
+    """Rules, and how many arrays each is for."""
+    return ", ".join(f"{rule} ({n})" if n > 1 else rule for rule, n in left.items())
 
 
 def take_out(asked, _) -> None:

@@ -33,7 +33,7 @@ def contents(
     Args:
       to: the format.
       expected: what the Flax network says of the three pictures.
-      run: what the work directory says of itself, see `of_run`, and the licence.
+      run: what the work directory says of itself, see `of_run`.
     """
     side = network.side
     return {
@@ -61,6 +61,7 @@ def contents(
             "h": expected["h"][:, :SHOWN].astype(float).round(6).tolist(),
         },
         **run,
+        "licence": network.licence or LICENCE,
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},

@@ -100,7 +100,7 @@ def take_out(
     if path.exists():
         raise ValueError(f"{out} is there already; take another --out.")
     network, expected, about = read(workdir, to, part, input)
-    about = {**about, "licence": licence or card.LICENCE}
+    network = network._replace(licence=licence)
     half = path.with_name(f".{path.name}.half")  # nobody sees half an export
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove(half)  # of one that was stopped
@@ -130,7 +130,7 @@ def _write(network: Network, expected, about, to: str, half, path) -> Exported:
     except ValueError as error:
         raise ValueError(f"{path} was written and deleted again: {error}") from error
     content = card.contents(to, network, written, verdict, expected[0], about)
-    content["fingerprints"] |= {path.name: fingerprint(str(half))}
+    content["fingerprints"] |= _fingerprints(half, path.name)
     size = sum(file.stat().st_size for file in _files(half))
     _lay_card(content, written, half, path)
     half.rename(path)
@@ -145,6 +145,15 @@ def _lay_card(content: dict, written: Written, half, path) -> None:
     readme = f"{start}card.md" if not written.front else f"{start}README.md"
     pathlib.Path(f"{start}card.json").write_text(json.dumps(content, indent=2) + "\n")
     pathlib.Path(readme).write_text(written.front + card.text(content, path.name))
+
+
+def _fingerprints(half: pathlib.Path, name: str) -> dict[str, str]:
+    """SHA-256 of the file, or of each file of the folder, by its name when done."""
+    names = {
+        file: f"{name}/{file.relative_to(half)}" if file != half else name
+        for file in _files(half)
+    }
+    return {name: fingerprint(str(file)) for file, name in sorted(names.items())}
 
 
 def _files(path: pathlib.Path) -> Iterable[pathlib.Path]:

@@ -74,15 +74,15 @@ def _of_probe(path: str) -> Place:
 
 
 def _dense(who: str, module: str, leaf: str) -> Place:
-    return Place((f"{who}_params/{module}/{'w' if leaf == 'kernel' else 'b'}",))
+    return Place(f"{who}_params/{module}/{'w' if leaf == 'kernel' else 'b'}")
 
 
 def _place(who: str, module: str, leaf: str, turn: str) -> Place:
     """Of a kernel, or of a batch norm's vector, which has axes of length 1 there."""
     if leaf == "kernel":
-        return Place((f"{who}_params/{module}/w",))
+        return Place(f"{who}_params/{module}/w")
     if leaf in STATISTICS:
         name = f"{who}_state/{module}/~/{STATISTICS[leaf]}/average"
-        return Place((name,), turn)
+        return Place(name, turn)
     name = "offset" if leaf == "bias" else leaf
-    return Place((f"{who}_params/{module}/{name}",), turn)
+    return Place(f"{who}_params/{module}/{name}", turn)

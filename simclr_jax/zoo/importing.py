@@ -11,10 +11,11 @@ from etils import epath
 
 from simclr_jax import config, run, sharding
 from simclr_jax.train.checkpoint import Checkpoints, newest
-from simclr_jax.zoo import layout
+from simclr_jax.zoo import layout, published
 from simclr_jax.zoo.formats import FORMATS
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+PACKED = (".zip", ".tgz", ".gz")
 TRAINED = ("params", "target_params", "model_state", "method_state")
 
 
@@ -27,6 +28,7 @@ class Imported(NamedTuple):
     config: str
     taken: int  # arrays of our state that it filled
     fresh: list[str]  # layers that begin as in an untrained network
+    left: dict[str, int]  # arrays of the file that are of no use here, by rule
     notes: list[str]
 
 
@@ -46,6 +48,10 @@ def bring(
         surplus or misshapen, or the work directory is somebody's already.
     """
     config.choose(name, FORMATS, "--from")
+    if "://" in source:
+        raise ValueError(f"--source={source}: copy it to this machine, and give that.")
+    if pathlib.Path(source).suffix in PACKED:
+        raise ValueError(f"--source={source}: unpack it, and give what is inside.")
     folder = epath.Path(workdir)
     if folder.exists() and any(folder.iterdir()) and not _stopped(folder):
         raise ValueError(f"{workdir} is not empty; take another --workdir.")
@@ -66,7 +72,8 @@ def bring(
         sizes = {path: x.shape for path, x in shapes.items()}
         taken = layout.take(table, found.arrays, sizes, found.spare)
         state = _lay(job.create(), taken).replace(step=np.int32(job.total))
-        said = _said(name, source, found, taken, shapes)
+        left = layout.left(found, table)
+        said = _said(name, source, found, taken, shapes, left)
         _save(folder, c, data, job, state, said)
     return said
 
@@ -81,7 +88,7 @@ def _classes(found: layout.Found) -> int:
     """How many the classifier that came along tells apart."""
     branch = next(b for b in found.branches if "probe" in b.parts)
     bias = branch.parts["probe"]("bias")
-    name = bias.names[0] if bias else ""
+    name = bias.name if bias else ""
     if name not in found.arrays:
         raise ValueError(f"The file has no {name}: a classifier here has a bias.")
     return found.arrays[name].size
@@ -107,7 +114,7 @@ def by_path(tree) -> dict:
     }
 
 
-def _said(name, source, found, taken, shapes) -> Imported:
+def _said(name, source, found, taken, shapes, left) -> Imported:
     fresh = [p for p in shapes if p.split("/")[0] in TRAINED and p not in taken]
     layers = sorted({path.rpartition("/")[0] or path for path in fresh})
     return Imported(
@@ -117,7 +124,8 @@ def _said(name, source, found, taken, shapes) -> Imported:
         found.config,
         len(taken),
         layers,
-        list(found.notes),
+        left,
+        [*found.notes, *published.terms(name)],
     )
 
 

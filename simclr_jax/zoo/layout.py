@@ -5,6 +5,7 @@ from there, `give` makes those of there. Nothing is skipped in silence: an array
 one side has and the other does not is an error that names it.
 """
 
+import collections
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 class Place(NamedTuple):
     """Where one of our arrays is there."""
 
-    names: tuple[str, ...]  # one, or those that follow each other along axis 0 there
+    name: str
     turn: str = "same"  # how it lies there, one of TURNS
 
 
@@ -58,6 +59,7 @@ class Found(NamedTuple):
     branches: list[Branch]
     others: dict[str, Place] = {}  # noqa: RUF012  state paths outside the branches
     spare: tuple[str, ...] = ()  # expressions for names that are of no use here
+    unread: dict[str, int] = {}  # noqa: RUF012  such rules: arrays left in the file
     notes: tuple[str, ...] = ()  # what a user should know
     pictures: int = 1_281_167  # that it was trained on; ImageNet's
 
@@ -101,13 +103,9 @@ def take(
       ValueError: with all names that are missing there, all that nobody asked for, or
         all whose shape does not fit.
     """
-    wanted = {name for place in table.values() for name in place.names}
+    wanted = {place.name for place in table.values()}
     missing = sorted(wanted - arrays.keys())
-    surplus = sorted(
-        name
-        for name in arrays.keys() - wanted
-        if not any(re.fullmatch(rule, name) for rule in spare)
-    )
+    surplus = sorted(n for n in arrays.keys() - wanted if not rule(n, spare))
     if missing or surplus:
         raise ValueError(
             f"The file does not hold what its format says. Missing: {listed(missing)}. "
@@ -115,31 +113,37 @@ def take(
         )
     taken, misshapen = {}, []
     for path, place in table.items():
-        there = [np.asarray(arrays[name]) for name in place.names]
+        there = np.asarray(arrays[place.name])
         try:
-            x = TURNS[place.turn].take(
-                np.concatenate(there) if len(there) > 1 else there[0]
-            )
+            x = TURNS[place.turn].take(there)
         except ValueError:  # such as axes that are not there
-            x = there[0]
+            x = there
         taken[path] = x
         if x.shape != shapes[path]:
-            came = ", ".join(
-                f"{n} {y.shape}" for n, y in zip(place.names, there, strict=True)
-            )
-            misshapen.append(f"{came} for {path} {shapes[path]}")
+            misshapen.append(f"{place.name} {there.shape} for {path} {shapes[path]}")
     if misshapen:
         raise ValueError(f"Arrays of other shapes: {listed(misshapen)}.")
     return taken
 
 
+def rule(name: str, spare: Iterable[str]) -> str:
+    """The first of the expressions that the whole name matches; "": none does."""
+    return next((each for each in spare if re.fullmatch(each, name)), "")
+
+
+def left(found: Found, table: dict[str, Place]) -> dict[str, int]:
+    """How many arrays of a file are of no use here, by the rule that says so."""
+    wanted = {place.name for place in table.values()}
+    rules = (rule(name, found.spare) for name in found.arrays.keys() - wanted)
+    return dict(sorted(collections.Counter(rules).items())) | found.unread
+
+
 def give(table: dict[str, Place], ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of there, by name, from ours by path."""
-    arrays = {}
-    for path, place in table.items():
-        x = np.ascontiguousarray(TURNS[place.turn].give(np.asarray(ours[path])))
-        arrays |= zip(place.names, np.split(x, len(place.names)), strict=True)
-    return arrays
+    return {
+        place.name: np.ascontiguousarray(TURNS[place.turn].give(np.asarray(ours[path])))
+        for path, place in table.items()
+    }
 
 
 def listed(names: list[str], most: int = 12) -> str:

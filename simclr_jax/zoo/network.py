@@ -38,6 +38,7 @@ class Network(NamedTuple):
     side: int  # S
     part: str  # one of PARTS
     input: str  # one of INPUTS
+    licence: str = ""  # as stated by whoever takes it out
 
     @property
     def pixel(self) -> str:

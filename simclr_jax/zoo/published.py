@@ -163,6 +163,13 @@ def others() -> list[Weights]:
 PUBLISHED = (*simclr(), *facebook(), *byol(), *others())
 
 
+def terms(format: str) -> list[str]:
+    """The licences that are known of what is published in a format of `zoo import`."""
+    known = (each.licence for each in PUBLISHED if each.format == format)
+    licences = [each for each in dict.fromkeys(known) if each != OWN]
+    return [f"Published files of this format: {each}." for each in licences]
+
+
 def table() -> str:
     """All of it for people, and how it comes in."""
     lines = [("--from", "model", "where", "file", "top-1 %", "by", "licence")]

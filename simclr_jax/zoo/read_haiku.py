@@ -14,6 +14,7 @@ import numpy as np
 from simclr_jax.zoo.layout import flat
 
 PLAIN = {"byol", "haiku", "optax", "jax"}  # packages whose classes become a Box
+NUMBERS = "biuf"  # NumPy's letters for what its bytes alone tell
 BRANCHES = ("online_params", "target_params", "online_state", "target_state")
 
 
@@ -30,6 +31,9 @@ class Box:
         box = super().__new__(cls)
         box.inside = inside
         return box
+
+    def __setstate__(self, *_):
+        """Whatever a pickle would make of a box, its class above all, it stays one."""
 
 
 def _bytes(text: str, encoding: str) -> bytes:
@@ -57,17 +61,15 @@ class Numbers(np.ndarray):
     """What a pickled array is made of: empty at first, filled by its state."""
 
     def __setstate__(self, state, /):
-        _, shape, dtype, *_ = state
-        if not isinstance(dtype, Kind):
-            raise Refused(f"its pickle has an array of {dtype}, no numbers")
-        super().__setstate__((1, shape, np.dtype(dtype.said), *state[3:]))
+        _, shape, kind, *_ = state
+        super().__setstate__((1, shape, _dtype(kind), *state[3:]))
 
 
 class Kind:
     """A type of numbers. Bytes of any other would be taken for addresses."""
 
     def __init__(self, said, *_):
-        if not isinstance(said, str) or np.dtype(said).kind not in "biuf":
+        if not isinstance(said, str) or np.dtype(said).kind not in NUMBERS:
             raise Refused(
                 f"its pickle asks for arrays of {said!r}, which are no numbers"
             )
@@ -79,12 +81,19 @@ class Kind:
             raise Refused("its pickle has numbers of another byte order than <")
 
 
+def _dtype(kind: Any) -> np.dtype:
+    """Of a Kind, and looked at once more: with it, bytes become an array."""
+    if type(kind) is not Kind or np.dtype(kind.said).kind not in NUMBERS:
+        raise Refused(f"its pickle has an array of {kind}, no numbers")
+    return np.dtype(kind.said)
+
+
 def _empty(*_) -> Numbers:
     return np.zeros(0, np.int8).view(Numbers)
 
 
 def _scalar(kind: Kind, raw: bytes) -> np.ndarray:
-    return np.frombuffer(raw, kind.said, 1).reshape(())
+    return np.frombuffer(raw, _dtype(kind), 1).reshape(())
 
 
 ALLOWED = {

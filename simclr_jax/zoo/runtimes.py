@@ -37,8 +37,17 @@ def main(argv: list[str]) -> None:
         said = {f"arrays/{name}": x for name, x in known["arrays"].items()}
     else:
         said = ask(known["network"], inputs)
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions = {name: version(name) for name in packages}
     np.savez(outputs, allow_pickle=False, versions=json.dumps(versions), **said)
+
+
+def version(package: str) -> str:
+    """Of whatever provides it: onnxruntime may be there as onnxruntime-gpu."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        providers = importlib.metadata.packages_distributions()[package]
+        return importlib.metadata.version(providers[0])
 
 
 def ask(network, inputs: str) -> dict[str, np.ndarray]:

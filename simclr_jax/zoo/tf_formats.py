@@ -1,9 +1,10 @@
 """The published SimCLR (TensorFlow) and BYOL (Haiku) checkpoints, as layouts."""
 
+import collections
 import re
 
 from simclr_jax.zoo import haiku_names, read_haiku, read_tf, tf_names
-from simclr_jax.zoo.layout import Branch, Found
+from simclr_jax.zoo.layout import Branch, Found, rule
 
 EMA = "ema_model/"
 SPARE = {  # expressions, by kind of file, for what is of no use here and is not read
@@ -62,7 +63,8 @@ def simclr_ema(path: str) -> Found:
             f"{path} has no variables {EMA}...: only the pretrained TF1 checkpoints of "
             "v2 hold a moving average. Take --from simclr."
         )
-    return described(read_tf.renamed(stored, names))
+    others = {f"all but {EMA}.*": len(stored.shapes) - len(names)}
+    return described(read_tf.renamed(stored, names))._replace(unread=others)
 
 
 def described(stored: read_tf.Stored) -> Found:
@@ -92,7 +94,9 @@ def described(stored: read_tf.Stored) -> Found:
     spare = list(SPARE[stored.kind])
     if elsewhere:
         spare += map(re.escape, classifier.values())
-    wanted = [n for n in stored.shapes if not any(re.fullmatch(r, n) for r in spare)]
+    rules = {name: rule(name, spare) for name in stored.shapes}
+    wanted = [name for name, spared in rules.items() if not spared]
+    unread = collections.Counter(spared for spared in rules.values() if spared)
     notes = {
         PIXELS: True,
         NO_HEAD: not layers,
@@ -106,6 +110,7 @@ def described(stored: read_tf.Stored) -> Found:
         _changes(scheme, trunk, layers, shapes),
         stored.read(wanted),
         [Branch("params", "model_state/online", parts)],
+        unread=dict(sorted(unread.items())),
         notes=tuple(note for note, said in notes.items() if said),
     )
 
@@ -168,5 +173,6 @@ def byol(path: str) -> Found:
             for who, params in (("online", "params"), ("target", "target_params"))
         ],
         spare=HAIKU_SPARE,
+        unread={"optimizer state, step and random key": 1},
         notes=(BYOL,),
     )

@@ -252,4 +252,4 @@ def _table(layers: Iterable[tuple[str, str, str, str]]) -> dict[str, str]:
 
 def naming(table: dict[str, str]) -> Naming:
     """Of kernels and vectors, which lie in TensorFlow as they do here."""
-    return {path: Place((name,)) for path, name in table.items()}.get
+    return {path: Place(name) for path, name in table.items()}.get

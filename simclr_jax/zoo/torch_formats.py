@@ -67,8 +67,8 @@ def moco(path: str) -> Found:
         arrays,
         [online(**parts("encoder_q.")), target(**parts("encoder_k."))],
         {
-            "method_state/queue": Place(("queue",), "dense"),
-            "method_state/oldest": Place(("queue_ptr",), "scalar"),
+            "method_state/queue": Place("queue", "dense"),
+            "method_state/oldest": Place("queue_ptr", "scalar"),
         },
         SPARE,
     )
@@ -222,7 +222,7 @@ def _with_heads(found: Found, learnt: bool) -> Found:
             norm_last_layer=not learnt,
         ),
         branches=[online(**parts("student")), target(**parts("teacher"))],
-        others={"method_state": Place(("dino_loss.center",), "row")},
+        others={"method_state": Place("dino_loss.center", "row")},
         spare=found.spare + (() if learnt else (r".*\.last_layer\.weight_g",)),
     )
 

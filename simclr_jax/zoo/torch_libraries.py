@@ -35,6 +35,9 @@ KEPT = {  # of our own exports: what is beside the arrays, and where it is in a 
     "image_size": "data.image_size",
 }
 WIDE = ("num_classes", "img_size", "patch_size", "embed_dim", "depth", "num_heads")
+# timm's that arrays tell apart, with heads of attention 64 wide: resnetaa50 computes
+# something else from the same arrays.
+ARCHITECTURE = r"resnet\d+|(vit|deit)_(tiny|small|base|large)_patch\d+_\d+"
 PLAIN = {  # words of timm's models for which the arrays are all there is to know
     **dict.fromkeys(WIDE),
     "in_chans": [3],
@@ -134,6 +137,13 @@ def _settings(file: pathlib.Path) -> dict[str, Any]:
         raise ValueError(
             f"{file} names no architecture: it is not by timm, and the folders of "
             "other libraries are not read."
+        )
+    if not re.fullmatch(ARCHITECTURE, str(said["architecture"])):
+        raise ValueError(
+            f"{file}: the architecture {said['architecture']!r} is none that is read. "
+            "They are resnet18 to resnet200 and vit_ or deit_, _tiny, _small, _base or "
+            "_large, such as vit_small_patch16_224; what others compute, arrays alone "
+            "do not tell."
         )
     return said
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from simclr_jax.models.resnet import BOTTLENECK
 from simclr_jax.zoo import torch_names
 from simclr_jax.zoo.layout import Naming
 from simclr_jax.zoo.network import Network
 
 TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
 TIMM_DEPTHS = (*TORCHVISION_DEPTHS, 200)
-BOTTLENECK = 50  # from this depth on
 CHANNELS = 64  # of the first group of a ResNet of width 1
 TIMM_VITS = {  # width: name, depth, heads; the narrowest stands in for other sizes
     192: ("vit_tiny_patch16_224", 12, 3),

@@ -8,7 +8,6 @@ ways.
 |---|---|
 | resnet | torchvision, timm, MoCo, SimSiam, DINO; tsimcne_resnet: its own shortcuts |
 | sequential_resnet | lightly: torchvision's children in a Sequential |
-| huggingface_resnet, huggingface_vit | the files of transformers |
 | vit | timm, DINO, MoCo v3 |
 | torchvision_vit | torchvision |
 | linear | a classifier |
@@ -17,7 +16,7 @@ ways.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -39,21 +38,20 @@ def under(prefix: str, naming: Naming) -> Naming:
         place = naming(path)
         if place is None:
             return None
-        return place._replace(names=tuple(prefix + name for name in place.names))
+        return place._replace(name=prefix + place.name)
 
     return prefixed
 
 
-def _leaf(layers: Iterable[str], leaf: str, kernel: str) -> Place | None:
-    """The place of a leaf of a layer; of several, if ours is several in one there.
+def _leaf(layer: str, leaf: str, kernel: str) -> Place | None:
+    """The place of a leaf of a layer.
 
-    layers: their names, with what stands between them and a leaf's.
+    layer: its name, with what stands between it and a leaf's.
     kernel: how kernels lie there, "conv" or "dense".
     """
     if leaf not in LEAVES:
         return None
-    names = tuple(layer + LEAVES[leaf] for layer in layers)
-    return Place(names, kernel if leaf == "kernel" else "same")
+    return Place(layer + LEAVES[leaf], kernel if leaf == "kernel" else "same")
 
 
 # ResNets.
@@ -87,7 +85,7 @@ def _spot(layer: str) -> Spot | None:
 def _resnet(name: Callable[[Spot], str], path: str) -> Place | None:
     layer, _, leaf = path.rpartition("/")
     spot = _spot(layer)
-    return None if spot is None else _leaf([f"{name(spot)}."], leaf, "conv")
+    return None if spot is None else _leaf(f"{name(spot)}.", leaf, "conv")
 
 
 def _inside(spot: Spot, shortcut: str) -> str:
@@ -110,18 +108,9 @@ def _children(spot: Spot) -> str:
     return f"{spot.group + 3}.{spot.block}.{_inside(spot, 'downsample')}"
 
 
-def _huggingface(spot: Spot) -> str:
-    kind = "convolution" if spot.kind == "conv" else "normalization"
-    if not spot.group:
-        return f"embedder.embedder.{kind}"
-    inside = f"layer.{spot.number - 1}" if spot.number else "shortcut"
-    return f"encoder.stages.{spot.group - 1}.layers.{spot.block}.{inside}.{kind}"
-
-
 resnet = partial(_resnet, _torchvision)
 tsimcne_resnet = partial(_resnet, partial(_torchvision, shortcut="shortcut"))
 sequential_resnet = partial(_resnet, _children)
-huggingface_resnet = partial(_resnet, _huggingface)
 
 
 # Vision transformers.
@@ -131,7 +120,7 @@ class Tongue(NamedTuple):
     """What a library calls the parts of a vision transformer."""
 
     arrays: dict[str, str]  # that are of no layer
-    layers: dict[str, str]  # in a block by their path in it; a space between several
+    layers: dict[str, str]  # in a block, by their path in it
     block: str  # what comes before them, with the block's number in it
 
 
@@ -163,37 +152,19 @@ TORCHVISION = Tongue(
     },
     "encoder.layers.encoder_layer_{}.",
 )
-HUGGINGFACE = Tongue(
-    {
-        "class_token": "embeddings.cls_token",
-        "positions": "embeddings.position_embeddings",
-    },
-    {
-        "patch": "embeddings.patch_embeddings.projection.",
-        "norm": "layernorm.",
-        "norm1": "layernorm_before.",
-        "attention/qkv": "attention.attention.query. attention.attention.key. "
-        "attention.attention.value.",
-        "attention/out": "attention.output.dense.",
-        "norm2": "layernorm_after.",
-        "mlp/dense1": "intermediate.dense.",
-        "mlp/dense2": "output.dense.",
-    },
-    "encoder.layer.{}.",
-)
 IN_BLOCK = re.compile(r"block(\d+)/(.+)")
 
 
 def _vit(tongue: Tongue, path: str) -> Place | None:
     if path in tongue.arrays:
-        return Place((tongue.arrays[path],))
+        return Place(tongue.arrays[path])
     match = IN_BLOCK.fullmatch(path)
     number, within = match.groups() if match else (None, path)
     layer, _, leaf = within.rpartition("/")
     if layer not in tongue.layers or (number is None) != (layer in ("patch", "norm")):
         return None
     kernel = "conv" if layer == "patch" else "dense"
-    place = _leaf(tongue.layers[layer].split(), leaf, kernel)
+    place = _leaf(tongue.layers[layer], leaf, kernel)
     if place is None or number is None:
         return place
     return under(tongue.block.format(number), lambda _: place)(path)
@@ -201,7 +172,6 @@ def _vit(tongue: Tongue, path: str) -> Place | None:
 
 vit = partial(_vit, TIMM)
 torchvision_vit = partial(_vit, TORCHVISION)
-huggingface_vit = partial(_vit, HUGGINGFACE)
 
 
 # Heads.
@@ -215,7 +185,7 @@ BARE = {f"dense{i + 1}": 2 * i for i in range(MOST)}
 
 def linear(path: str) -> Place | None:
     """A single Linear, such as a classifier: its paths are kernel and bias."""
-    return _leaf([""], path, "dense") if path in ("kernel", "bias") else None
+    return _leaf("", path, "dense") if path in ("kernel", "bias") else None
 
 
 def mlp(indices: Mapping[str, int | str]) -> Naming:
@@ -225,11 +195,11 @@ def mlp(indices: Mapping[str, int | str]) -> Naming:
         layer, _, leaf = path.rpartition("/")
         if layer not in indices:
             return None
-        return _leaf([f"{indices[layer]}."], leaf, "dense")
+        return _leaf(f"{indices[layer]}.", leaf, "dense")
 
     return naming
 
 
 def prototypes(path: str) -> Place | None:
     """The weight-normalised last layer of DINO's head, its directions and lengths."""
-    return {"v": Place(("weight_v",)), "g": Place(("weight_g",), "column")}.get(path)
+    return {"v": Place("weight_v"), "g": Place("weight_g", "column")}.get(path)

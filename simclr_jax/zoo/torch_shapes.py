@@ -52,7 +52,7 @@ def need(arrays: Arrays, place: str | Place | None) -> np.ndarray:
     Raises:
       ValueError: it is not there.
     """
-    name = place.names[0] if isinstance(place, Place) else place
+    name = place.name if isinstance(place, Place) else place
     if name is None or name not in arrays:
         raise ValueError(
             f"Files of this format hold {name}, and this one does not: it holds "
@@ -62,7 +62,7 @@ def need(arrays: Arrays, place: str | Place | None) -> np.ndarray:
 
 
 def _has(arrays: Arrays, place: Place | None) -> bool:
-    return place is not None and place.names[0] in arrays
+    return place is not None and place.name in arrays
 
 
 def _count(has: Callable[[int], bool]) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -146,11 +147,19 @@ def _run(written: Written, path, inputs) -> tuple[dict[str, np.ndarray], dict]:
             [*module, *words], capture_output=True, text=True, env=_environment()
         )
         if done.returncode:
-            reason = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-            raise ValueError(f"{', '.join(written.packages)} cannot: {reason[0]}")
+            reason = _reason(done.returncode, done.stderr)
+            raise ValueError(f"{', '.join(written.packages)} cannot: {reason}")
         with np.load(said) as file:
             outputs = dict(file)
     return outputs, json.loads(str(outputs.pop("versions")))
+
+
+def _reason(code: int, stderr: str) -> str:
+    """Why a process failed; one that was killed could not say so itself."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"its process was ended by {name}, as when there is no memory left"
+    return (stderr.strip().splitlines() or ["it said nothing"])[-1]
 
 
 def _environment() -> dict[str, str]:

@@ -74,7 +74,7 @@ def network(images):
     return {{"{name}": said.{field}.numpy()}}
 """
 NORMALISED = "It takes normalised pictures: (pixel / 255 - mean) / std, see below."
-LICENCE = "other"
+LICENCE = "other"  # as the hub calls one that it has no name for
 
 
 def write_torchvision(network: Network, path: pathlib.Path) -> Written:
@@ -181,6 +181,7 @@ def write_huggingface(network: Network, path: pathlib.Path) -> Written:
             "onnx or stablehlo."
         )
     arrays = state_dict(network, model)
+    stated = f"license_name: {json.dumps(network.licence)}\n" * bool(network.licence)
     path.mkdir()
     settings = json.dumps(_settings(network, model), indent=2)
     (path / "config.json").write_text(settings + "\n")
@@ -191,7 +192,7 @@ def write_huggingface(network: Network, path: pathlib.Path) -> Written:
         (NORMALISED,),
         arrays,
         PLAIN.format(path=FOLDER),
-        f"---\nlicense: {LICENCE}\nlibrary_name: timm\n"
+        f"---\nlicense: {LICENCE}\n{stated}library_name: timm\n"
         "tags:\n- image-feature-extraction\n- timm\n---\n\n",
         (_also(network),),
     )
@@ -231,6 +232,6 @@ def _settings(network: Network, model: Model) -> dict:
             "num_classes": classes,
             "first_conv": "patch_embed.proj" if vit else "conv1",
             "classifier": model.last,
-            "license": LICENCE,
+            "license": network.licence or LICENCE,
         },
     }

@@ -9,6 +9,7 @@ import sys
 import types
 import zlib
 
+import jax
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -125,13 +126,29 @@ class Address:
         if self.way == "call":
             return np.ndarray, ((1,), "O", address)
         made, about, _ = np.zeros(1, object).__reduce__()
+        if self.way == "disguise":
+            return made, about, (1, (1,), Disguise(), False, [1])
         return made, about, (1, (1,), np.dtype("O"), False, address)
 
 
-@pytest.mark.parametrize("way", ["call", "state"])
-def test_bytes_are_not_taken_for_addresses(way, tmp_path):
+class Disguise:
+    """An object of a package that is let through, which turns into a type of arrays."""
+
+    def __reduce__(self):
+        return jax.Array, (), ({"said": "O"}, {"__class__": np.dtype})
+
+
+@pytest.mark.parametrize(
+    ("way", "word"),
+    [
+        ("call", "no checkpoint of BYOL"),  # nothing was called
+        ("state", "no numbers"),
+        ("disguise", "no numbers"),
+    ],
+)
+def test_bytes_are_not_taken_for_addresses(way, word, tmp_path):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"x": Address(way)}, 2))
-    with pytest.raises(ValueError, match=r"no numbers|no checkpoint of BYOL"):
+    with pytest.raises(ValueError, match=word):
         read_haiku.arrays(str(tmp_path / "x.pkl"))
 
 

@@ -68,3 +68,20 @@ def test_its_text_can_be_read_alone(exported):
         *("h [N, 16]", "simclr, step 7", "np.indices", "the same arrays"),
     ):
         assert word in text
+
+
+def test_a_folder_states_its_licence_and_every_file(tmp_path):
+    workdir = left(tmp_path / "run", "quickstart.py", encoder__name="vit_mini")
+    x = tmp_path / "x"
+    exporting.take_out(str(workdir), "huggingface", str(x), licence="MIT")
+    top = (x / "README.md").read_text()
+    assert top.startswith(
+        '---\nlicense: other\nlicense_name: "MIT"\nlibrary_name: timm\n'
+    )
+    settings = json.loads((x / "config.json").read_text())
+    assert settings["pretrained_cfg"]["license"] == "MIT"
+    said = json.loads((x / "card.json").read_text())
+    assert said["licence"] == "MIT"
+    for name in ("config.json", "model.safetensors"):
+        sha = hashlib.sha256((x / name).read_bytes()).hexdigest()
+        assert said["fingerprints"][f"x/{name}"] == sha

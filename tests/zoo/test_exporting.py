@@ -1,6 +1,7 @@
 """What a work directory has learnt, taken out: the right arrays, or nothing."""
 
 import functools
+import importlib.metadata
 import json
 
 import jax
@@ -11,7 +12,7 @@ from jax import export
 from safetensors.numpy import load_file, save_file
 
 from simclr_jax import config
-from simclr_jax.zoo import exporting, verify
+from simclr_jax.zoo import exporting, runtimes, verify
 from simclr_jax.zoo.layout import flat
 from tests.zoo.trained import close, left, newest, said
 
@@ -163,6 +164,20 @@ def test_a_runtime_without_jax_has_none(workdir, tmp_path, monkeypatch):
     )
     with pytest.raises(ValueError, match=r"numpy cannot: .*jax"):
         exporting.take_out(str(workdir), "numpy", f"{tmp_path}/x")
+
+
+def test_a_runtime_that_is_killed_is_said_to_be(workdir, tmp_path, monkeypatch):
+    write = exporting.WRITERS["numpy"]
+    load = "import os, sys\nprint('I0000', file=sys.stderr)\nos.kill(os.getpid(), 9)\n"
+    monkeypatch.setitem(
+        exporting.WRITERS, "numpy", lambda *told: write(*told)._replace(load=load)
+    )
+    with pytest.raises(ValueError, match=r"numpy cannot: .*ended by SIGKILL.*memory"):
+        exporting.take_out(str(workdir), "numpy", f"{tmp_path}/x")
+
+
+def test_a_module_may_come_with_a_package_of_another_name():
+    assert runtimes.version("yaml") == importlib.metadata.version("PyYAML")
 
 
 @pytest.mark.parametrize(

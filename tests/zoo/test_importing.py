@@ -44,6 +44,7 @@ def test_what_went_in_comes_out(tmp_path):
     workdir = tmp_path / "run"
     said = importing.bring("timm", source, str(workdir), CHANGES)
     assert said.taken == len(arrays)
+    assert said.left == {}
     assert {layer.split("/")[1] for layer in said.fresh} >= {"projector"}
     assert not [layer for layer in said.fresh if "encoder" in layer or "probe" in layer]
     assert (
@@ -138,6 +139,15 @@ def test_a_work_directory_is_not_overwritten(tmp_path):
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="is not empty; take another --workdir"):
         importing.bring("timm", "a.pth", str(tmp_path / "run"), CHANGES)
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [("gs://bucket/net.pth", "copy it to this machine"), ("net.zip", "unpack it")],
+)
+def test_a_source_that_must_be_brought_first(tmp_path, source, word):
+    with pytest.raises(ValueError, match=f"--source={source}: {word}"):
+        importing.bring("timm", source, str(tmp_path / "run"), [])
 
 
 def test_unknown_formats_have_a_near_spelling(tmp_path):

@@ -92,7 +92,7 @@ def test_other_namings_say_the_same(kind, sk):
     for naming in ("tf1", kind):
         found = described(naming, sk=sk, layers=3)
         names = {
-            f"{part}/{path}": place(path).names[0]
+            f"{part}/{path}": place(path).name
             for part, place in found.branches[0].parts.items()
             for path in INSIDE[part](sk)
         }
@@ -190,6 +190,8 @@ def test_the_average_can_be_asked_for(tmp_path, monkeypatch):
     first = "base_model/conv2d/kernel"
     assert found.arrays.keys() == own.keys()
     assert found.arrays[first].flat[0] == list(shapes).index(f"ema_model/{first}")
+    assert found.unread == {"all but ema_model/.*": len(own)}
+    assert tf_formats.simclr("model.ckpt").unread == {"ema_model/.*": len(own)}
     monkeypatch.setattr(read_tf, "stored", lambda path: opened(own))
     with pytest.raises(ValueError, match="no variables ema_model/"):
         tf_formats.simclr_ema("model.ckpt")

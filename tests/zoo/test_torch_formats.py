@@ -216,6 +216,8 @@ SETTINGS = {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5, 0.4, 0.
         ("{", "cannot be read"),
         ("[]", "names no architecture"),
         (json.dumps({"model_type": "resnet"}), "not by timm"),
+        (json.dumps({"architecture": "resnetaa50"}), "'resnetaa50' is none that is"),
+        (json.dumps({"architecture": "vit_huge_patch14_224"}), "vit_huge.* none that"),
         (
             json.dumps(SETTINGS | {"model_args": {"act_layer": "gelu"}}),
             "act_layer = 'gelu' makes another network.*a plain one takes num_classes",

@@ -15,12 +15,10 @@ RESNETS = {
     "torchvision": torch_names.resnet,
     "t-SimCNE": torch_names.tsimcne_resnet,
     "lightly": torch_names.sequential_resnet,
-    "Hugging Face": torch_names.huggingface_resnet,
 }
 VITS = {
     "timm": torch_names.vit,
     "torchvision": torch_names.torchvision_vit,
-    "Hugging Face": torch_names.huggingface_vit,
 }
 
 
@@ -56,7 +54,7 @@ def test_there_and_back(encoder, library, naming):
     else:
         sizes = shapes(ENCODERS[encoder]())
     places = table(naming, sizes)
-    names = [name for place in places.values() for name in place.names]
+    names = [place.name for place in places.values()]
     assert len(set(names)) == len(names)
     draw = np.random.default_rng(0)
     ours = {path: draw.normal(size=size) for path, size in sizes.items()}
@@ -67,7 +65,7 @@ def test_there_and_back(encoder, library, naming):
 
 
 @pytest.mark.parametrize(
-    ("naming", "path", "names", "turn"),
+    ("naming", "path", "name", "turn"),
     [
         ("resnet", "conv1/kernel", "conv1.weight", "conv"),
         ("resnet", "bn1/var", "bn1.running_var", "same"),
@@ -100,23 +98,17 @@ def test_there_and_back(encoder, library, naming):
         ("prototypes", "g", "weight_g", "column"),
     ],
 )
-def test_published_names(naming, path, names, turn):
+def test_published_names(naming, path, name, turn):
     place = getattr(torch_names, naming)(path)
-    assert place == layout.Place(tuple(names.split()), turn)
-
-
-def test_q_k_and_v_apart():
-    place = torch_names.huggingface_vit("block2/attention/qkv/kernel")
-    root = "encoder.layer.2.attention.attention"
-    assert place.names == tuple(f"{root}.{x}.weight" for x in ("query", "key", "value"))
+    assert place == layout.Place(name, turn)
 
 
 def test_heads():
     naming = torch_names.under(
         "fc.", torch_names.mlp({"dense1": 0, "bn1": 1, "dense2": "last"})
     )
-    assert naming("bn1/mean").names == ("fc.1.running_mean",)
-    assert naming("dense2/kernel") == layout.Place(("fc.last.weight",), "dense")
+    assert naming("bn1/mean").name == "fc.1.running_mean"
+    assert naming("dense2/kernel") == layout.Place("fc.last.weight", "dense")
     assert naming("dense3/kernel") is None
     assert torch_names.NORMED["dense3"] == 6
     assert torch_names.NORMED["bn3"] == 7
@@ -219,36 +211,22 @@ def numpy(net):
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("library", ["torchvision", "timm", "lightly", "Hugging Face"])
-def test_resnets_of_the_libraries(library, tmp_path):
+@pytest.mark.parametrize("library", ["torchvision", "timm", "lightly"])
+def test_resnets_of_the_libraries(library):
     import torch
 
-    from simclr_jax.zoo.read_torch import read
     from tests.zoo import torch_twins as twins
 
     naming = RESNETS.get(library, torch_names.resnet)
-    if library == "Hugging Face":
-        net = twins.huggingface(
-            twins.transformers.ResNetConfig(
-                embedding_size=64,
-                hidden_sizes=[64, 128, 256, 512],
-                depths=[2, 2, 2, 2],
-                layer_type="basic",
-            )
-        )
-        twins.shaken(net).save_pretrained(tmp_path)
-        arrays = read(str(tmp_path / "model.safetensors"))
-    elif library == "timm":
-        net = twins.shaken(twins.timm.create_model("resnet18", num_classes=0))
-        arrays = numpy(net)
+    if library == "timm":
+        net = twins.timm.create_model("resnet18", num_classes=0)
     else:
         net = twins.headless(18)
         net = twins.sequential(net) if library == "lightly" else net
-        arrays = numpy(twins.shaken(net))
+    arrays = numpy(twins.shaken(net))
     images = twins.pictures(64)
     with torch.no_grad():
         h = net(twins.normalised(images))
-    h = h.pooler_output if library == "Hugging Face" else h
     encoder = ENCODERS["resnet18"](**TORCH, mean=twins.MEAN, std=twins.STD)
     ours = encoded(encoder, naming, arrays, images)
     assert difference(ours, h.reshape(2, -1)) < 1e-5
@@ -256,38 +234,19 @@ def test_resnets_of_the_libraries(library, tmp_path):
 
 @pytest.mark.zoo
 @pytest.mark.parametrize("library", VITS)
-def test_vits_of_the_libraries(library, tmp_path):
+def test_vits_of_the_libraries(library):
     import torch
 
-    from simclr_jax.zoo.read_torch import read
     from tests.zoo import torch_twins as twins
 
-    if library == "Hugging Face":
-        net = twins.huggingface(
-            twins.transformers.ViTConfig(
-                hidden_size=128,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                intermediate_size=512,
-                image_size=32,
-                patch_size=4,
-                layer_norm_eps=1e-6,
-            )
-        )
-        twins.shaken(net).save_pretrained(tmp_path)
-        arrays = read(str(tmp_path / "model.safetensors"))
-    elif library == "timm":
-        net = twins.shaken(twins.vit(128, 4, 4, patch=4, size=32))
-        arrays = numpy(net)
+    if library == "timm":
+        net = twins.vit(128, 4, 4, patch=4, size=32)
     else:
-        net = twins.shaken(
-            twins.torchvision.models.VisionTransformer(32, 4, 4, 4, 128, 512)
-        )
+        net = twins.torchvision.models.VisionTransformer(32, 4, 4, 4, 128, 512)
         net.heads = torch.nn.Identity()
-        arrays = numpy(net)
+    arrays = numpy(twins.shaken(net))
     images = twins.pictures(32)
     with torch.no_grad():
         h = net(twins.normalised(images))
-    h = h.last_hidden_state[:, 0] if library == "Hugging Face" else h
     encoder = ENCODERS["vit_mini"](mean=twins.MEAN, std=twins.STD)
     assert difference(encoded(encoder, VITS[library], arrays, images), h) < 1e-5

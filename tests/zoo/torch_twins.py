@@ -36,7 +36,6 @@ torchvision = _import_torchvision()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import timm
-    import transformers
 
 torch.manual_seed(0)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -242,12 +241,3 @@ class Parts(nn.Module):
 def sequential(net):
     """A ResNet's children but the last, in a Sequential, as lightly's examples do."""
     return nn.Sequential(*list(net.children())[:-1])
-
-
-def huggingface(config):
-    kinds = {
-        transformers.ViTConfig: transformers.ViTModel,
-        transformers.ResNetConfig: transformers.ResNetModel,
-    }
-    words = {"add_pooling_layer": False} if "ViT" in type(config).__name__ else {}
-    return kinds[type(config)](config, **words)
