@@ -55,8 +55,12 @@ NOT_NEGATIVE = (
     *("optim.warmup_epochs", "optim.lr_end", "optim.clip", "optim.late_epochs"),
     *("evaluate.every", "evaluate.linear.l2", "evaluate.linear_augmented.weight_decay"),
 )
+ANY_NUMBER = ("optim.changes",)
 MANY = 50  # words, of which an error only shows the nearest
-MAY_CHANGE = ("log_every", "checkpoint.", "data.data_dir", "data.colour")
+MAY_CHANGE = (
+    *("log_every", "patience", "checkpoint.", "evaluate.", "data.data_dir"),
+    "data.colour",
+)
 
 
 def choose(word: str, known, what: str) -> None:
@@ -132,17 +136,18 @@ def value(text: str, like, where: str):
     if isinstance(like, float) and type(said) is int:
         said = float(said)
     same = type(said) is type(like)
-    if not same or (isinstance(like, tuple) and not _alike(said, like)):
+    if not same or (isinstance(like, tuple) and not _alike(said, like, where)):
         kind = type(like).__name__
-        raise ValueError(f"{where}={text}: wants {kind}, such as {like!r}.")
+        many = f" of {len(like)}" if isinstance(said, tuple) and same else ""
+        raise ValueError(f"{where}={text}: wants {kind}{many}, such as {like!r}.")
     return said
 
 
-def _alike(said: tuple, like: tuple) -> bool:
+def _alike(said: tuple, like: tuple, where: str) -> bool:
     """Whether two tuples hold the same kinds; rules (of text) may differ in number."""
     if all(isinstance(item, str) for item in like):
         return all(isinstance(item, str) for item in said)
-    return len(said) == len(like) and all(
+    return (len(said) == len(like) or where in ANY_NUMBER) and all(
         isinstance(a, int | float) and not isinstance(a, bool) for a in said
     )
 

@@ -25,6 +25,13 @@ LOST = (  # what collectives and the coordination service say of a peer that is 
     *("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "Barrier"),
 )
 
+FULL = "RESOURCE_EXHAUSTED"
+SMALLER = (
+    "The device's memory is too small for this. For training, try "
+    "optim.microbatches=2 or more, encoder.dtype=bfloat16, placement=fsdp on several "
+    "devices, or a smaller batch; else a smaller evaluate.batch_size."
+)
+
 # What may happen to any run, and explains itself without a stack.
 FAILURES = (CheckpointError, FloatingPointError, UnreadablePicture, *STORAGE)
 
@@ -109,6 +116,19 @@ def join_cluster() -> None:
     except ValueError as error:
         if "coordinator_address" not in str(error):  # else there is no cluster
             raise
+
+
+def begin_again_if_told() -> None:
+    """Until a run has something to save, SIGTERM ends it to be begun again.
+
+    With several processes JAX's service catches the signal, and `Told` asks it.
+    """
+
+    def end(*_):
+        raise Again("told to stop before the first step.")
+
+    if jax.process_count() == 1:
+        signal.signal(signal.SIGTERM, end)
 
 
 class Told:
@@ -205,6 +225,9 @@ def report(error: BaseException) -> int:
         return AGAIN
     if isinstance(error, FAILURES):
         print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    if isinstance(error, jax.errors.JaxRuntimeError) and FULL in str(error):
+        print(f"error: {SMALLER} ({str(error).splitlines()[0]})", file=sys.stderr)
         return FAILED
     traceback.print_exception(error)
     return FAILED

@@ -54,6 +54,7 @@ def pretrain(c, workdir: str):
       door.Mistake: before anything is begun, if the config cannot be run.
       door.Again: if told to stop; the state was saved.
     """
+    door.begin_again_if_told()
     mesh = sharding.make_mesh()
     with door.checking(), jax.set_mesh(mesh):
         source = run.open_data(c, c.data.split, workdir)
@@ -165,7 +166,8 @@ def introduce(c, job, source, mesh, start, workdir, log: Log, *, judged) -> None
         f"{c.method.name}, {c.encoder.name} ({parameters / 1e6:.2f} M parameters), "
         f"{source.name}: {n} pictures in {n // batch} batches of {batch}"
     )
-    peak, where = float(job.schedule(job.warmup)), mesh.devices.flat[0].platform
+    peak = float(job.schedule(min(job.warmup, job.total - 1)))
+    where = mesh.devices.flat[0].platform
     log.say(
         f"{job.total} steps, {job.warmup} of warm-up, {c.optim.name} with a rate up to "
         f"{peak:.4g}; on {mesh.size} {where} device(s) of {jax.process_count()} "
@@ -177,6 +179,11 @@ def introduce(c, job, source, mesh, start, workdir, log: Log, *, judged) -> None
         log.say(f"steps={c.steps} is the whole run; warm-up is at most a tenth of it")
     if job.warmup >= job.total:
         log.say("the warm-up is as long as the run: the rate never reaches its peak")
+    if c.method.get("queue", 0) > n - batch:
+        log.say(
+            f"a queue of {c.method.queue} keys from {n} pictures: of each it holds "
+            "earlier views, which count as negatives; method.queue may be smaller"
+        )
     if not source.classes:
         log.say("no labels: no online probe, no accuracies")
     elif c.evaluate.every and not judged:

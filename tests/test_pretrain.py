@@ -4,8 +4,10 @@ import itertools
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -166,7 +168,8 @@ def test_a_run_that_stopped_before_its_first_line_is_judged(
 @pytest.mark.long
 def test_a_resumed_run_may_change_little(tmp_path):
     train(tmp_path)
-    train(tmp_path, "--config.log_every=3", "--config.checkpoint.keep=2")
+    more = ["--config.checkpoint.keep=2", "--config.evaluate.every=6"]
+    train(tmp_path, "--config.log_every=3", "--config.patience=50", *more)
     with pytest.raises(door.Mistake, match=r"optim\.lr: was 0\.\d+, now 0\.25"):
         train(tmp_path, "--config.optim.lr=0.25")
 
@@ -301,6 +304,44 @@ def test_a_misspelt_flag_is_named_before_the_one_that_it_leaves_out(capsys):
         pretrain.read(["--confg", "configs/quickstart.py", "--workdir", "somewhere"])
     assert error.value.code == door.USAGE
     assert "unknown '--confg'. Did you mean --config?" in capsys.readouterr().err
+
+
+def test_what_is_said_first(capsys):
+    """The rate that the run reaches, and what a long queue means."""
+    c = config.load("configs/moco_quickstart.py")
+    config.override(
+        c, [("method.queue", "4900"), ("optim.warmup_epochs", "90"), ("steps", "0")]
+    )
+    mesh, source = sharding.make_mesh(), run.open_data(c, "train", "")
+    job = run.assemble(c, mesh, images=5000, classes=10)
+    assert job.warmup > job.total
+    log = SimpleNamespace(say=print)
+    pretrain.introduce(c, job, source, mesh, 0, "work", log, judged=False)
+    said = capsys.readouterr().out
+    rate = float(re.search(r"a rate up to ([\d.e+-]+);", said)[1])
+    assert rate == pytest.approx(float(job.schedule(job.total - 1)), rel=1e-3)
+    assert rate > 0
+    assert "a queue of 4900 keys from 5000 pictures" in said
+
+
+def test_told_to_stop_before_the_first_step():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        door.begin_again_if_told()
+        with pytest.raises(door.Again, match="before the first step") as error:
+            signal.raise_signal(signal.SIGTERM)
+        assert door.report(error.value) == door.AGAIN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_too_little_memory_is_one_line_that_helps(capsys):
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9 GiB.\nat 7")
+    assert door.report(full) == door.FAILED
+    said = capsys.readouterr().err
+    assert "optim.microbatches" in said
+    assert "9 GiB" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_a_batch_must_divide_over_the_devices(tmp_path, monkeypatch):

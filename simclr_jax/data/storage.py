@@ -55,9 +55,6 @@ class Disk:
         status = os.stat(path)
         return status.st_size, status.st_mtime_ns
 
-    def exists(self, path: str) -> bool:
-        return os.path.exists(path)
-
     def is_dir(self, path: str) -> bool:
         return os.path.isdir(path)
 
@@ -92,9 +89,6 @@ class Bucket:
     def stat(self, path: str) -> tuple[int, int]:
         status = tf.io.gfile.stat(path)
         return status.length, status.mtime_nsec
-
-    def exists(self, path: str) -> bool:
-        return tf.io.gfile.exists(path)
 
     def is_dir(self, path: str) -> bool:
         try:  # gfile.isdir would call a bucket that cannot be reached no folder

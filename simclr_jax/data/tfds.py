@@ -97,17 +97,23 @@ def open_split(builder, split: str, workdir: str) -> Records:
     chosen = info.splits[split]
     kept = [os.path.join(workdir, "index")] if workdir else []
     files = [os.fspath(path) for path in chosen.filepaths]
-    source = Records(
-        _present(files, info),
-        name=f"{info.name}/{split}",
-        image=image,
-        label=label,
-        classes=info.features[label].num_classes if label else 0,
-        class_names=tuple(info.features[label].names) if label else (),
-        places=[os.path.dirname(files[0]), *kept],
-    )
+
+    def opened(label):
+        return Records(
+            _present(files, info),
+            name=f"{info.name}/{split}",
+            image=image,
+            label=label,
+            classes=info.features[label].num_classes if label else 0,
+            class_names=tuple(info.features[label].names) if label else (),
+            places=[os.path.dirname(files[0]), *kept],
+        )
+
+    source = opened(label)
     _check_counts(source.index, chosen.shard_lengths)
-    return source
+    # TFDS writes -1 where there is no label, as in all of STL-10's `unlabelled`.
+    known = not label or source.read(np.array([0]))["label"][0] >= 0
+    return source if known else opened("")
 
 
 def _check_reach(builder):

@@ -17,7 +17,7 @@ from simclr_jax.methods.base import (
     pair,
     with_target,
 )
-from simclr_jax.models.heads import MLP, Layer
+from simclr_jax.models.heads import MLP, Layer, inner
 from simclr_jax.models.siamese import network
 
 
@@ -36,8 +36,8 @@ def moco(
     check_temperature(temperature)
     if queue < 1:
         raise ValueError(f"queue is the number of keys, at least 1; got {queue}.")
-    inner = (Layer(hidden, bias=True, norm=""),) * (layers - 1)
-    head = MLP((*inner, Layer(out, bias=True, norm="")))
+    before = inner(Layer(hidden, bias=True, norm=""), layers)
+    head = MLP((*before, Layer(out, bias=True, norm="")))
     net = network(encoder, head)
 
     def init(rng, views):

@@ -17,7 +17,7 @@ from simclr_jax.methods.base import (
     pair,
     with_target,
 )
-from simclr_jax.models.heads import MLP, Layer
+from simclr_jax.models.heads import MLP, Layer, inner
 from simclr_jax.models.siamese import network
 
 
@@ -35,7 +35,7 @@ def mocov3(
 ) -> Method:
     check_temperature(temperature)
     last = Layer(out, norm="plain")
-    projector = MLP((*(Layer(hidden),) * (layers - 1), last))
+    projector = MLP((*inner(Layer(hidden), layers), last))
     predictor = MLP((Layer(hidden), last if predictor_norm else Layer(out, norm="")))
     online = network(encoder, projector, predictor)
     target = network(encoder, projector)

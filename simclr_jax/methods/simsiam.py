@@ -8,7 +8,7 @@ import jax
 
 from simclr_jax.losses.regression import cosine
 from simclr_jax.methods.base import Method, pair
-from simclr_jax.models.heads import MLP, Layer
+from simclr_jax.models.heads import MLP, Layer, inner
 from simclr_jax.models.siamese import network
 from simclr_jax.state import TrainState
 
@@ -21,7 +21,7 @@ def simsiam(
     bottleneck: int = 512,  # of the predictor
 ) -> Method:
     # The released code's last Dense has a bias too, frozen; its batch norm cancels it.
-    projector = MLP((*(Layer(out),) * (layers - 1), Layer(out, norm="plain")))
+    projector = MLP((*inner(Layer(out), layers), Layer(out, norm="plain")))
     predictor = MLP((Layer(bottleneck), Layer(out, bias=True, norm="")))
     net = network(encoder, projector, predictor)
 

@@ -104,6 +104,17 @@ def _normal(fan_in: int):
 STARTS = {"simclr": _simclr, "torch": _torch, "haiku": _haiku, "normal": _normal}
 
 
+def inner(layer: Layer, layers: int) -> tuple[Layer, ...]:
+    """What comes before the last of a head's layers.
+
+    Raises:
+      ValueError: fewer than one layer in all.
+    """
+    if layers < 1:
+        raise ValueError(f"A head has at least 1 layer; got layers = {layers}.")
+    return (layer,) * (layers - 1)
+
+
 def projector(*, layers: int = 2, hidden: int = 0, out: int = 128) -> MLP:
     """SimCLR's head g (v1 appendix B.9, v2 section 2.2): v1 has 2 layers, v2 has 3.
 
@@ -117,13 +128,12 @@ def projector(*, layers: int = 2, hidden: int = 0, out: int = 128) -> MLP:
     Raises:
       ValueError: fewer than one layer, or a width that none can have.
     """
-    if layers < 1 or hidden < 0 or out < 1:
+    if hidden < 0 or out < 1:
         raise ValueError(
-            "A projector needs layers and out of at least 1, and hidden of at least 0 "
-            f"(as wide as h); got layers = {layers}, hidden = {hidden}, out = {out}."
+            "A projector needs out of at least 1, and hidden of at least 0 (as wide as "
+            f"h); got hidden = {hidden}, out = {out}."
         )
-    inner = (Layer(hidden),) * (layers - 1)
-    return MLP((*inner, Layer(out, norm="scale")), "simclr")
+    return MLP((*inner(Layer(hidden), layers), Layer(out, norm="scale")), "simclr")
 
 
 class DistillationHead(nn.Module):

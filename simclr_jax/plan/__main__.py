@@ -67,6 +67,9 @@ def read(argv: list[str]):
 def plan(c, topology: str, *, images: int, classes: int) -> dict[str, Any]:
     """Compiles the training step of a config for a topology.
 
+    The step alone: before the first one every chip holds the whole state for a moment,
+    also where placement=fsdp then splits it.
+
     Args:
       topology: such as v5e:8x8.
       images: size of the training split.
@@ -76,7 +79,9 @@ def plan(c, topology: str, *, images: int, classes: int) -> dict[str, Any]:
       fits: whether the compiler found room for it.
       hbm_bytes_per_chip: what it laid out: the state, a batch, all temporaries and the
         program; buffers that the next state takes over count once. If it found no
-        room: the temporaries alone.
+        room: what it complained of, which may be the temporaries alone.
+      hbm_missing_bytes: what was too much, of a chip; some of its memory is not for
+        programs. 0 if it fits.
       hbm_capacity_bytes: of a chip.
       chips: how many.
       bytes_per_image: from the hosts to the chips, with its views and their draws.
@@ -106,6 +111,9 @@ def plan(c, topology: str, *, images: int, classes: int) -> dict[str, Any]:
     said = {
         "fits": bool(compiled.text),
         "hbm_bytes_per_chip": chip.devices * compiled.bytes,
+        "hbm_missing_bytes": chip.devices * (compiled.bytes - compiled.room)
+        if compiled.room
+        else 0,
         "hbm_capacity_bytes": chip.hbm,
         "chips": mesh.size // chip.devices,
         "bytes_per_image": size(batch) // c.data.batch_size,
@@ -167,8 +175,9 @@ def report(said: dict[str, Any]) -> str:
     used, there = said["hbm_bytes_per_chip"] / GIB, said["hbm_capacity_bytes"] / GIB
     if not said["fits"]:
         return (
-            f"does not fit: {used:.2f} of {there:.0f} GiB a chip for temporaries "
-            f"alone, {used - there:.1f} GiB missing. Try {remedies(said['config'])}."
+            f"does not fit: {used:.2f} of {there:.0f} GiB a chip are asked for, "
+            f"{said['hbm_missing_bytes'] / GIB:.1f} GiB more than there are for "
+            f"programs. Try {remedies(said['config'])}."
         )
     images, chips = said["images_per_second_bound"], said["chips"]
     sent = ", ".join(

@@ -23,15 +23,20 @@ ALONE = {  # libtpu shall neither look for a TPU's host nor lock others out
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-TOO_MUCH = re.compile(r"([\d.]+)([KMG])\)? (?:exceeds|of) .*hbm", re.IGNORECASE)
+FLAGS = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")  # which change what is compiled, too
+# "temporaries (69.50G) exceeds available HBM (15.75G)" or "Used 69.50G of 15.75G hbm"
+TOO_MUCH = re.compile(
+    r"([\d.]+)([KMG])\)? (?:exceeds|of) (?:available HBM \()?([\d.]+)([KMG])"
+)
 PATIENCE = 30  # seconds between signs of life
 
 
 class Compiled(NamedTuple):
     """A program for one device; without text it found no room."""
 
-    bytes: int  # of memory that it takes, or that its temporaries would have taken
+    bytes: int  # of memory that it takes, or that the compiler would have wanted
     text: str
+    room: int = 0  # bytes that the compiler had for it, where that was too little
 
 
 def versions() -> dict[str, str]:
@@ -70,7 +75,8 @@ def describe(topology: str) -> list:
 
 def compile_once(lowered, topology: str) -> Compiled:
     """Compiles a lowered step, or finds it in the cache folder."""
-    program = json.dumps([lowered.as_text(), topology, versions()])
+    flags = {name: os.environ[name] for name in FLAGS if os.environ.get(name)}
+    program = json.dumps([lowered.as_text(), topology, versions() | flags])
     name = hashlib.sha256(program.encode()).hexdigest()[:32]
     kept = epath.Path(cache_folder()) / "plans" / f"{name}.json.gz"
     if kept.exists():
@@ -91,7 +97,8 @@ def _compile(lowered) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Compiled(wanted(str(error)), "")
+        asked, room = wanted(str(error))
+        return Compiled(asked, "", room)
     return Compiled(needed(compiled), compiled.as_text())
 
 
@@ -103,12 +110,14 @@ def needed(compiled) -> int:
     return m.argument_size_in_bytes + new + m.temp_size_in_bytes + program
 
 
-def wanted(message: str) -> int:
-    """Bytes for which there was no room, as the compiler complains."""
+def wanted(message: str) -> tuple[int, int]:
+    """Bytes that were asked for, and that there were, as the compiler complains."""
     found = TOO_MUCH.search(message)
     if not found:
         raise ValueError(f"the step does not fit: {message}")
-    return int(float(found[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[found[2]])
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    asked, unit, room, its_unit = found.groups()
+    return int(float(asked) * units[unit]), int(float(room) * units[its_unit])
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The loop: knows time, and nothing of what a step computes."""
 
+import collections
 import contextlib
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ import jax
 
 from simclr_jax.train.checkpoint import CheckpointError, Checkpoints
 from simclr_jax.train.log import Log
+
+AHEAD = 4  # steps on their way: a slow line in a log hides behind them, no more
 
 
 class Diverged(FloatingPointError):
@@ -46,8 +49,9 @@ def run(
 ):
     """Trains from plan.start to plan.total.
 
-    The device is not waited for, but where a judge asks it: the metrics of a step are
-    fetched after the next one is under way.
+    The device always has steps to do, but where a judge asks it: the metrics of one are
+    fetched after the next one is under way. At most AHEAD are, so that batches do not
+    pile up, and who is told to stop soon can.
 
     Args:
       step: the compiled (state, batch) -> (state, metrics).
@@ -64,18 +68,22 @@ def run(
       CheckpointError: if a checkpoint could not be written.
     """
     meter = _Meter(log, plan, alive)
-    done = plan.start
+    done, coming = plan.start, collections.deque()
     with _arriving(checkpoints):
         for done in range(plan.start + 1, plan.total + 1):
             with _saving(checkpoints, meter, done - 1, state):
                 batch = next(batches)
             with jax.transfer_guard("disallow"):  # nothing of a step waits for the host
                 state, metrics = step(state, batch)
+            coming.append(metrics)
+            if len(coming) > AHEAD:
+                jax.block_until_ready(coming.popleft())
             alive()
             meter.flush()
             if judge is not None and due(done, plan.judge_every):
                 meter.hold(done, metrics)
-                meter.flush(partial(judge, state, alive))
+                with _saving(checkpoints, meter, done, state):
+                    meter.flush(partial(judge, state, alive))
             elif due(done, plan.log_every) or done == plan.total:
                 meter.hold(done, metrics)
             if checkpoints.due(done):
@@ -108,11 +116,14 @@ class _Meter:
         before, then = self._last
         images = (done - before) * self._plan.batch_size
         speed = images / max(time.monotonic() - then, 1e-9)
+        metrics["images_per_second"] = round(speed, 1)
         self._alive()
-        metrics |= {"images_per_second": round(speed, 1)} | judge()
-        self._alive()
-        self._last = (done, time.monotonic())  # the judge's time is not training's
-        self._log.write(done, metrics)
+        try:
+            metrics |= judge()
+        finally:
+            self._alive()
+            self._last = (done, time.monotonic())  # the judge's time is not training's
+            self._log.write(done, metrics)
         if metrics["streak"] >= self._plan.patience:
             raise Diverged(
                 f"The loss or the gradient was not finite in the last "
@@ -123,7 +134,7 @@ class _Meter:
 
 @contextlib.contextmanager
 def _saving(checkpoints: Checkpoints, meter: _Meter, done: int, state):
-    """Saves the state if the data fails; several processes would have to agree."""
+    """Saves the state if data or judge fail; several processes would have to agree."""
     try:
         yield
     except Exception:

@@ -104,6 +104,23 @@ def test_features_are_found_by_their_kind(tmp_path, monkeypatch):
         open_source("words", data_dir=str(tmp_path), split="test")
 
 
+def test_a_split_whose_labels_are_minus_one_has_none(tmp_path, monkeypatch):
+    """TFDS writes that where nobody knows, as in STL-10's `unlabelled`."""
+    read = records.Records.read
+
+    def unknown(self, indices):
+        said = read(self, indices)
+        return said | {"label": said["label"] * 0 - 1} if "label" in said else said
+
+    prepare(tmp_path)
+    where = {"data_dir": str(tmp_path), "split": "test"}
+    assert open_source("toy", **where).classes == 10
+    monkeypatch.setattr(records.Records, "read", unknown)
+    source = open_source("toy", **where)
+    assert (len(source), source.classes, source.class_names) == (2000, 0, ())
+    assert source.read(np.array([3])).keys() == {"image"}
+
+
 def test_an_index_lies_beside_a_large_set(tmp_path, monkeypatch):
     folder = prepare(tmp_path)
     hold = records.Records.__init__.__kwdefaults__

@@ -166,3 +166,11 @@ def test_three_views_are_not_two(name):
         method.loss(
             state.params, state.blind(), {"views": [*views, views[0]]}, state.rng
         )
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco", "mocov3", "simsiam"])
+@pytest.mark.parametrize("layers", [0, -2])
+def test_a_head_has_a_layer(name, layers):
+    words = {"total_steps": 10} if name == "mocov3" else {}
+    with pytest.raises(ValueError, match=f"at least 1 layer; got layers = {layers}"):
+        METHODS[name](Tiny(), layers=layers, **words)

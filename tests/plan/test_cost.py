@@ -217,12 +217,13 @@ def test_a_plan_for_people():
     assert "1 all-gather (4.2 MB), 1 all-reduce (0.5 MB)" in text
     assert "not measured" in text
     assert f"{4096 / step.roof * 301_056 / 4e6:.0f} MB/s a chip" in text
-    refused = plan.report(said | {"fits": False, "hbm_bytes_per_chip": 17.5 * 2**30})
-    assert "does not fit: 17.50 of 16 GiB a chip" in refused
-    assert "1.5 GiB missing. Try optim.microbatches=2, placement=fsdp, more" in refused
+    said |= {"fits": False, "hbm_bytes_per_chip": 15.9 * 2**30}
+    refused = plan.report(said | {"hbm_missing_bytes": 0.15 * 2**30})
+    assert "does not fit: 15.90 of 16 GiB a chip are asked for, 0.1 GiB more" in refused
+    assert "programs. Try optim.microbatches=2, placement=fsdp, more chips" in refused
     said["config"]["encoder"]["dtype"] = "float32"
     said["config"]["placement"] = "fsdp"
-    refused = plan.report(said | {"fits": False})
+    refused = plan.report(said | {"hbm_missing_bytes": 0})
     assert "Try encoder.dtype=bfloat16, optim.microbatches=2, more chips" in refused
 
 

@@ -78,7 +78,7 @@ def test_without_the_compiler_a_line_says_how_to_get_it(monkeypatch):
     ],
 )
 def test_the_compilers_complaint_is_understood(complaint):
-    assert compiler.wanted(complaint) == 69.5 * 2**30
+    assert compiler.wanted(complaint) == (69.5 * 2**30, 15.75 * 2**30)
 
 
 def test_memory_that_the_next_state_takes_over_counts_once():
@@ -100,6 +100,9 @@ def test_what_was_compiled_is_found_again(tmp_path, monkeypatch, capsys):
     for damaged in tmp_path.rglob("*.gz"):
         damaged.write_bytes(b"half a fi")
     assert one == compiler.compile_once(lower(lambda x: x + 1), "v5e:2x2")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=65536")
+    compiler.compile_once(lower(lambda x: x + 1), "v5e:2x2")
+    assert "compiling" in capsys.readouterr().out
     for program, topology in ((lambda x: x + 2, "v5e:2x2"), (lambda x: x + 1, "v4:2")):
         compiler.compile_once(lower(program), topology)
         assert "compiling" in capsys.readouterr().out
