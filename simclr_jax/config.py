@@ -57,7 +57,7 @@ NOT_NEGATIVE = (
 )
 ANY_NUMBER = ("optim.changes",)
 MANY = 50  # words, of which an error only shows the nearest
-MAY_CHANGE = (
+MAY_CHANGE = (  # when a run goes on
     *("log_every", "patience", "checkpoint.", "evaluate.", "data.data_dir"),
     "data.colour",
 )
@@ -314,14 +314,14 @@ def restored(saved: dict) -> mlc.ConfigDict:
     return mlc.ConfigDict(tree).lock()
 
 
-def differences(old: dict, new: dict, inside: str = "") -> list[str]:
-    """Lines `key: was A, now B` for what a resumed run may not change."""
+def differences(old: dict, new: dict, free: tuple = (), inside: str = "") -> list[str]:
+    """Lines `key: was A, now B` for all but what begins with a word of `free`."""
     lines = []
     for key in sorted(old.keys() | new.keys()):
         path = f"{inside}{key}"
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            lines += differences(a, b, f"{path}.")
-        elif a != b and not path.startswith(MAY_CHANGE):
+            lines += differences(a, b, free, f"{path}.")
+        elif a != b and not path.startswith(free):
             lines.append(f"{path}: was {a!r}, now {b!r}")
     return lines

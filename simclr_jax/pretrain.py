@@ -179,7 +179,7 @@ def introduce(c, job, source, mesh, start, workdir, log: Log, *, judged) -> None
         log.say(f"steps={c.steps} is the whole run; warm-up is at most a tenth of it")
     if job.warmup >= job.total:
         log.say("the warm-up is as long as the run: the rate never reaches its peak")
-    if c.method.get("queue", 0) > n - batch:
+    if "queue" in c.method and c.method.queue > n - batch:
         log.say(
             f"a queue of {c.method.queue} keys from {n} pictures: of each it holds "
             "earlier views, which count as negatives; method.queue may be smaller"

@@ -322,7 +322,7 @@ def _has_begun(folder) -> bool:
 
 
 def _compare(was: dict, now: dict, folder) -> None:
-    lines = config.differences(was, now)
+    lines = config.differences(was, now, config.MAY_CHANGE)
     if lines:
         told = "\n  ".join(lines)
         raise ValueError(

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 KEPT = pathlib.Path(__file__).parent / "cards"
 # What leaves a run the same reproduction: another seed, where the state lies, what is
 # judged on the way, and what a resumed run may change. Scores carry their own settings.
-FREE = ("seed", "placement", "patience", "evaluate.", *config.MAY_CHANGE)
+FREE = ("seed", "placement", *config.MAY_CHANGE)
 
 
 def stages(row: Row, workdir: str) -> list[tuple[str, str]]:
@@ -122,8 +122,8 @@ def recipe(row: Row, text: str, folder: str) -> list[str]:
         c["init_from"] = epath.Path(c["init_from"]).name if c["init_from"] else ""
     lines = [
         line
-        for line in config.differences(own, saved)
-        if not line.startswith(FREE) and not _as_published(row, line)
+        for line in config.differences(own, saved, FREE)
+        if not _as_published(row, line)
     ]
     pictures = {"pictures": row.images}, {"pictures": data["pictures"]}
     lines += config.differences(*pictures)
