@@ -108,12 +108,11 @@ def plan(c, topology: str, *, images: int, classes: int) -> dict[str, Any]:
         batch = run.batch_shapes(c, mesh, labels=classes > 0)
         traced = run.train_step(c, job, mesh).trace(run.abstract(job), batch)
         compiled = compiler.compile_once(traced.lower(), topology)
+    missing = compiled.bytes - compiled.room if compiled.room else 0
     said = {
         "fits": bool(compiled.text),
         "hbm_bytes_per_chip": chip.devices * compiled.bytes,
-        "hbm_missing_bytes": chip.devices * (compiled.bytes - compiled.room)
-        if compiled.room
-        else 0,
+        "hbm_missing_bytes": chip.devices * missing,
         "hbm_capacity_bytes": chip.hbm,
         "chips": mesh.size // chip.devices,
         "bytes_per_image": size(batch) // c.data.batch_size,

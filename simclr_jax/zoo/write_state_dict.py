@@ -181,7 +181,8 @@ def write_huggingface(network: Network, path: pathlib.Path) -> Written:
             "onnx or stablehlo."
         )
     arrays = state_dict(network, model)
-    stated = f"license_name: {json.dumps(network.licence)}\n" * bool(network.licence)
+    licence = network.licence
+    stated = f"license_name: {json.dumps(licence)}\n" if licence else ""
     path.mkdir()
     settings = json.dumps(_settings(network, model), indent=2)
     (path / "config.json").write_text(settings + "\n")
