@@ -15,10 +15,10 @@ released SimCLR code's; others differ in details that a checkpoint does not forg
 from functools import partial
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from simclr_jax.models.checks import DTYPES, check_pixels, one_of
+from simclr_jax.models.convolution import convolve
 from simclr_jax.models.norm import BatchNorm, groups_of, pixels
 
 BLOCKS = {  # depth: blocks in each of the four groups
@@ -48,88 +48,6 @@ STARTS = {  # how kernels begin
     "he": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
     "haiku": _haiku,
 }
-
-
-def padding(size: int, stride: int, side: int, pad: str) -> tuple[int, int]:
-    """Rows to add before and after `side` rows, for a kernel of `size` rows.
-
-    "even": alike on both sides, whatever the stride; "same": XLA's SAME, as few as
-    will do.
-    """
-    if pad == "even":
-        return (size - 1) // 2, size // 2
-    rows = max((-(-side // stride) - 1) * stride + size - side, 0)
-    return rows // 2, rows - rows // 2
-
-
-def _paddings(x, kernel, stride, pad):
-    """Of height and width."""
-    return [padding(kernel.shape[0], stride, side, pad) for side in x.shape[1:3]]
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve(x, kernel, stride: int, pad: str = "even"):
-    """Convolves [N, H, W, I] with [K, K, I, O], in the type of x.
-
-    The kernel's gradient is rounded to the type of x, too, and so summed over the
-    devices where all views pass together: in bfloat16 that is half the bytes, for an
-    error far below that of computing in bfloat16 at all.
-    """
-    return _slide(x, kernel, _paddings(x, kernel, stride, pad), stride=stride)
-
-
-def _slide(x, kernel, pads, *, stride: int = 1, dilation: int = 1):
-    """Slides a kernel over pictures whose pixels lie `dilation` apart."""
-    if x.shape[1] * x.shape[2] < kernel.shape[0] * kernel.shape[1]:
-        # XLA would swap the two, as the picture is the smaller one, and on a CPU has
-        # only a slow loop for that (40 times slower on 2x2). So make it larger first.
-        x = jax.lax.pad(
-            x,
-            jnp.zeros((), x.dtype),
-            [(0, 0, 0), *((*pad, dilation - 1) for pad in pads), (0, 0, 0)],
-        )
-        x, pads, dilation = jax.lax.optimization_barrier(x), [(0, 0)] * 2, 1
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
-        (stride, stride),
-        pads,
-        lhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _convolve_fwd(x, kernel, stride, pad):
-    return convolve(x, kernel, stride, pad), (x, kernel)
-
-
-def _convolve_bwd(stride, pad, saved, dy):
-    x, kernel = saved
-    size = kernel.shape[0]
-    before = [b for b, _ in _paddings(x, kernel, stride, pad)]
-    sides = list(zip(x.shape[1:3], dy.shape[1:3], before, strict=True))
-
-    # To the pictures: dy, its pixels `stride` apart, under the kernel turned round.
-    dx = _slide(
-        dy,
-        kernel[::-1, ::-1].swapaxes(2, 3),
-        [(size - 1 - b, n + b - 1 - stride * (m - 1)) for n, m, b in sides],
-        dilation=stride,
-    )
-    # To the kernel: for each of its taps x times dy, summed over images, which is a
-    # convolution too, with the images in the part of the channels.
-    dk = jax.lax.conv_general_dilated(
-        x,
-        dy,
-        (1, 1),
-        [(b, stride * (m - 1) + size - n - b) for n, m, b in sides],
-        rhs_dilation=(stride, stride),
-        dimension_numbers=("CHWN", "IHWO", "HWNC"),
-    )
-    return dx, dk.astype(kernel.dtype)
-
-
-convolve.defvjp(_convolve_fwd, _convolve_bwd)
 
 
 class Conv(nn.Module):

@@ -61,7 +61,7 @@ STARTS = {
 def affine(x, kernel, bias):
     """[..., I] times [I, O] plus [O], in the type of x.
 
-    The kernel's gradient is rounded to the type of x, as in `resnet.convolve`; the
+    The kernel's gradient is rounded to the type of x, as in `convolution.convolve`; the
     bias and its gradient are float32.
     """
     y = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=kernel.dtype)
