@@ -9,9 +9,10 @@ All sides start from the same weights and do the same steps: network (resnet10),
 (256 pictures, 512 views of 32x32), NT-Xent, online probe and AdamW of
 configs/quickstart.py, in float32. Ours is the train step of the door, metrics and all;
 PyTorch's is tests/bench/torch_simclr.py, in either layout of memory. Each is a process
-of its own on one and the same core, with one thread and the Makefile's settings of the
-C library. They take turns, some steps at a time, so that all have the same weather.
-What counts is CPU seconds, not the clock's.
+of its own on one and the same core, with one thread, and with the Makefile's settings
+of the C library and one arena, so that none gives back memory that others would take.
+They take turns, some steps at a time, so that all have the same weather. What counts is
+CPU seconds, not the clock's.
 
 It prints how many parameters each has and the losses of its first steps, which must
 agree; then the median and the least of the rounds, and as ratio the median of the
@@ -86,10 +87,10 @@ def machine() -> str:
 
 
 def tunables() -> dict[str, str]:
-    """What `make quickstart` tells the C library."""
+    """What `make quickstart` tells the C library, and to have one arena."""
     said = re.search(r"(GLIBC_TUNABLES) := (\S+)", pathlib.Path("Makefile").read_text())
     assert said
-    return {said[1]: said[2]}
+    return {said[1]: f"{said[2]}:glibc.malloc.arena_max=1"}
 
 
 class Side:
