@@ -138,3 +138,18 @@ COLLECTIVE = re.compile(
 def collectives(compiled) -> list[tuple[str, str]]:
     """(kind, result type) of every collective of a compiled program."""
     return [(kind, kinds) for kinds, kind in COLLECTIVE.findall(compiled.as_text())]
+
+
+def convolve_by_hand(x, kernel, stride):
+    """The convolution, evenly padded, as a sum over the taps, in float64."""
+    size = kernel.shape[0]
+    around = ((size - 1) // 2, size // 2)
+    x = np.pad(x, ((0, 0), around, around, (0, 0)))
+    rows, columns = ((n - size) // stride + 1 for n in x.shape[1:3])
+    y = np.zeros((x.shape[0], rows, columns, kernel.shape[3]))
+    for i in range(rows):
+        for j in range(columns):
+            a, b = i * stride, j * stride
+            patch = x[:, a : a + size, b : b + size]
+            y[:, i, j] = np.tensordot(patch, kernel, 3)
+    return y

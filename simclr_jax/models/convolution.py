@@ -165,7 +165,7 @@ def _to_kernel(stride, before, x, dy, shape):
             down, residue = divmod(first - before[0], stride)
             seen = x[:, residue::stride]
             spare = seen.shape[1] - dy.shape[1]
-            downs = [down + tap for tap in range(len(range(first, size, stride)))]
+            downs = range(down, down + len(range(first, size, stride)))
             left = _beside([seen[:, :, j : j + end : stride] for j in range(size)])
             right = _beside([_pad(dy, (d, spare - d, 0), NONE) for d in downs])
             taps = jnp.tensordot(
