@@ -15,7 +15,10 @@ from collections.abc import Callable
 import jax
 
 from simclr_jax.data.errors import STORAGE, UnreadablePicture
-from simclr_jax.train.checkpoint import CheckpointError
+from simclr_jax.storage.access import check_folder
+from simclr_jax.storage.errors import BucketError, BucketUnavailable
+from simclr_jax.storage.paths import absolute, has_scheme
+from simclr_jax.train.checkpoint import CheckpointError, CheckpointUnavailable
 
 DONE, FAILED, USAGE, AGAIN = 0, 1, 2, 75
 
@@ -92,10 +95,41 @@ def checking():
     """A ValueError inside is a mistake of the call or the config, as is a bad path."""
     try:
         yield
-    except UnreadablePicture:
+    except (UnreadablePicture, BucketUnavailable):
         raise
     except (ValueError, *STORAGE) as error:
         raise Mistake(str(error)) from error
+
+
+def folder(flag: str, path: str, *, write: bool = False) -> str:
+    """The whole path of a folder that the command line names, which can be used.
+
+    Args:
+      flag: that names it, for messages.
+      write: whether it is to be written to.
+
+    Raises:
+      Mistake: the path is none, or the folder cannot be used.
+      BucketUnavailable: the storage did not answer.
+    """
+    with checking():
+        try:
+            whole = absolute(path)
+            check_folder(whole, write=write)
+        except ValueError as error:
+            raise ValueError(f"{flag}: {error}") from error
+    return whole
+
+
+def check_data(c) -> None:
+    """Finds out whether the places that a config's pictures are in can be read.
+
+    Raises:
+      Mistake: one of them cannot be.
+    """
+    folder("--config.data.data_dir", c.data.data_dir)
+    if has_scheme(c.data.name):
+        folder("--config.data.name", c.data.name)
 
 
 def join_cluster() -> None:
@@ -218,6 +252,9 @@ def report(error: BaseException) -> int:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
     if isinstance(error, Again):
+        print(f"try again: {error}", file=sys.stderr)
+        return AGAIN
+    if isinstance(error, BucketError | CheckpointUnavailable):
         print(f"try again: {error}", file=sys.stderr)
         return AGAIN
     if lost_peer(error):

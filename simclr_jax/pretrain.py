@@ -4,8 +4,6 @@ python -m simclr_jax.pretrain --config configs/NAME.py --workdir DIR
     [--config.a.b=value ...]
 """
 
-import os
-
 import jax
 from etils import epath
 
@@ -41,7 +39,9 @@ def read(argv: list[str]):
     arguments, changes = parser.parse_with_changes(argv)
     with door.checking():
         c = config.read(arguments.config, changes)
-    return c, os.path.expanduser(arguments.workdir)
+    workdir = door.folder("--workdir", arguments.workdir, write=True)
+    door.check_data(c)
+    return c, workdir
 
 
 def pretrain(c, workdir: str):
@@ -73,10 +73,11 @@ def train(c, job: run.Run, source, judge, mesh, workdir: str):
     """The run itself, from the last checkpoint or from the beginning."""
     first = jax.process_index() == 0
     checkpoints = Checkpoints(
-        epath.Path(workdir).absolute() / "checkpoints",
+        epath.Path(workdir) / "checkpoints",
         **c.checkpoint,
         # The branch to evaluate and export; DINO's is the target.
         about={"method": c.method.name, "keep": job.method.keep},
+        before_commit=lambda: log.copy(),  # no checkpoint is ahead of the metrics
     )
     start = checkpoints.latest or 0
     with door.checking():

@@ -19,6 +19,7 @@ from simclr_jax.losses import streaming
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.probe import with_probe
 from simclr_jax.models.siamese import manner
+from simclr_jax.storage import files
 from simclr_jax.train import schedules
 from simclr_jax.train.checkpoint import template
 from simclr_jax.train.optim import COUPLED, with_rules
@@ -301,23 +302,21 @@ def claim(c, source: Source, workdir) -> None:
         },
     }
     with processes.first_goes_first():
+        there = {path.name for path in folder.iterdir()} if folder.exists() else ()
         for name, now in mine.items():
-            if _has_begun(folder) and (folder / name).exists():
+            if name in there and _has_begun(folder, there):
                 _compare(read_saved(folder, name), now, folder)
         if jax.process_index() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
             for name, now in mine.items():
-                written = folder / f"{name}.new"  # no other process sees half a file
-                written.write_text(json.dumps(now, indent=2) + "\n")
-                written.replace(folder / name)
-    path = folder / "config.json"
-    processes.agree(path.read_text() if path.exists() else "", workdir)
+                files.write(str(folder / name), json.dumps(now, indent=2) + "\n")
+    if jax.process_count() > 1:
+        path = folder / "config.json"
+        processes.agree(path.read_text() if path.exists() else "", workdir)
 
 
-def _has_begun(folder) -> bool:
-    saved = folder / "checkpoints"
-    return (folder / "metrics.jsonl").exists() or (
-        saved.exists() and any(saved.iterdir())
+def _has_begun(folder, there) -> bool:
+    return "metrics.jsonl" in there or (
+        "checkpoints" in there and any((folder / "checkpoints").iterdir())
     )
 
 

@@ -1,6 +1,5 @@
 """A run that begins with what another one has learnt."""
 
-import os
 from typing import NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ from etils import epath
 from simclr_jax import config, processes, run
 from simclr_jax.methods.base import Method
 from simclr_jax.state import TrainState
+from simclr_jax.storage.paths import absolute
 from simclr_jax.train.checkpoint import newest, restore_latest
 from simclr_jax.train.optim import paths
 
@@ -35,12 +35,12 @@ def begin(c, job: run.Run, mesh, workdir: str) -> run.Run:
     """
     if not c.init_from:
         return job
-    own = epath.Path(workdir).absolute() / "checkpoints"
+    own = epath.Path(workdir) / "checkpoints"
     step = newest(own)
     processes.agree(str(step), own)
     if step is not None:
         return job
-    old = _read(os.path.expanduser(c.init_from), mesh)
+    old = _read(absolute(c.init_from), mesh)
     params, stats = old.method.kept(old.state)
     pairs = {"online": (params, stats), "target": (params, stats)}
     if old.name == c.method.name and old.state.target_params is not None:
@@ -93,7 +93,7 @@ def _read(workdir: str, mesh) -> Old:
     try:
         c = config.restored(run.read_saved(workdir))
         job = run.assemble(c, mesh, **run.sizes(workdir))
-        checkpoints = epath.Path(workdir).absolute() / "checkpoints"
+        checkpoints = epath.Path(workdir) / "checkpoints"
         state, step = restore_latest(checkpoints, run.abstract(job))
     except ValueError as error:
         raise ValueError(f"init_from={workdir}: {error}") from error

@@ -7,7 +7,9 @@ import sys
 import numpy as np
 
 from simclr_jax.data.errors import STORAGE, UnreadablePicture
-from simclr_jax.data.storage import storage_of
+from simclr_jax.storage.errors import BucketDenied, BucketUnavailable
+from simclr_jax.storage.files import storage_of
+from simclr_jax.storage.paths import absolute
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 SPLITS = ("train", "val", "validation", "test")
@@ -28,7 +30,7 @@ class Folder:
     that a class keeps its number where a split has no picture of it.
 
     Args:
-      root: the folder, on a disk or under a scheme such as gs://.
+      root: the folder, on a disk or in a bucket.
       split: "train", "validation" or "val", "test"; "train" or "all" without splits.
 
     Raises:
@@ -39,10 +41,8 @@ class Folder:
     block = 1
 
     def __init__(self, root: str, split: str):
+        root = absolute(root)
         self._storage = storage_of(root)
-        if not self._storage.remote:
-            root = os.path.abspath(os.path.expanduser(root))
-        root = root.rstrip("/")
         if not self._storage.is_dir(root):
             raise ValueError(
                 f"There is no folder {root}; data.name (or data.data_dir, with "
@@ -100,6 +100,8 @@ class Folder:
     def _read_one(self, i):
         try:
             return self._storage.read_all(self.files[i])
+        except (BucketDenied, BucketUnavailable):
+            raise  # of all pictures, not of this one
         except STORAGE as error:
             raise UnreadablePicture(
                 f"{self.files[i]} cannot be read: {error}"

@@ -19,7 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from simclr_jax.data.errors import STORAGE
-from simclr_jax.data.storage import storage_of
+from simclr_jax.storage.errors import BucketUnavailable
+from simclr_jax.storage.files import storage_of
 
 HEADER, FOOTER = 12, 4  # bytes around a payload
 CHUNK = 2**23  # bytes a request where a request is dear; whole files pass through
@@ -66,7 +67,7 @@ def index_files(files, *, title: str, places, storage=None) -> Index:
     files = tuple(files)
     storage = storage or storage_of(files[0])
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        stats = list(pool.map(storage.stat, files))
+        stats = [(stat.size, stat.version) for stat in storage.stats(files)]
         names = [os.path.basename(path) for path in files]
         key = hashlib.sha256(repr((names, stats)).encode()).hexdigest()[:16]
         name = f"simclr_jax.{title.replace('/', '-')}.{key}.npz"
@@ -169,6 +170,8 @@ def _load(path, files):
         data = storage_of(path).read_all(path)
         with np.load(io.BytesIO(data)) as kept:
             counts, lengths = kept["counts"], kept["lengths"]
+    except BucketUnavailable:
+        raise
     except (*STORAGE, ValueError, KeyError, zipfile.BadZipFile):
         return None  # not there, not ours to read, or half a file from a full disk
     good = len(counts) == files and counts.sum() == len(lengths)
@@ -181,6 +184,8 @@ def _save(paths, counts, lengths):
     for path in paths:
         try:
             storage_of(path).write(path, buffer.getvalue())
+        except BucketUnavailable:
+            raise
         except STORAGE:
             continue  # read-only: the next place
         return path

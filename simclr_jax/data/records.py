@@ -12,8 +12,8 @@ import numpy as np
 
 from simclr_jax.data.errors import UnreadablePicture
 from simclr_jax.data.index import index_bytes, index_files
-from simclr_jax.data.storage import storage_of
 from simclr_jax.data.tensorflow import tf
+from simclr_jax.storage.files import storage_of
 
 HOLD_BYTES = 2**28  # a set up to this size is held in memory, encoded
 BLOCK_BYTES = 2**22  # about what one request to a bucket should bring
@@ -60,7 +60,7 @@ class Records:
         self._image, self._label = image, label
         self._storage = storage or storage_of(files[0])
         self._pool = concurrent.futures.ThreadPoolExecutor(THREADS)
-        size = sum(s for s, _ in self._pool.map(self._storage.stat, files))
+        size = sum(stat.size for stat in self._storage.stats(files))
         if size <= hold_bytes:
             self._load = self._held(files)
             return

@@ -17,6 +17,7 @@ from simclr_jax.data import tfds
 from simclr_jax.data.folder import Folder
 from simclr_jax.data.hints import nearest
 from simclr_jax.data.records import Records
+from simclr_jax.storage.paths import absolute, has_scheme
 
 EMBEDDED = "cifar10_mini"
 TERM = re.compile(r"([\w\-.]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
@@ -66,7 +67,7 @@ def open_source(
       ValueError: unknown or missing set, folder or split, or files that are damaged;
         says what there is.
     """
-    data_dir = os.path.expanduser(data_dir)
+    data_dir = absolute(data_dir)
     open_one = functools.cache(_opener(name, data_dir, workdir))
     parts = [_part(open_one, term.strip(), split) for term in split.split("+")]
     source, start, stop = parts[0]
@@ -128,7 +129,7 @@ def _opener(name, data_dir, workdir):
         if not data_dir:
             raise ValueError("data.name='folder' needs data.data_dir, the folder.")
         return functools.partial(Folder, data_dir)
-    if "://" in name or name.startswith(("/", "~", ".")):
+    if has_scheme(name) or name.startswith(("/", "~", ".")):
         return functools.partial(Folder, name)
     builder = tfds.find(name, data_dir)
     if builder is None and os.path.isdir(name):

@@ -14,7 +14,7 @@ import numpy as np
 
 from simclr_jax.data.hints import nearest
 from simclr_jax.data.records import Records
-from simclr_jax.data.storage import storage_of
+from simclr_jax.storage.files import storage_of
 
 PORTS = {"http": 80, "https": 443, "ftp": 21}
 

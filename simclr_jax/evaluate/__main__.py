@@ -12,7 +12,6 @@ and, for maps, map2d are to be compared with published numbers.
 """
 
 import json
-import os
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ from simclr_jax import config, door, run, sharding
 from simclr_jax.evaluate import maps, plots
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear, linear_augmented
+from simclr_jax.storage import files
 from simclr_jax.train.checkpoint import restore_latest
 
 MAY_SET = (
@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
     arguments, changes = read(argv)
     with door.checking():
         c = read_config(arguments.workdir, changes)
+    door.check_data(c)
     door.join_cluster()
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
@@ -61,7 +62,7 @@ def read(argv: list[str]):
     if arguments.features and not arguments.protocol:
         known = ", ".join(config.PROTOCOLS)
         words.error(f"--features goes with a --protocol: {known}.")
-    arguments.workdir = os.path.expanduser(arguments.workdir)
+    arguments.workdir = door.folder("--workdir", arguments.workdir, write=True)
     return arguments, changes
 
 
@@ -91,7 +92,7 @@ class Judged:
         )
         self.job = run.assemble(c, mesh, **run.sizes(workdir))
         self.state, self.step = restore_latest(
-            self.workdir.absolute() / "checkpoints", run.abstract(self.job)
+            self.workdir / "checkpoints", run.abstract(self.job)
         )
         self._features = {}
 
@@ -174,9 +175,7 @@ class Judged:
         path = self.workdir / "results.json"
         results = json.loads(path.read_text()) if path.exists() else {}
         results.setdefault(protocol, {})[name] = said
-        written = path.with_suffix(".json.new")  # nobody reads half a file
-        written.write_text(json.dumps(results, indent=2) + "\n")
-        written.replace(path)
+        files.write(str(path), json.dumps(results, indent=2) + "\n")
         return said["accuracy"]
 
     def quick(self) -> None:

@@ -26,6 +26,7 @@ from simclr_jax import config, door, run
 from simclr_jax.reproduce import card
 from simclr_jax.reproduce.row import PLANNED, Row
 from simclr_jax.reproduce.rows import ROWS
+from simclr_jax.storage.paths import absolute
 
 LAUNCHERS = (
     "launch/local.sh N",
@@ -64,15 +65,9 @@ def read(argv: list[str]):
     if asked.row:
         with door.checking():
             config.choose(asked.row, ROWS, "ROW")
-    asked.workdir, asked.card = map(absolute, (asked.workdir, asked.card))
+    with door.checking():
+        asked.workdir, asked.card = map(absolute, (asked.workdir, asked.card))
     return asked, changes
-
-
-def absolute(path: str) -> str:
-    """The same folder from anywhere; what is no folder of this machine as it is."""
-    if not path or "://" in path:
-        return path
-    return os.path.abspath(os.path.expanduser(path))
 
 
 # All rows.

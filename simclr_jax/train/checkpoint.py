@@ -1,28 +1,52 @@
 """Saving and restoring the state with Orbax, in the background."""
 
+import concurrent.futures
+import contextlib
+import time
+from collections.abc import Callable
+
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
+
+from simclr_jax.storage import gcs_path  # noqa: F401, Orbax's way to buckets
+from simclr_jax.storage.errors import Meaning, meaning, reason
+from simclr_jax.storage.paths import in_bucket
+from simclr_jax.storage.retry import patience, said_if_slow, say
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds from a failed save to the next
+PASSING = (Meaning.TRANSIENT, Meaning.TOKEN)
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read; says which and why."""
 
 
+class CheckpointUnavailable(CheckpointError):
+    """The storage was the reason; it may be there again another time."""
+
+
 def _unwritten(directory, cause: Exception) -> CheckpointError:
     """The error for a checkpoint that could not be written."""
-    reason = _reason(cause)
-    if "RESOURCE_EXHAUSTED" in str(cause) or "No space left" in str(cause):
-        reason = "no space left on the device"
-    return CheckpointError(
-        f"A checkpoint could not be written to {directory}: {reason}. Those written "
+    why = _reason(cause)
+    if "No space left" in str(cause) or "RESOURCE_EXHAUSTED" in str(cause):
+        why = "no space left on the device"
+    remote = in_bucket(directory) and meaning(cause) is not Meaning.OTHER
+    kind = CheckpointUnavailable if remote else CheckpointError
+    return kind(
+        f"A checkpoint could not be written to {directory}: {why}. Those written "
         "before are untouched; the same command goes on from the last of them."
     )
 
 
 def _unread(directory, step: int, cause: Exception) -> CheckpointError:
     """The error for a checkpoint that could not be read."""
+    if in_bucket(directory) and meaning(cause) not in (Meaning.OTHER, Meaning.MISSING):
+        return CheckpointUnavailable(
+            f"Checkpoint {step} of {directory} could not be read: {_reason(cause)}."
+        )
     return CheckpointError(
         f"Checkpoint {step} of {directory} could not be read: {_reason(cause)}. If it "
         f"is damaged, remove {directory / str(step)}: the one before it is then the "
@@ -32,12 +56,19 @@ def _unread(directory, step: int, cause: Exception) -> CheckpointError:
 
 def _reason(cause: Exception) -> str:
     """The first and the last words of an error; the middle of Orbax's is its stack."""
+    if meaning(cause) is not Meaning.OTHER:
+        return reason(cause)
     text = " ".join(str(cause).split()) or type(cause).__name__
     return text if len(text) < 600 else f"{text[:200]} ... {text[-300:]}"
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last few, and every n-th for good."""
+    """The checkpoints of one run: the last few, and every n-th for good.
+
+    A save that fails for a reason that passes is done again, with the state as it is
+    then, until `storage.retry.patience()` is over. Several processes would have to
+    agree on when: there, any failure is the end.
+    """
 
     def __init__(
         self,
@@ -47,38 +78,71 @@ class Checkpoints:
         keep: int = 3,
         keep_every: int = 0,
         about: dict | None = None,
+        before_commit: Callable[[], None] = lambda: None,
     ):
         """
         Args:
+          directory: a whole path.
           every: steps between two saves.
           keep: how many of the last to keep.
           keep_every: checkpoints whose step this divides stay for good; 0: none do.
           about: what a reader of a checkpoint should know; saved beside the state.
+          before_commit: called by process 0, in the background, when a checkpoint is
+            written but does not count yet.
         """
-        self.directory, self._every, self._about = directory, every, about or {}
+        self.directory = epath.Path(directory)
+        self._every, self._about = every, about or {}
+        self._keep, self._keep_every = keep, keep_every
+        self._before_commit = before_commit
+        self._manager = self._open(cleanup=True)
+        # Orbax's threads are waited for in one of our own, so that the loop need not.
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._writing: tuple[int, concurrent.futures.Future] | None = None
+        self._reopening: concurrent.futures.Future | None = None
+        self._failed_since: float | None = None
+        self._pause = FIRST_PAUSE
+
+    def _open(self, *, cleanup: bool) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            keep_period=keep_every or None,
-            cleanup_tmp_directories=True,
+            max_to_keep=self._keep,
+            keep_period=self._keep_every or None,
+            cleanup_tmp_directories=cleanup,
+            async_options=ocp.AsyncOptions(
+                timeout_secs=max(1200, int(2 * patience())),
+                post_finalization_callback=self._before_commit,
+            ),
+            # Whether a step is there already is known, see `save`; to look for it again
+            # would have the loop wait for the storage.
+            file_options=ocp.options.FileOptions(skip_sync_file_validations=True),
         )
-        self._manager = ocp.CheckpointManager(directory, options=options)
+        return ocp.CheckpointManager(self.directory, options=options)
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest whole checkpoint."""
+        """The step of the newest checkpoint, complete or being written."""
         return self._manager.latest_step()
 
     def due(self, step: int) -> bool:
         """Whether the state of this step is one to save."""
         return step % self._every == 0
 
+    def preempted(self, step: int) -> bool:
+        """Whether any process of a multi-process run was told to stop."""
+        return self._manager.reached_preemption(step)
+
     def save(self, step: int, state) -> None:
-        """Starts to write the state, unless it is saved already; returns at once.
+        """Starts to write the state, unless it is saved already or `poll` is to do so.
+
+        Returns at once, but where the save before is still going on: that is said.
 
         Raises:
-          CheckpointError: if this or the previous save failed.
+          CheckpointError: if this or the previous save failed for good.
         """
-        if step == self.latest:
+        if self._writing and self._writing[0] != step:
+            with said_if_slow(f"writing checkpoint {self._writing[0]}, before {step}"):
+                concurrent.futures.wait([self._writing[1]])
+            self._settle()
+        if self._reopening or step == self.latest:
             return
         try:
             args = ocp.args.Composite(
@@ -87,10 +151,85 @@ class Checkpoints:
             self._manager.save(step, args=args, force=True)
         except (ValueError, OSError) as cause:
             raise _unwritten(self.directory, cause) from cause
+        self._writing = step, self._thread.submit(self._manager.wait_until_finished)
 
-    def preempted(self, step: int) -> bool:
-        """Whether any process of a multi-process run was told to stop."""
-        return self._manager.reached_preemption(step)
+    def poll(self, step: int, state) -> None:
+        """Looks, without waiting, whether the last save failed, and then saves again.
+
+        Raises:
+          CheckpointError: if it failed for good.
+        """
+        if self._writing and self._writing[1].done():
+            self._settle()
+        if self._reopening and self._reopening.done():
+            reopening, self._reopening = self._reopening, None
+            try:
+                self._manager = reopening.result()
+            except (ValueError, OSError) as cause:
+                raise _unwritten(self.directory, cause) from cause
+            self.save(step, state)
+
+    def _settle(self) -> None:
+        """Takes note of how a save that has ended went."""
+        if not self._writing:
+            return
+        (step, future), self._writing = self._writing, None
+        error = future.exception()
+        if error is None:
+            if self._failed_since is not None:
+                say(f"Checkpoint {step} is written.")
+            self._failed_since, self._pause = None, FIRST_PAUSE
+            return
+        now = time.monotonic()
+        self._failed_since = self._failed_since or now
+        passes = in_bucket(self.directory) and meaning(error) in PASSING
+        late = now - self._failed_since > patience()
+        if not isinstance(error, Exception):
+            raise error
+        if jax.process_count() > 1 or late or not passes:
+            raise _unwritten(self.directory, error) from error
+        say(
+            f"Checkpoint {step} could not be written to {self.directory}: "
+            f"{_reason(error)}; the state will be saved again."
+        )
+        self._reopening = self._thread.submit(self._reopen, step, self._pause)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _reopen(self, step: int, pause: float) -> ocp.CheckpointManager:
+        """A manager without the save that failed, once the storage answers."""
+        time.sleep(pause)
+        with contextlib.suppress(Exception):  # the failure that is known
+            self._manager.close()
+        (self.directory / str(step)).rmtree(missing_ok=True)
+        return self._open(cleanup=False)
+
+    def finish(self, step: int, state) -> None:
+        """Saves the state, if it is not saved, and waits until it is.
+
+        Raises:
+          CheckpointError: if it could not be.
+        """
+        self.save(step, state)
+        while pending := self._reopening or (self._writing and self._writing[1]):
+            with said_if_slow(f"writing checkpoint {step}"):
+                concurrent.futures.wait([pending])
+            self.poll(step, state)
+
+    def wait(self) -> None:
+        """Waits until what is being written is, if it can be.
+
+        Raises:
+          CheckpointError: if it could not be.
+        """
+        if self._writing:
+            concurrent.futures.wait([self._writing[1]])
+            self._settle()
+
+    def close(self) -> None:
+        """Raises as `wait`."""
+        self.wait()
+        self._thread.shutdown()
+        self._manager.close()
 
     def restore(self, template, step: int):
         """The state of a step.
@@ -103,24 +242,10 @@ class Checkpoints:
         """
         return _restore(self._manager, self.directory, step, template)
 
-    def wait(self) -> None:
-        """Waits until all is written.
-
-        Raises:
-          CheckpointError: if it could not be.
-        """
-        try:
-            self._manager.wait_until_finished()
-        except (ValueError, OSError) as cause:
-            raise _unwritten(self.directory, cause) from cause
-
-    def close(self) -> None:
-        self.wait()
-        self._manager.close()
-
 
 def newest(directory) -> int | None:
     """The step of the newest whole checkpoint of a run; None where there is none."""
+    directory = epath.Path(directory)
     if not directory.exists():
         return None
     options = ocp.CheckpointManagerOptions(read_only=True)
@@ -135,6 +260,7 @@ def restore_latest(directory, template):
       ValueError: if there is none yet.
       CheckpointError: if it is damaged or of another shape.
     """
+    directory = epath.Path(directory)
     options = ocp.CheckpointManagerOptions(read_only=True)
     if not directory.exists():
         raise ValueError(f"{directory.parent} holds no checkpoint yet.")
@@ -150,7 +276,8 @@ def restore_latest(directory, template):
 def _restore(manager, directory, step, template):
     try:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-        return manager.restore(step, args=args)["state"]
+        with said_if_slow(f"reading checkpoint {step} of {directory}"):
+            return manager.restore(step, args=args)["state"]
     except Exception as cause:  # Orbax raises five unrelated types
         raise _unread(directory, step, cause) from cause
 

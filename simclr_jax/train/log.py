@@ -1,42 +1,50 @@
 """What a run says: lines of JSON, TensorBoard events, a bar or plain lines."""
 
+import contextlib
 import json
 import math
+import pathlib
+import shutil
 import sys
 import tempfile
 import time
 
-from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-COPY_EVERY = 60  # seconds, of the events to a bucket
+from simclr_jax.storage import bucket
+from simclr_jax.storage.errors import ObjectMissing
+from simclr_jax.storage.mirror import Mirror
+from simclr_jax.storage.paths import in_bucket
 
 
 class Log:
     """Writes the metrics of a run; on all processes but the first it keeps silent.
 
+    Files are written on this machine. Where the work directory is in a bucket, they are
+    copied there once a minute, before a checkpoint is complete, and at the end.
+
     Args:
-      workdir: where metrics.jsonl and the TensorBoard events go.
+      workdir: where metrics.jsonl and the TensorBoard events go; a whole path.
       start, total: steps done and steps to do.
       active: whether this process writes and speaks.
     """
 
     def __init__(self, workdir, start: int, total: int, *, active: bool = True):
         self.active = active
-        self._path = epath.Path(workdir) / "metrics.jsonl"
         self._start, self._total = start, total
         self._began = time.monotonic()
         if not active:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        folder, self._mirror = pathlib.Path(workdir), None
+        if in_bucket(workdir):
+            folder = _fetch(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "metrics.jsonl"
         self._forget(start)
-        # TensorBoard's writer knows only disks: for a bucket, events are copied there.
-        remote = "://" in str(workdir)
-        here = tempfile.mkdtemp(prefix="simclr_jax_events_") if remote else workdir
-        self._events = SummaryWriter(str(here), purge_step=start + 1)
-        self._events_here = epath.Path(here) if remote else None
-        self._copied = time.monotonic()
+        self._events = SummaryWriter(str(folder), purge_step=start + 1)
+        if in_bucket(workdir):
+            self._mirror = Mirror(folder, workdir)
         self._bar = tqdm(
             total=total,
             initial=start,
@@ -63,17 +71,21 @@ class Log:
             tqdm.write(text, file=sys.stderr)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of metrics.jsonl, the events, and a word on the terminal."""
+        """One line of metrics.jsonl, the events, and a word on the terminal.
+
+        Raises:
+          BucketDenied, BucketUnavailable: lines before could not be copied.
+        """
         if not self.active:
             return
+        if self._mirror:
+            self._mirror.check()
         finite = {k: x if math.isfinite(x) else None for k, x in metrics.items()}
         line = json.dumps({"step": step} | finite)  # JSON knows no NaN
         with self._path.open("a") as file:
             file.write(line + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
-        if time.monotonic() - self._copied > COPY_EVERY:
-            self._copy_events()
         speed = metrics["images_per_second"]
         if not self._bar.disable:
             self._bar.n = step
@@ -90,18 +102,34 @@ class Log:
             flush=True,
         )
 
-    def _copy_events(self) -> None:
-        self._events.flush()
-        self._copied = time.monotonic()
-        if self._events_here is not None:
-            for path in self._events_here.iterdir():
-                (self._path.parent / path.name).write_bytes(path.read_bytes())
+    def copy(self) -> None:
+        """Waits until all that was written is in the work directory.
+
+        Raises:
+          BucketDenied, BucketUnavailable.
+        """
+        if self.active and self._mirror:
+            self._events.flush()
+            self._mirror.copy()
 
     def close(self) -> None:
-        if self.active:
-            self._bar.close()
-            self._copy_events()
-            self._events.close()
+        """Raises as `copy`."""
+        if not self.active:
+            return
+        self._bar.close()
+        self._events.close()
+        if self._mirror:
+            self._mirror.close()
+            shutil.rmtree(self._path.parent)
+
+
+def _fetch(workdir: str) -> pathlib.Path:
+    """A folder of this machine, with the metrics that are in the bucket."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="simclr_jax_log_"))
+    with contextlib.suppress(ObjectMissing):
+        written = bucket.read(f"{workdir}/metrics.jsonl")
+        (folder / "metrics.jsonl").write_bytes(written)
+    return folder
 
 
 def _step(line: str) -> int | None:

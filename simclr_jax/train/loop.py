@@ -69,7 +69,7 @@ def run(
     """
     meter = _Meter(log, plan, alive)
     done, coming = plan.start, collections.deque()
-    with _arriving(checkpoints):
+    with _arriving(checkpoints, log):
         for done in range(plan.start + 1, plan.total + 1):
             with _saving(checkpoints, meter, done - 1, state):
                 batch = next(batches)
@@ -79,6 +79,7 @@ def run(
             if len(coming) > AHEAD:
                 jax.block_until_ready(coming.popleft())
             alive()
+            checkpoints.poll(done, state)
             meter.flush()
             if judge is not None and due(done, plan.judge_every):
                 meter.hold(done, metrics)
@@ -92,8 +93,7 @@ def run(
             if stop(done):
                 break
         meter.flush()
-        checkpoints.save(done, state)
-    checkpoints.wait()
+        checkpoints.finish(done, state)
     return state, done
 
 
@@ -145,15 +145,17 @@ def _saving(checkpoints: Checkpoints, meter: _Meter, done: int, state):
 
 
 @contextlib.contextmanager
-def _arriving(checkpoints: Checkpoints):
+def _arriving(checkpoints: Checkpoints, log: Log):
     """Lets what is being written arrive before a failure ends the process.
 
-    Not with several processes: one that has failed alone would wait for the others.
+    No checkpoint with several processes: one that has failed alone would wait for the
+    others.
     """
     try:
         yield
     except Exception:
-        if jax.process_count() == 1:
-            with contextlib.suppress(CheckpointError):
+        with contextlib.suppress(CheckpointError, OSError):
+            if jax.process_count() == 1:
                 checkpoints.wait()
+            log.copy()
         raise

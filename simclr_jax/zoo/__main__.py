@@ -8,9 +8,8 @@ python -m simclr_jax.zoo export --workdir DIR --to FORMAT --out PATH
 python -m simclr_jax.zoo list
 """
 
-import os
-
 from simclr_jax import config, door
+from simclr_jax.storage.paths import absolute
 from simclr_jax.zoo import exporting, importing, published
 from simclr_jax.zoo.formats import FORMATS
 from simclr_jax.zoo.network import INPUTS, PARTS
@@ -51,8 +50,12 @@ def read(argv: list[str]):
     asked, changes = words.parse_with_changes(argv[1:])
     if changes and argv[0] != "import":
         words.error(f"{argv[0]} takes what is there as it is: no --config.KEY=VALUE.")
-    for name in vars(asked).keys() & {"source", "workdir", "out"}:
-        setattr(asked, name, os.path.expanduser(getattr(asked, name)))
+    if argv[0] == "list":
+        return asked, changes
+    asked.workdir = door.folder("--workdir", asked.workdir, write=True)
+    other = "source" if argv[0] == "import" else "out"
+    with door.checking():
+        setattr(asked, other, absolute(getattr(asked, other)))
     return asked, changes
 
 

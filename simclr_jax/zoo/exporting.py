@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from etils import epath
 
 from simclr_jax import config, run, sharding
 from simclr_jax.models.positions import sincos
+from simclr_jax.storage import bucket
+from simclr_jax.storage.paths import in_bucket
 from simclr_jax.train.checkpoint import restore_latest
 from simclr_jax.zoo import card
 from simclr_jax.zoo.importing import fingerprint
@@ -80,7 +83,7 @@ def take_out(
     Args:
       workdir: of a run, finished or not, or what an import wrote.
       to: one of WRITERS.
-      out: a file or folder that is not there yet.
+      out: a file or folder that is not there yet, on this machine or in a bucket.
       part: one of PARTS.
       input: one of INPUTS; "" is "float", or "normalised" where the format holds arrays
         alone and nothing else can be.
@@ -94,9 +97,17 @@ def take_out(
     config.choose(to, WRITERS, "--to")
     config.choose(part, PARTS, "--part")
     input = _input(to, input)
+    if in_bucket(out):
+        if bucket.find(out):
+            raise ValueError(f"{out} is there already; take another --out.")
+        with tempfile.TemporaryDirectory(prefix="simclr_jax_export_") as folder:
+            name = out.rpartition("/")[2]
+            here = f"{folder}/{name}"
+            said = take_out(workdir, to, here, part, input, licence)
+            for file in pathlib.Path(folder).iterdir():  # the export, and a card beside
+                bucket.upload(file, f"{out.removesuffix(name)}{file.name}")
+        return said._replace(path=out)
     path = pathlib.Path(out)
-    if "://" in out:
-        raise ValueError(f"--out={out}: give a path of this machine, and copy it then.")
     if path.exists():
         raise ValueError(f"{out} is there already; take another --out.")
     network, expected, about = read(workdir, to, part, input)
@@ -224,7 +235,7 @@ def _assembled(c, workdir: str) -> run.Run:
 def _kept(c, workdir: str):
     """The run, and the branch to keep with the run's classifier: job, params, stats."""
     job = _assembled(c, workdir)
-    folder = epath.Path(workdir).absolute() / "checkpoints"
+    folder = epath.Path(workdir) / "checkpoints"
     state, step = restore_latest(folder, run.abstract(job))
     params, stats = job.method.kept(state)
     if "probe" in state.params:

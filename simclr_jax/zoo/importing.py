@@ -1,8 +1,10 @@
 """A foreign checkpoint becomes a work directory, as if it had been trained here."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
+import tempfile
 from typing import NamedTuple
 
 import jax
@@ -10,6 +12,8 @@ import numpy as np
 from etils import epath
 
 from simclr_jax import config, run, sharding
+from simclr_jax.storage import bucket
+from simclr_jax.storage.paths import in_bucket
 from simclr_jax.train.checkpoint import Checkpoints, newest
 from simclr_jax.zoo import layout, published
 from simclr_jax.zoo.formats import FORMATS
@@ -48,13 +52,29 @@ def bring(
         surplus or misshapen, or the work directory is somebody's already.
     """
     config.choose(name, FORMATS, "--from")
-    if "://" in source:
-        raise ValueError(f"--source={source}: copy it to this machine, and give that.")
     if pathlib.Path(source).suffix in PACKED:
         raise ValueError(f"--source={source}: unpack it, and give what is inside.")
     folder = epath.Path(workdir)
     if folder.exists() and any(folder.iterdir()) and not _stopped(folder):
         raise ValueError(f"{workdir} is not empty; take another --workdir.")
+    with _on_this_machine(source) as source:
+        return _bring(name, source, folder, changes)
+
+
+@contextlib.contextmanager
+def _on_this_machine(source: str):
+    """The path of a source, of a copy where it lies in a bucket."""
+    if not in_bucket(source):
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="simclr_jax_import_") as folder:
+        name = source.rpartition("/")[2]
+        if not bucket.copy_here(source, pathlib.Path(folder)):
+            raise ValueError(f"--source={source}: there is no such file or folder.")
+        yield f"{folder}/{name}"
+
+
+def _bring(name: str, source: str, folder, changes: list[tuple[str, str]]) -> Imported:
     found = FORMATS[name](source)
     c = config.load(f"{CONFIGS}/{found.config}")
     config.override(c, [*found.changes, *changes])
@@ -150,7 +170,7 @@ def _save(folder, c, data, job: run.Run, state, said: Imported) -> None:
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
     checkpoints = Checkpoints(  # last: without one nothing is taken for a run
-        folder.absolute() / "checkpoints", every=job.total, about=about
+        folder / "checkpoints", every=job.total, about=about
     )
-    checkpoints.save(job.total, state)
+    checkpoints.finish(job.total, state)
     checkpoints.close()

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from simclr_jax.data import index
 from simclr_jax.data.index import index_bytes, index_files
-from simclr_jax.data.storage import Disk
+from simclr_jax.storage.files import Disk
 
 PAYLOADS = [b"a" * size for size in (1, 0, 17, 5000, 3)]
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from simclr_jax.data.order import Order
 from simclr_jax.data.records import Blocks, Records
-from simclr_jax.data.storage import Disk
+from simclr_jax.storage.files import Disk
 
 N = 2000
 

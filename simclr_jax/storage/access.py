@@ -1,0 +1,67 @@
+"""Whether the folders that a command needs can be used, before anything is begun."""
+
+import importlib.util
+import os
+import uuid
+
+from simclr_jax.storage import bucket
+from simclr_jax.storage.errors import BucketDenied
+from simclr_jax.storage.paths import BUCKET, in_bucket, split
+from simclr_jax.storage.retry import attempt, patience
+
+HIERARCHY = "google.cloud.storage_control_v2"  # with which Orbax removes its folders
+LOGIN = "this machine has no credentials: gcloud auth application-default login"
+
+
+def check_folder(path: str, *, write: bool = False) -> None:
+    """Finds out whether a folder can be read, or written to; it need not be there.
+
+    In a bucket, writing means what a run does: read, list, make and remove objects, and
+    look at the bucket itself, as Orbax does.
+
+    Args:
+      path: a whole path; "" is none.
+
+    Raises:
+      ValueError: it is a file.
+      BucketDenied: there is no such bucket, or a permission is missing.
+      BucketUnavailable: the storage did not answer for as long as it was asked.
+    """
+    patience()
+    if in_bucket(path):
+        _check_in_bucket(path, write)
+    elif os.path.isfile(path):
+        raise ValueError(f"{path} is a file; a folder is wanted.")
+
+
+def _check_in_bucket(path: str, write: bool) -> None:
+    def ask() -> None:
+        if write:
+            _check_kind(path)
+        blobs = bucket.client().list_blobs(
+            split(path)[0], prefix=split(path)[1], max_results=1, **bucket.ONCE
+        )
+        if any(blob.name == split(path)[1] for blob in blobs):
+            raise ValueError(f"{path} is an object; a folder is wanted.")
+        if write:
+            probe = bucket.blob(f"{path}/.writable-{uuid.uuid4().hex}")
+            probe.upload_from_string(b"", **bucket.ONCE)
+            probe.delete(**bucket.ONCE)
+
+    try:
+        attempt("opened", path, ask, token=False)
+    except BucketDenied as error:
+        if not bucket.anonymous():
+            raise
+        reason = f"{error.reason}; {LOGIN}"
+        raise BucketDenied(error.operation, path, reason) from error
+
+
+def _check_kind(path: str) -> None:
+    name = split(path)[0]
+    found = bucket.client().get_bucket(name, **bucket.ONCE)
+    if found.hierarchical_namespace_enabled and not importlib.util.find_spec(HIERARCHY):
+        raise ValueError(
+            f"{BUCKET}{name} has a hierarchical namespace, whose folders Orbax removes "
+            "by a client of their own: pip install google-cloud-storage-control."
+        )

@@ -1,0 +1,130 @@
+"""`epath.Path("gs://...")` by our own client, for Orbax, TFDS and this package alike.
+
+etils' own way, TensorFlow's file system, asks without end for a bucket that is not
+there, tells nothing of its tries and keeps a token that is not accepted any more.
+Importing this module registers the class.
+"""
+
+import contextlib
+import fnmatch
+import io
+import os
+import pathlib
+
+from etils import epath
+from etils.epath import backend, gpath, stat_utils
+
+from simclr_jax.storage import bucket
+from simclr_jax.storage.paths import in_bucket
+
+
+class GcsBackend(backend.Backend):
+    """What epath asks of a file system."""
+
+    @contextlib.contextmanager
+    def open(self, path, mode):  # pyrefly: ignore[bad-override]
+        """A file in memory, written in one piece at the end unless an error comes."""
+        path, kind = os.fspath(path), mode.strip("bt")
+        there = kind == "r" or (kind == "a" and bucket.find(path) is not None)
+        raw = io.BytesIO(bucket.read(path) if there else b"")
+        raw.seek(0, io.SEEK_END if kind == "a" else io.SEEK_SET)
+        file = raw if "b" in mode else io.TextIOWrapper(raw, "utf-8")
+        yield file
+        if kind != "r":
+            file.flush()
+            bucket.write(path, raw.getvalue())
+
+    def exists(self, path):
+        return bucket.find(os.fspath(path)) is not None
+
+    def isdir(self, path):
+        return bucket.is_folder(os.fspath(path))
+
+    def listdir(self, path):
+        folders, objects = bucket.listing(os.fspath(path))
+        return [*folders, *objects]
+
+    def glob(self, path):
+        pattern = os.fspath(path)
+        fixed = pattern[: min(pattern.find(c) for c in "*?[" if c in pattern)]
+        depth = pattern.count("/") + 1
+        every = {"/".join(p.split("/")[:depth]) for p in bucket.under(fixed)}
+        matches = (p for p in every if p.count("/") == depth - 1)
+        return sorted(fnmatch.filter(matches, pattern))
+
+    def walk(self, top, *, top_down=True, on_error=None):
+        top = os.fspath(top)
+        folders, objects = bucket.listing(top)
+        if top_down:
+            yield top, folders, [*objects]
+        for name in folders:
+            yield from self.walk(f"{top}/{name}", top_down=top_down)
+        if not top_down:
+            yield top, folders, [*objects]
+
+    def makedirs(self, path, *, exist_ok=False, mode=None):
+        self.mkdir(path, exist_ok=exist_ok)
+
+    def mkdir(self, path, *, exist_ok=False, mode=None):
+        if not exist_ok and self.exists(path):
+            raise FileExistsError(f"{os.fspath(path)} is there already.")
+        bucket.make_folder(os.fspath(path))
+
+    def rmtree(self, path):
+        if not bucket.remove_folder(os.fspath(path)):
+            raise FileNotFoundError(f"There is no folder {os.fspath(path)}.")
+
+    def remove(self, path):
+        if bucket.find(os.fspath(path)) is None:
+            raise FileNotFoundError(f"There is no {os.fspath(path)}.")
+        bucket.remove(os.fspath(path))
+
+    def rename(self, path, dst):
+        if self.exists(dst):
+            raise FileExistsError(f"{os.fspath(dst)} is there already.")
+        self.replace(path, dst)
+
+    def replace(self, path, dst):
+        path, dst = os.fspath(path), os.fspath(dst)
+        if not bucket.is_folder(path):
+            self.copy(path, dst, overwrite=True)
+            bucket.remove(path)
+            return
+        names = [*bucket.under(f"{path}/")]
+        bucket.each(lambda p: bucket.copy(p, dst + p.removeprefix(path)), names)
+        bucket.each(bucket.remove, names)
+
+    def copy(self, path, dst, overwrite):
+        path, dst = os.fspath(path), os.fspath(dst)
+        if not overwrite and self.exists(dst):
+            raise FileExistsError(f"{dst} is there already.")
+        if in_bucket(dst):
+            bucket.copy(path, dst)
+        else:
+            pathlib.Path(dst).write_bytes(bucket.read(path))
+
+    def stat(self, path):
+        found = bucket.find(os.fspath(path))
+        if found is None:
+            raise FileNotFoundError(f"There is no {os.fspath(path)}.")
+        return stat_utils.StatResult(
+            is_directory=found.is_folder,
+            length=found.size,
+            mtime=found.version // 1_000_000,
+            owner=None,
+            group=None,
+            mode=None,
+        )
+
+
+BACKEND = GcsBackend()
+
+
+@epath.register_path_cls(("gs://",))
+class GcsPath(gpath.PosixGPath):
+    """A path that begins with gs://."""
+
+    @property
+    def _backend(self):
+        # A path of this machine that was derived from one of a bucket is itself again.
+        return BACKEND if self._uri_scheme == "gs" else super()._backend
