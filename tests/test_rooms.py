@@ -18,19 +18,20 @@ ROOMS = {
     "losses": ("sharding", "jax"),
     "models": ("sharding", "jax numpy flax"),
     "methods": ("losses models state", "jax"),
+    "storage": ("", "etils google requests tensorstore tqdm"),
     "train": (
-        "losses.geometry state sharding",
+        "losses.geometry state sharding storage",
         "jax numpy optax orbax etils tensorboardX tqdm",
     ),
     "data": (
-        "sharding",
+        "sharding storage",
         "jax numpy tensorflow tensorflow_datasets etils tqdm",
     ),
     "plan": ("", "jax"),
     "zoo": ("models", "jax numpy tensorflow safetensors orbax etils"),
     "reproduce": ("", ""),
     "evaluate": (
-        "models losses state data colour sharding train.optim train.schedules",
+        "models losses state data colour sharding storage train.optim train.schedules",
         "jax numpy optax etils matplotlib sklearn threadpoolctl",
     ),
 }

@@ -18,7 +18,7 @@ from simclr_jax.storage.files import storage_of
 HOLD_BYTES = 2**28  # a set up to this size is held in memory, encoded
 BLOCK_BYTES = 2**22  # about what one request to a bucket should bring
 BLOCK_RECORDS = 256  # at most, so that small records still mix well
-CACHE_BYTES = 2**30  # of blocks kept; 64 lanes with windows of 2 need half of it
+CACHE_BYTES = 2**30  # of blocks kept, or more where a batch is large; see Blocks
 THREADS = 32
 
 
@@ -169,6 +169,9 @@ class Records:
 class Blocks:
     """The latest blocks, fetched once each even when several threads want them.
 
+    A block that a step has begun is mostly needed by the next one, too. So more than
+    `capacity` stay where one read asks for many: half as many again as it asks for.
+
     Args:
       fetch: number of a block -> its content, run on the pool.
       capacity: how many blocks stay.
@@ -183,6 +186,7 @@ class Blocks:
     def get(self, numbers) -> list:
         """The contents of the blocks; raises what the fetch of one of them raised."""
         with self._lock:
+            self._capacity = max(self._capacity, len(numbers) * 3 // 2)
             futures = [self._touch(number) for number in numbers]
         return [future.result() for future in futures]
 

@@ -41,8 +41,8 @@ def absolute(path: str) -> str:
             f"{path}: {bucket!r} cannot be the name of a bucket. Paths in a bucket are "
             "written gs://BUCKET/FOLDER."
         )
-    inside = posixpath.normpath(inside.strip("/")) if inside.strip("/") else ""
-    if not inside or inside.startswith(".."):
+    inside = posixpath.normpath(inside.strip("/"))
+    if inside.partition("/")[0] in (".", ".."):
         raise ValueError(
             f"{path} is a whole bucket; name a folder in it: {BUCKET}{bucket}/FOLDER."
         )

@@ -26,7 +26,7 @@ from simclr_jax.storage.errors import (
 PATIENCE = "SIMCLR_JAX_STORAGE_PATIENCE"  # the environment variable, in seconds
 DEFAULT_PATIENCE = 600.0
 SOON = 3.0  # seconds of failures before they are told
-FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds between two tries, drawn at random
+FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds between two tries, drawn at random
 
 SLOW = 30.0  # seconds after which somebody who waits is told for what
 
@@ -55,12 +55,14 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def said_if_slow(what: str):
-    """Says every half a minute that `what` is still going on inside."""
+def said_if_slow(what: str, after: float = SLOW):
+    """Says after some seconds, and then twice a minute, that `what` still goes on."""
     end, began = threading.Event(), time.monotonic()
 
     def tell():
-        while not end.wait(SLOW):
+        pause = after
+        while not end.wait(pause):
+            pause = SLOW
             say(f"Still {what}, for {time.monotonic() - began:.0f} s ...")
 
     threading.Thread(target=tell, daemon=True).start()

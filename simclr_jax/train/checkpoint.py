@@ -15,6 +15,7 @@ from simclr_jax.storage import gcs_path  # noqa: F401, Orbax's way to buckets
 from simclr_jax.storage.errors import Meaning, meaning, reason
 from simclr_jax.storage.paths import in_bucket
 from simclr_jax.storage.retry import patience, said_if_slow, say
+from simclr_jax.train.checkpoint_upload import start_upload
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds from a failed save to the next
 PASSING = (Meaning.TRANSIENT, Meaning.TOKEN)
@@ -99,6 +100,7 @@ class Checkpoints:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: tuple[int, concurrent.futures.Future] | None = None
         self._reopening: concurrent.futures.Future | None = None
+        self._upload = False  # whether the next save goes by this machine's disk
         self._failed_since: float | None = None
         self._pause = FIRST_PAUSE
 
@@ -139,19 +141,34 @@ class Checkpoints:
           CheckpointError: if this or the previous save failed for good.
         """
         if self._writing and self._writing[0] != step:
-            with said_if_slow(f"writing checkpoint {self._writing[0]}, before {step}"):
+            before = f"writing checkpoint {self._writing[0]}; step {step} waits for it"
+            with said_if_slow(before, after=1.0):
                 concurrent.futures.wait([self._writing[1]])
             self._settle()
         if self._reopening or step == self.latest:
             return
         try:
-            args = ocp.args.Composite(
-                state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(self._about)
-            )
-            self._manager.save(step, args=args, force=True)
+            finish = self._start(step, state)
         except (ValueError, OSError) as cause:
             raise _unwritten(self.directory, cause) from cause
-        self._writing = step, self._thread.submit(self._manager.wait_until_finished)
+        self._writing = step, self._thread.submit(finish)
+
+    def _start(self, step: int, state) -> Callable[[], None]:
+        """Starts to write; returns what waits for the end."""
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(self._about)
+        )
+        if not self._upload:
+            self._manager.save(step, args=args, force=True)
+            return self._manager.wait_until_finished
+        self._upload = False
+        finish = start_upload(str(self.directory), step, args, self._before_commit)
+
+        def finish_and_look() -> None:
+            finish()
+            self._manager.reload()
+
+        return finish_and_look
 
     def poll(self, step: int, state) -> None:
         """Looks, without waiting, whether the last save failed, and then saves again.
@@ -192,6 +209,7 @@ class Checkpoints:
             f"Checkpoint {step} could not be written to {self.directory}: "
             f"{_reason(error)}; the state will be saved again."
         )
+        self._upload = meaning(error) is Meaning.TOKEN
         self._reopening = self._thread.submit(self._reopen, step, self._pause)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 

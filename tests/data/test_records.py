@@ -148,6 +148,19 @@ def test_a_bucket_answers_few_requests_a_batch(files, count):
     assert total < 2.1 * blocks  # lanes of 31 records share nearly every block of 16
 
 
+@pytest.mark.parametrize("rows", [512, 1024])
+def test_a_pass_fetches_the_set_about_once(files, rows):
+    """Also where the blocks of one batch are more than the cache was made for."""
+    source, storage = bucket(files, block_bytes=4 * 310, cache_bytes=4 * 310 * 160)
+    order = Order(N, rows, seed=0, block=source.block)
+    for step in range(order.steps_per_epoch):
+        check(source, order.indices(step)[0])
+    fetched = sum(length for *_, length in storage.requests)
+    passed = order.steps_per_epoch * rows / N
+    total = sum(int(x) for x in source.index.length)
+    assert fetched < 1.3 * passed * total
+
+
 def test_requests_wait_side_by_side(files):
     source, storage = bucket(files, latency=0.05)
     indices, _ = Order(N, 64, seed=0, block=source.block).indices(0)
