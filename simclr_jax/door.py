@@ -101,35 +101,23 @@ def checking():
         raise Mistake(str(error)) from error
 
 
-def folder(flag: str, path: str, *, write: bool = False) -> str:
-    """The whole path of a folder that the command line names, which can be used.
+def check_folders(workdir: str, c=None) -> None:
+    """Finds out whether a work directory and a config's pictures can be used.
 
     Args:
-      flag: that names it, for messages.
-      write: whether it is to be written to.
+      workdir: a whole path, to be written to.
+      c: a config, or None where no pictures are needed.
 
     Raises:
-      Mistake: the path is none, or the folder cannot be used.
+      Mistake: one of them cannot be used.
       BucketUnavailable: the storage did not answer.
     """
     with checking():
-        try:
-            whole = absolute(path)
-            check_folder(whole, write=write)
-        except ValueError as error:
-            raise ValueError(f"{flag}: {error}") from error
-    return whole
-
-
-def check_data(c) -> None:
-    """Finds out whether the places that a config's pictures are in can be read.
-
-    Raises:
-      Mistake: one of them cannot be.
-    """
-    folder("--config.data.data_dir", c.data.data_dir)
-    if has_scheme(c.data.name):
-        folder("--config.data.name", c.data.name)
+        check_folder(workdir, write=True)
+        if c is not None:
+            check_folder(absolute(c.data.data_dir))
+        if c is not None and has_scheme(c.data.name):
+            check_folder(absolute(c.data.name))
 
 
 def join_cluster() -> None:

@@ -12,6 +12,7 @@ from simclr_jax.data import pipeline, reading
 from simclr_jax.data.feed import feed
 from simclr_jax.evaluate import plots
 from simclr_jax.evaluate.knn import knn
+from simclr_jax.storage.paths import absolute
 from simclr_jax.train import loop
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.log import Log
@@ -22,6 +23,7 @@ GALLERY = 8  # pictures in views.png
 def main(argv: list[str]) -> None:
     """Trains as the command line says; see door.leave for the exit codes."""
     c, workdir = read(argv)
+    door.check_folders(workdir, c)
     door.join_cluster()
     pretrain(c, workdir)
 
@@ -39,9 +41,7 @@ def read(argv: list[str]):
     arguments, changes = parser.parse_with_changes(argv)
     with door.checking():
         c = config.read(arguments.config, changes)
-    workdir = door.folder("--workdir", arguments.workdir, write=True)
-    door.check_data(c)
-    return c, workdir
+        return c, absolute(arguments.workdir)
 
 
 def pretrain(c, workdir: str):

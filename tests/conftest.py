@@ -4,10 +4,12 @@ Programs are compiled with little or no optimisation: sooner, to run slower. Wha
 for Python 3.11 makes without any is too slow for that to pay.
 """
 
+import gc
 import os
 import pathlib
 import sys
 import tempfile
+import warnings
 
 DEVICES = 8
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -16,11 +18,15 @@ os.environ["XLA_FLAGS"] = (
     f"--xla_force_host_platform_device_count={DEVICES}"
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["NO_GCE_CHECK"] = "true"  # no credentials are looked for on the network
 
 import jax
 import pytest
+from orbax.checkpoint._src.path import gcs_utils
 
 from simclr_jax import door, sharding
+from simclr_jax.storage import bucket, retry
+from tests.buckets.emulator import Emulator
 
 cache = pathlib.Path(tempfile.gettempdir()) / f"simclr_jax_tests_{jax.__version__}"
 for key, value in (
@@ -38,3 +44,25 @@ def in_process(monkeypatch):
     mesh = sharding.make_mesh(jax.devices()[:1])
     monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
     monkeypatch.setattr(door, "join_cluster", lambda: None)
+
+
+@pytest.fixture
+def cloud(monkeypatch):
+    """An emulated Cloud Storage with buckets "bucket" and "other", for this process."""
+    with Emulator(["bucket", "other"]) as emulator:
+        for name, value in emulator.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(retry, "FIRST_DELAY", 0.01)
+        monkeypatch.setattr(retry, "LONGEST_DELAY", 0.1)
+        _forget_clients()
+        yield emulator
+        bucket.client().close()
+    _forget_clients()
+    with warnings.catch_warnings():  # connections of Google's own thread are not closed
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def _forget_clients():
+    for cached in (bucket.client, bucket._kvstore, gcs_utils.get_bucket):
+        cached.cache_clear()

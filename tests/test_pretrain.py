@@ -351,38 +351,6 @@ def test_a_batch_must_divide_over_the_devices(tmp_path, monkeypatch):
         train(tmp_path, "--config.data.batch_size=28")
 
 
-@pytest.mark.long
-def test_a_work_directory_in_a_bucket(tmp_path, monkeypatch):
-    """All but the checkpoints, which Orbax writes by its own way to buckets."""
-    from etils.epath import backend, gpath
-
-    from simclr_jax.evaluate import __main__ as evaluate
-
-    as_it_is = gpath._GPath._path_str.fget
-
-    def on_disk(self):
-        return as_it_is(self).replace("gs://", f"{tmp_path}/")
-
-    def checkpoints(directory, **words):
-        return checkpoint.Checkpoints(kept, **words)
-
-    kept, disk = tmp_path / "checkpoints", property(lambda _: backend.os_backend)
-    monkeypatch.setattr(gpath._GPath, "_path_str", property(on_disk))
-    monkeypatch.setattr(gpath._GPath, "_backend", disk)
-    monkeypatch.setattr(pretrain, "Checkpoints", checkpoints)
-    monkeypatch.setattr(
-        evaluate, "restore_latest", lambda _, t: restore_latest(kept, t)
-    )
-    train("gs://bucket/work", *FEW)
-    evaluate.main(["--workdir=gs://bucket/work"])
-    work = tmp_path / "bucket" / "work"
-    assert {path.name.partition(".")[0] for path in work.iterdir()} == {
-        *("config", "data", "metrics", "results"),
-        *("views", "curves", "embedding", "events"),
-    }
-    assert [line["step"] for line in lines(work)] == [2, 4, 6]
-
-
 # Other people's pictures.
 
 

@@ -141,7 +141,10 @@ def _build(pool, storage, files, sizes, title):
     start = time.monotonic()
 
     def one(path, size):
-        return scan(lambda *span: storage.read(path, *span), path, size, chunk)
+        def read(offset, length):  # TensorStore fails beyond the end, with all read
+            return storage.read(path, offset, min(length, size - offset))
+
+        return scan(read, path, size, chunk)
 
     print(f"{title}: indexing {len(files)} files, once ...", file=sys.stderr)
     work = pool.map(one, files, sizes)

@@ -23,6 +23,8 @@ from simclr_jax.evaluate import maps, plots
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear, linear_augmented
 from simclr_jax.storage import files
+from simclr_jax.storage.access import check_folder
+from simclr_jax.storage.paths import absolute
 from simclr_jax.train.checkpoint import restore_latest
 
 MAY_SET = (
@@ -35,8 +37,9 @@ def main(argv: list[str]) -> None:
     """Judges as the command line says; see door.leave for the exit codes."""
     arguments, changes = read(argv)
     with door.checking():
+        check_folder(arguments.workdir, write=True)
         c = read_config(arguments.workdir, changes)
-    door.check_data(c)
+    door.check_folders("", c)
     door.join_cluster()
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
@@ -62,7 +65,8 @@ def read(argv: list[str]):
     if arguments.features and not arguments.protocol:
         known = ", ".join(config.PROTOCOLS)
         words.error(f"--features goes with a --protocol: {known}.")
-    arguments.workdir = door.folder("--workdir", arguments.workdir, write=True)
+    with door.checking():
+        arguments.workdir = absolute(arguments.workdir)
     return arguments, changes
 
 

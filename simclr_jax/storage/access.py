@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import uuid
 
 from simclr_jax.storage import bucket
@@ -9,6 +10,8 @@ from simclr_jax.storage.errors import BucketDenied
 from simclr_jax.storage.paths import BUCKET, in_bucket, split
 from simclr_jax.storage.retry import attempt, patience
 
+# Digits, small letters, dash, underscore, dot: cloud.google.com/storage/docs/buckets
+BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{1,220}[a-z0-9]")
 HIERARCHY = "google.cloud.storage_control_v2"  # with which Orbax removes its folders
 LOGIN = "this machine has no credentials: gcloud auth application-default login"
 
@@ -23,7 +26,7 @@ def check_folder(path: str, *, write: bool = False) -> None:
       path: a whole path; "" is none.
 
     Raises:
-      ValueError: it is a file.
+      ValueError: it is a file, or the bucket cannot have that name.
       BucketDenied: there is no such bucket, or a permission is missing.
       BucketUnavailable: the storage did not answer for as long as it was asked.
     """
@@ -35,9 +38,13 @@ def check_folder(path: str, *, write: bool = False) -> None:
 
 
 def _check_in_bucket(path: str, write: bool) -> None:
+    name = split(path)[0]
+    if not BUCKET_NAME.fullmatch(name):
+        raise ValueError(f"{path}: {name!r} cannot be the name of a bucket.")
+
     def ask() -> None:
         if write:
-            _check_kind(path)
+            _check_kind(name)
         blobs = bucket.client().list_blobs(
             split(path)[0], prefix=split(path)[1], max_results=1, **bucket.ONCE
         )
@@ -57,8 +64,7 @@ def _check_in_bucket(path: str, write: bool) -> None:
         raise BucketDenied(error.operation, path, reason) from error
 
 
-def _check_kind(path: str) -> None:
-    name = split(path)[0]
+def _check_kind(name: str) -> None:
     found = bucket.client().get_bucket(name, **bucket.ONCE)
     if found.hierarchical_namespace_enabled and not importlib.util.find_spec(HIERARCHY):
         raise ValueError(

@@ -13,7 +13,7 @@ import ssl
 
 import google.api_core.exceptions
 import google.auth.exceptions
-import requests.exceptions
+from requests import exceptions as connection
 
 
 class Meaning(enum.Enum):
@@ -74,14 +74,16 @@ TENSORFLOW = {  # absl's numbers, tf.errors.OpError.error_code
 # TensorStore: "PERMISSION_DENIED: ... [http_response_code='401']", TensorFlow: "...
 # HTTP response code 401 ..."
 HTTP = re.compile(r"http[ _]response[ _]code[ :='\"]*(\d{3})", re.IGNORECASE)
+# requests: "...: Max retries exceeded with url: ... (Caused by X('...: the reason'))"
+CAUSE = re.compile(r"\(Caused by .*: ([^:]*?)['\")]*$")
 PERMISSION = re.compile(r"storage\.(buckets|objects)\.\w+")
 BODY = re.compile(r"\s*\[(http_response_body|tensorstore_spec)=.*?'\](?=\s|$)")
 CODE = re.compile(rf"(?<![A-Z_])({'|'.join(CODES)})(?![A-Z_])")
 
 NETWORK = (
-    requests.exceptions.ConnectionError,  # which SSLError is one of
-    requests.exceptions.Timeout,
-    requests.exceptions.ChunkedEncodingError,
+    connection.ConnectionError,  # which SSLError is one of
+    connection.Timeout,
+    connection.ChunkedEncodingError,
     google.auth.exceptions.TransportError,
     google.api_core.exceptions.RetryError,
     ConnectionError,
@@ -143,6 +145,9 @@ def reason(error: BaseException) -> str:
     if no_bucket(error):
         return "there is no such bucket"
     text = " ".join(str(error).split())
+    caused = CAUSE.search(text)
+    if caused and isinstance(error, connection.RequestException):
+        return caused[1]
     status = getattr(error, "code", None) or HTTP.search(text)
     status = int(status[1]) if isinstance(status, re.Match) else status
     if status in STATUS:

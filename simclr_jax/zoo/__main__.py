@@ -9,6 +9,7 @@ python -m simclr_jax.zoo list
 """
 
 from simclr_jax import config, door
+from simclr_jax.storage.access import check_folder
 from simclr_jax.storage.paths import absolute
 from simclr_jax.zoo import exporting, importing, published
 from simclr_jax.zoo.formats import FORMATS
@@ -50,17 +51,15 @@ def read(argv: list[str]):
     asked, changes = words.parse_with_changes(argv[1:])
     if changes and argv[0] != "import":
         words.error(f"{argv[0]} takes what is there as it is: no --config.KEY=VALUE.")
-    if argv[0] == "list":
-        return asked, changes
-    asked.workdir = door.folder("--workdir", asked.workdir, write=True)
-    other = "source" if argv[0] == "import" else "out"
     with door.checking():
-        setattr(asked, other, absolute(getattr(asked, other)))
+        for name in vars(asked).keys() & {"source", "workdir", "out"}:
+            setattr(asked, name, absolute(getattr(asked, name)))
     return asked, changes
 
 
 def bring(asked, changes) -> None:
     """import: a foreign checkpoint becomes a work directory."""
+    check_folder(asked.workdir, write=True)
     said = importing.bring(asked.format, asked.source, asked.workdir, changes)
     print(f"{said.source} ({said.format}): {said.taken} arrays, by {said.config}")
     print(f"fresh here: {', '.join(said.fresh) or 'nothing'}")
@@ -77,6 +76,7 @@ def told(left: dict[str, int]) -> str:
 
 def take_out(asked, _) -> None:
     """export: a work directory's network in a format that others read."""
+    check_folder(asked.workdir)
     said = exporting.take_out(
         asked.workdir,
         asked.to,

@@ -94,19 +94,11 @@ def take_out(
         format cannot hold this network, or what was written did not pass.
       CheckpointError: the checkpoint cannot be read.
     """
+    if in_bucket(out):
+        return _into_bucket(workdir, to, out, part, input, licence)
     config.choose(to, WRITERS, "--to")
     config.choose(part, PARTS, "--part")
     input = _input(to, input)
-    if in_bucket(out):
-        if bucket.find(out):
-            raise ValueError(f"{out} is there already; take another --out.")
-        with tempfile.TemporaryDirectory(prefix="simclr_jax_export_") as folder:
-            name = out.rpartition("/")[2]
-            here = f"{folder}/{name}"
-            said = take_out(workdir, to, here, part, input, licence)
-            for file in pathlib.Path(folder).iterdir():  # the export, and a card beside
-                bucket.upload(file, f"{out.removesuffix(name)}{file.name}")
-        return said._replace(path=out)
     path = pathlib.Path(out)
     if path.exists():
         raise ValueError(f"{out} is there already; take another --out.")
@@ -119,6 +111,18 @@ def take_out(
         return _write(network, expected, about, to, half, path)
     finally:
         _remove(half)
+
+
+def _into_bucket(workdir: str, to: str, out: str, *options: str) -> Exported:
+    """Writes and checks on this machine, then copies: the export, and a card beside."""
+    if bucket.find(out):
+        raise ValueError(f"{out} is there already; take another --out.")
+    above, _, name = out.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="simclr_jax_export_") as folder:
+        done = take_out(workdir, to, f"{folder}/{name}", *options)
+        for file in pathlib.Path(folder).iterdir():
+            bucket.upload(file, f"{above}/{file.name}")
+    return done._replace(path=out)
 
 
 def _input(to: str, said: str) -> str:

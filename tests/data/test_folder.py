@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
+from simclr_jax.data.errors import UnreadablePicture
 from simclr_jax.data.folder import Folder
+from simclr_jax.storage import bucket
+from simclr_jax.storage.errors import BucketDenied, BucketUnavailable
+from tests.buckets.emulator import Fault
 
 
 def put(root, *names):
@@ -82,27 +85,36 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert source.read(np.arange(4))["label"].tolist() == [0, 0, 1, 1]
 
 
-def test_in_a_bucket():
+def test_in_a_bucket(cloud):
     for name in ("train/cat/a.png", "train/dog/b.JPG", "train/dog/in/c.png"):
-        folder = f"ram://folder/{name.rpartition('/')[0]}"
-        tf.io.gfile.makedirs(folder)
-        with tf.io.gfile.GFile(f"ram://folder/{name}", "wb") as file:
-            file.write(name.encode())
-    source = Folder("ram://folder/", "train")
+        cloud.put("bucket", f"folder/{name}", name.encode())
+    source = Folder("gs://bucket/folder/", "train")
     assert names(source) == ["train/cat/a.png", "train/dog/b.JPG", "train/dog/in/c.png"]
     assert source.class_names == ("cat", "dog")
-    assert source.describe(0) == "ram://folder/train/cat/a.png"
-    with pytest.raises(ValueError, match="no folder ram://nowhere"):
-        Folder("ram://nowhere", "train")
+    assert source.describe(0) == "gs://bucket/folder/train/cat/a.png"
+    with pytest.raises(ValueError, match="no folder gs://bucket/nowhere"):
+        Folder("gs://bucket/nowhere", "train")
 
 
-def test_a_bucket_that_cannot_be_reached_is_no_missing_folder(monkeypatch):
-    def fail(path):
-        raise tf.errors.FailedPreconditionError(None, None, "no credentials")
-
-    monkeypatch.setattr(tf.io.gfile, "stat", fail)
-    with pytest.raises(tf.errors.FailedPreconditionError, match="no credentials"):
+def test_a_bucket_that_cannot_be_read_is_no_missing_folder(cloud):
+    cloud.put("bucket", "pictures/1.png", b"1")
+    cloud.permissions.remove("storage.objects.list")
+    with pytest.raises(BucketDenied, match="gs://bucket/pictures could not be listed"):
         Folder("gs://bucket/pictures", "train")
+
+
+def test_a_picture_that_is_gone_is_another_thing_than_a_bucket_that_is_away(
+    cloud, monkeypatch
+):
+    cloud.put("bucket", "pictures/1.png", b"1")
+    source = Folder("gs://bucket/pictures", "train")
+    bucket.remove("gs://bucket/pictures/1.png")
+    with pytest.raises(UnreadablePicture, match=r"pictures/1.png cannot be read"):
+        source.read(np.array([0]))
+    cloud.faults = [Fault(status=503)]
+    monkeypatch.setenv("SIMCLR_JAX_STORAGE_PATIENCE", "0.2")
+    with pytest.raises(BucketUnavailable):
+        source.read(np.array([0]))
 
 
 def test_a_missing_folder(tmp_path):

@@ -186,18 +186,40 @@ def test_a_small_set_in_a_bucket_is_held(files):
     assert not storage.requests
 
 
-def test_through_tensorflows_file_systems(files):
-    far = [
-        path.replace(str(pathlib.Path(path).parent), "ram://records") for path in files
-    ]
-    for path, copy in zip(files, far, strict=True):
-        tf.io.gfile.copy(path, copy, overwrite=True)
-    for _ in range(2):  # builds the index, then finds it
-        source = Records(far, name="x/train", places=["ram://records"], hold_bytes=0)
+def test_in_a_real_bucket(files, cloud):
+    far = [f"gs://bucket/records/{pathlib.Path(path).name}" for path in files]
+    for path in files:
+        cloud.put(
+            "bucket",
+            f"records/{pathlib.Path(path).name}",
+            pathlib.Path(path).read_bytes(),
+        )
+    size = sum(pathlib.Path(path).stat().st_size for path in files)
+    for first in (True, False):  # builds the index, then finds it
+        cloud.clear_requests()
+        source = Records(
+            far, name="x/train", places=["gs://bucket/records"], hold_bytes=0
+        )
+        fetched = sum(request.bytes_out for request in cloud.requests)
+        assert fetched < (1.1 if first else 0.2) * size
         assert source.block == 256
         check(source, np.random.default_rng(2).integers(0, N, 100))
-    assert len(tf.io.gfile.glob("ram://records/simclr_jax.x-train.*.npz")) == 1
+    kept = [name for name in cloud.objects("bucket") if name.endswith(".npz")]
+    assert len(kept) == 1
+    cloud.clear_requests()
+    check(source, np.arange(N))
+    assert sum(request.bytes_out for request in cloud.requests) < 1.1 * size
     check(Records(far, name="x/train"), np.arange(N))
+
+
+def test_an_index_beside_data_that_may_only_be_read_is_kept_elsewhere(files, cloud):
+    for path in files[:1]:
+        cloud.put("bucket", "records/x-0", pathlib.Path(path).read_bytes())
+    cloud.permissions = {"storage.objects.get", "storage.objects.list"}
+    far, places = ["gs://bucket/records/x-0"], ["gs://bucket/records"]
+    source = Records(far, name="x/train", places=places, hold_bytes=0)
+    assert source.read(np.array([3]))["image"].tolist() == [picture(3)]
+    assert [*cloud.objects("bucket")] == ["records/x-0"]
 
 
 def test_a_failed_request_is_tried_again_next_time(files, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from simclr_jax.data import records
 from simclr_jax.data.index import index_bytes
 from simclr_jax.data.sources import open_source
+from simclr_jax.storage.errors import BucketDenied
 
 EMBEDDED = pathlib.Path(records.__file__).parent / "embedded"
 CORE = "tensorflow_datasets.core.features"
@@ -187,3 +188,20 @@ def test_another_file_format(tmp_path):
     prepare(tmp_path, file_format="riegeli")
     with pytest.raises(ValueError, match=r"stored as .*only TFRecord"):
         open_source("toy", data_dir=str(tmp_path), split="test")
+
+
+def test_in_a_bucket(tmp_path, cloud):
+    """The same pictures; and what a typo in data_dir is told."""
+    prepare(tmp_path)
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            cloud.put("bucket", f"tfds/{path.relative_to(tmp_path)}", path.read_bytes())
+    here = open_source("toy", data_dir=str(tmp_path), split="test")
+    far = open_source("toy", data_dir="gs://bucket/tfds/", split="test")
+    assert len(far) == len(here) == 2000
+    for key, value in here.read(np.arange(0, 2000, 7)).items():
+        np.testing.assert_array_equal(far.read(np.arange(0, 2000, 7))[key], value)
+    with pytest.raises(ValueError, match=r"gs://bucket/typo \(there is no such folder"):
+        open_source("toy", data_dir="gs://bucket/typo", split="test")
+    with pytest.raises(BucketDenied, match="no such bucket"):
+        open_source("toy", data_dir="gs://misspelt/tfds", split="test")

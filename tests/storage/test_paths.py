@@ -48,9 +48,7 @@ def test_relative_paths_and_the_home_folder(tmp_path, monkeypatch):
         ("gs://bucket", "gs://bucket is a whole bucket.*gs://bucket/FOLDER"),
         ("gs://bucket/", "is a whole bucket"),
         ("gs://bucket/a/..", "is a whole bucket"),
-        ("gs:///run", "'' cannot be the name of a bucket"),
-        ("gs://Bucket/run", "'Bucket' cannot be the name of a bucket"),
-        ("gs://b/run", "'b' cannot be the name"),
+        ("gs:///run", "names no bucket"),
     ],
 )
 def test_what_is_no_path(path, message):

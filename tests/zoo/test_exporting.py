@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import io
 import json
 
 import jax
@@ -206,3 +207,22 @@ def test_a_run_without_labels_has_no_classifier(tmp_path):
     )
     with pytest.raises(ValueError, match="no classifier"):
         exporting.take_out(str(workdir), "numpy", f"{tmp_path}/x", "encoder+classifier")
+
+
+def test_into_a_bucket(workdir, tmp_path, cloud):
+    """The same files as on a disk, and nothing over what is there."""
+    for to, name in (("numpy", "x.npz"), ("orbax", "x")):
+        exporting.take_out(str(workdir), to, f"{tmp_path}/{to}/{name}")
+        done = exporting.take_out(str(workdir), to, f"gs://bucket/{to}/{name}")
+        assert done.path == f"gs://bucket/{to}/{name}"
+        files = [p for p in (tmp_path / to).rglob("*") if p.is_file()]
+        here = {str(p.relative_to(tmp_path)) for p in files if p.parent.name != "d"}
+        far = {n for n in cloud.objects("bucket") if n.startswith(f"{to}/")}
+        assert {n for n in far if "/d/" not in n} == here  # Orbax's data have no names
+        with pytest.raises(
+            ValueError, match=f"gs://bucket/{to}/{name} is there already"
+        ):
+            exporting.take_out(str(workdir), to, f"gs://bucket/{to}/{name}")
+    here, far = (tmp_path / "numpy" / "x.npz").read_bytes(), cloud.objects("bucket")
+    with np.load(io.BytesIO(here)) as a, np.load(io.BytesIO(far["numpy/x.npz"])) as b:
+        assert all(np.array_equal(a[name], b[name]) for name in a)

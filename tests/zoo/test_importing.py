@@ -12,6 +12,7 @@ from simclr_jax.train.checkpoint import restore_latest
 from simclr_jax.zoo import importing, layout
 from simclr_jax.zoo.importing import by_path
 from simclr_jax.zoo.torch_names import linear, under, vit
+from tests.tools import plain
 from tests.zoo import torch_arrays
 
 CHANGES = [("data.name", "cifar10_mini"), ("data.eval_split", "test")]
@@ -141,15 +142,33 @@ def test_a_work_directory_is_not_overwritten(tmp_path):
         importing.bring("timm", "a.pth", str(tmp_path / "run"), CHANGES)
 
 
-@pytest.mark.parametrize(
-    ("source", "word"),
-    [("gs://bucket/net.pth", "copy it to this machine"), ("net.zip", "unpack it")],
-)
-def test_a_source_that_must_be_brought_first(tmp_path, source, word):
-    with pytest.raises(ValueError, match=f"--source={source}: {word}"):
-        importing.bring("timm", source, str(tmp_path / "run"), [])
+def test_a_packed_source_is_unpacked_first(tmp_path):
+    with pytest.raises(ValueError, match=r"--source=net.zip: unpack it"):
+        importing.bring("timm", "net.zip", str(tmp_path / "run"), [])
+
+
+def test_a_source_that_is_not_in_the_bucket(tmp_path, cloud):
+    with pytest.raises(ValueError, match=r"net.pth: there is no such file"):
+        importing.bring("timm", "gs://bucket/net.pth", str(tmp_path / "run"), [])
 
 
 def test_unknown_formats_have_a_near_spelling(tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'timm'"):
         importing.bring("tim", "a.pth", str(tmp_path / "run"), [])
+
+
+def test_from_a_bucket_into_a_bucket(tmp_path, cloud):
+    source = save(tmp_path / "a.safetensors", vit_mini())
+    cloud.put("bucket", "nets/a.safetensors", (tmp_path / "a.safetensors").read_bytes())
+    far = importing.bring(
+        "timm", "gs://bucket/nets/a.safetensors", "gs://bucket/run", CHANGES
+    )
+    here = importing.bring("timm", source, str(tmp_path / "run"), CHANGES)
+    assert far == here
+    states = []
+    for workdir in ("gs://bucket/run", str(tmp_path / "run")):
+        c = config.restored(run.read_saved(workdir))
+        job = run.assemble(c, sharding.make_mesh(), **run.sizes(workdir))
+        states.append(restore_latest(f"{workdir}/checkpoints", run.abstract(job))[0])
+    for a, b in zip(*map(plain, states), strict=True):
+        np.testing.assert_array_equal(a, b)
