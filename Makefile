@@ -21,7 +21,7 @@ NEEDED = simclr_jax needs Python 3.11, 3.12 or 3.13 \
   ($(if $(FOUND),$(FOUND),none found;) name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-long test-zoo lint lock clean env env-zoo
+.PHONY: help quickstart test test-long test-buckets test-zoo lint lock clean env env-zoo
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | \
@@ -39,7 +39,10 @@ test: env ## the test suite
 	@$(PY) -m pytest -n 2 --dist worksteal
 
 test-long: env ## the tests that take minutes each
-	@$(PY) -m pytest -m "long and not zoo"
+	@$(PY) -m pytest -m "long and not zoo and not buckets"
+
+test-buckets: env ## whole commands on an emulated bucket; needs Linux and root
+	@$(PY) -m pytest -m buckets -n 2 --dist worksteal tests/buckets
 
 test-zoo: env-zoo ## the zoo beside PyTorch, timm, transformers and ONNX Runtime
 	@.venv-zoo/bin/python -m pytest -m "zoo and not long" -n 2 --dist worksteal tests/zoo

@@ -13,10 +13,11 @@ import traceback
 from collections.abc import Callable
 
 import jax
+from etils import epath
 
 from simclr_jax.data.errors import STORAGE, UnreadablePicture
 from simclr_jax.storage.access import check_folder
-from simclr_jax.storage.errors import BucketError, BucketUnavailable
+from simclr_jax.storage.errors import BucketDenied, BucketUnavailable
 from simclr_jax.storage.paths import absolute, has_scheme
 from simclr_jax.train.checkpoint import CheckpointError, CheckpointUnavailable
 
@@ -35,6 +36,8 @@ SMALLER = (
     "devices, or a smaller batch; else a smaller evaluate.batch_size."
 )
 
+# What may be otherwise another time; see docs/buckets.md.
+AWAY = (BucketUnavailable, BucketDenied, CheckpointUnavailable)
 # What may happen to any run, and explains itself without a stack.
 FAILURES = (CheckpointError, FloatingPointError, UnreadablePicture, *STORAGE)
 
@@ -91,12 +94,19 @@ class Again(Exception):
 
 
 @contextlib.contextmanager
-def checking():
-    """A ValueError inside is a mistake of the call or the config, as is a bad path."""
+def checking(*, begun: bool = False):
+    """A ValueError inside is a mistake of the call or the config, as is a bad path.
+
+    begun: whether work may be lost already: then a bucket that is closed is none.
+    """
     try:
         yield
     except (UnreadablePicture, BucketUnavailable):
         raise
+    except BucketDenied as error:
+        if begun:
+            raise
+        raise Mistake(str(error)) from error
     except (ValueError, *STORAGE) as error:
         raise Mistake(str(error)) from error
 
@@ -114,10 +124,18 @@ def check_folders(workdir: str, c=None) -> None:
     """
     with checking():
         check_folder(workdir, write=True)
-        if c is not None:
-            check_folder(absolute(c.data.data_dir))
-        if c is not None and has_scheme(c.data.name):
-            check_folder(absolute(c.data.name))
+        for path in _folders(c, workdir) if c is not None else ():
+            check_folder(absolute(path))
+
+
+def _folders(c, workdir: str) -> list[str]:
+    """What a config names, as it names it, and will be read."""
+    folders = [c.data.data_dir]
+    if has_scheme(c.data.name):
+        folders.append(c.data.name)
+    if c.init_from and not (epath.Path(workdir) / "checkpoints").exists():
+        folders.append(c.init_from)
+    return folders
 
 
 def join_cluster() -> None:
@@ -242,7 +260,7 @@ def report(error: BaseException) -> int:
     if isinstance(error, Again):
         print(f"try again: {error}", file=sys.stderr)
         return AGAIN
-    if isinstance(error, BucketError | CheckpointUnavailable):
+    if isinstance(error, AWAY):
         print(f"try again: {error}", file=sys.stderr)
         return AGAIN
     if lost_peer(error):

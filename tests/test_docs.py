@@ -23,6 +23,7 @@ from tests.tools import begin_in
 
 PLACES = [
     pathlib.Path("README.md"),
+    *sorted(pathlib.Path("docs").glob("*.md")),
     *sorted(pathlib.Path("launch").glob("*.md")),
     *sorted(pathlib.Path("configs").glob("*.py")),
     pathlib.Path("simclr_jax/pretrain.py"),

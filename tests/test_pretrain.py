@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pathlib
 import re
 import shutil
 import signal
@@ -17,6 +18,12 @@ from jax.sharding import Mesh
 from simclr_jax import config, door, pretrain, run, sharding
 from simclr_jax.data import pipeline
 from simclr_jax.data.errors import UnreadablePicture
+from simclr_jax.storage.errors import (
+    BucketDenied,
+    BucketError,
+    BucketUnavailable,
+    ObjectMissing,
+)
 from simclr_jax.train import checkpoint
 from simclr_jax.train.checkpoint import CheckpointError, restore_latest
 from simclr_jax.train.loop import Diverged
@@ -349,6 +356,66 @@ def test_a_batch_must_divide_over_the_devices(tmp_path, monkeypatch):
     monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
     with pytest.raises(door.Mistake, match=r"over 8 devices .* 24 or 32"):
         train(tmp_path, "--config.data.batch_size=28")
+
+
+# Buckets; whole commands on one are in tests/buckets.
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gcs://bucket/run", "did you mean gs://bucket/run"),
+        ("gs:/bucket/run", "did you mean gs://bucket/run"),
+        ("s3://bucket/run", "s3:// is not supported"),
+        ("gs://bucket", "name a folder in it"),
+        ("gs://bucket/file", "is an object; a folder is wanted"),
+        ("gs://misspelt/run", "there is no such bucket"),
+    ],
+)
+@pytest.mark.parametrize(
+    "flag", ["--workdir", "--config.data.data_dir", "--config.init_from"]
+)
+def test_a_path_that_is_wrong_is_found_first(
+    tmp_path, cloud, monkeypatch, flag, path, message
+):
+    """One line, and nothing was begun, not even the pictures opened."""
+    cloud.put("bucket", "file", b"x")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "open_data", None)
+    config_file = pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"
+    flags = {"--workdir": "gs://bucket/run"} | {flag: path}
+    words = [f"{name}={value}" for name, value in flags.items()]
+    with pytest.raises(door.Mistake, match=message) as caught:
+        pretrain.main([f"--config={config_file}", *words])
+    assert len(str(caught.value).splitlines()) == 1
+    assert [*tmp_path.iterdir()] == []
+    assert cloud.objects("bucket") == {"file": b"x"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BucketUnavailable("read", "gs://b/x", "503"), door.AGAIN),
+        (BucketDenied("read", "gs://b/x", "403"), door.AGAIN),
+        (ObjectMissing("read", "gs://b/x", "404"), door.FAILED),
+        (BucketError("read", "gs://b/x", "400"), door.FAILED),
+        (checkpoint.CheckpointUnavailable("403"), door.AGAIN),
+        (CheckpointError("damaged"), door.FAILED),
+    ],
+)
+def test_what_an_error_of_the_storage_ends_with(error, code, capsys):
+    assert door.report(error) == code
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_closed_bucket_is_a_mistake_only_before_anything_is_begun():
+    denied = BucketDenied("read", "gs://b/x", "403")
+    with pytest.raises(door.Mistake), door.checking():
+        raise denied
+    with pytest.raises(BucketDenied), door.checking(begun=True):
+        raise denied
+    with pytest.raises(BucketUnavailable), door.checking():
+        raise BucketUnavailable("read", "gs://b/x", "503")
 
 
 # Other people's pictures.

@@ -186,8 +186,10 @@ class Blocks:
     def get(self, numbers) -> list:
         """The contents of the blocks; raises what the fetch of one of them raised."""
         with self._lock:
-            self._capacity = max(self._capacity, len(numbers) * 3 // 2)
             futures = [self._touch(number) for number in numbers]
+            capacity = max(self._capacity, len(numbers) * 3 // 2)
+            while len(self._kept) > capacity:
+                del self._kept[next(iter(self._kept))]
         return [future.result() for future in futures]
 
     def _touch(self, number):
@@ -195,6 +197,4 @@ class Blocks:
         if future is None or (future.done() and future.exception()):
             future = self._pool.submit(self._fetch, number)
         self._kept[number] = future
-        while len(self._kept) > self._capacity:
-            del self._kept[next(iter(self._kept))]
         return future

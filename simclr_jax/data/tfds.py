@@ -14,6 +14,7 @@ import numpy as np
 
 from simclr_jax.data.hints import nearest
 from simclr_jax.data.records import Records
+from simclr_jax.storage.errors import BucketError
 from simclr_jax.storage.files import storage_of
 
 PORTS = {"http": 80, "https": 443, "ftp": 21}
@@ -59,6 +60,8 @@ def prepare(name: str, data_dir: str):
         builder = tfds.builder(name, data_dir=data_dir or None)
         _check_reach(builder)
         builder.download_and_prepare(download_config=config, file_format="tfrecord")
+    except BucketError:
+        raise
     except Exception as error:  # whatever the set's own code or the network raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     with door.checking():
         check_folder(arguments.workdir, write=True)
         c = read_config(arguments.workdir, changes)
-    door.check_folders("", c)
+    door.check_folders(arguments.workdir, c)
     door.join_cluster()
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
@@ -130,7 +130,7 @@ class Judged:
     def score(self, protocol: str, feature: str, *, trained: bool = True) -> float:
         """Accuracy in [0, 1] by a protocol, noted in results.json."""
         chosen = self.c.evaluate[protocol].to_dict()
-        with door.checking():  # settings that do not suit the data
+        with door.checking(begun=True):  # settings that do not suit the data
             if protocol == "linear_augmented":
                 said = self._linear_augmented(feature, chosen)
             else:

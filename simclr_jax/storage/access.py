@@ -43,8 +43,6 @@ def _check_in_bucket(path: str, write: bool) -> None:
         raise ValueError(f"{path}: {name!r} cannot be the name of a bucket.")
 
     def ask() -> None:
-        if write:
-            _check_kind(name)
         blobs = bucket.client().list_blobs(
             split(path)[0], prefix=split(path)[1], max_results=1, **bucket.ONCE
         )
@@ -53,10 +51,13 @@ def _check_in_bucket(path: str, write: bool) -> None:
         if write:
             probe = bucket.blob(f"{path}/.writable-{uuid.uuid4().hex}")
             probe.upload_from_string(b"", **bucket.ONCE)
+            probe.reload(**bucket.ONCE)
             probe.delete(**bucket.ONCE)
 
     try:
         attempt("opened", path, ask, token=False)
+        if write:
+            _check_kind(name)
     except BucketDenied as error:
         if not bucket.anonymous():
             raise
@@ -65,7 +66,7 @@ def _check_in_bucket(path: str, write: bool) -> None:
 
 
 def _check_kind(name: str) -> None:
-    found = bucket.client().get_bucket(name, **bucket.ONCE)
+    found = bucket.get_bucket(name)
     if found.hierarchical_namespace_enabled and not importlib.util.find_spec(HIERARCHY):
         raise ValueError(
             f"{BUCKET}{name} has a hierarchical namespace, whose folders Orbax removes "

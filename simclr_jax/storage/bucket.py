@@ -10,6 +10,7 @@ import concurrent.futures
 import functools
 import os
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 import google.api_core.exceptions
@@ -41,6 +42,10 @@ TENSORSTORE = {
 # A transfer without a byte for so long is broken off, and tried again; else it hangs.
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+# Google's client else looks a bucket up in a thread of its own, for nobody.
+os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+COMMIT = "commit_success.txt"  # by which Orbax knows what is complete in a bucket
+FIELDS = "items(name,size,generation),prefixes,nextPageToken"  # of a list
 
 
 class Stat(NamedTuple):
@@ -73,6 +78,13 @@ def anonymous() -> bool:
 def _kvstore(bucket: str) -> ts.KvStore:
     spec = {"driver": "gcs", "bucket": bucket, "context": TENSORSTORE}
     return ts.KvStore.open(spec).result()
+
+
+@functools.cache
+def get_bucket(name: str) -> storage.Bucket:
+    """A bucket and what kind it is; needs storage.buckets.get."""
+    path = f"{BUCKET}{name}"
+    return attempt("opened", path, lambda: client().get_bucket(name, **ONCE))
 
 
 def blob(path: str) -> storage.Blob:
@@ -161,7 +173,9 @@ def listing(path: str) -> tuple[list[str], dict[str, Stat]]:
 
     def every() -> tuple[dict[str, Stat], set[str]]:
         prefixes: set[str] = set()
-        blobs = client().list_blobs(bucket, prefix=prefix, delimiter="/", **ONCE)
+        blobs = client().list_blobs(
+            bucket, prefix=prefix, delimiter="/", fields=FIELDS, **ONCE
+        )
         objects: dict[str, Stat] = {}
         for page in blobs.pages:
             prefixes |= set(page.prefixes)
@@ -171,7 +185,7 @@ def listing(path: str) -> tuple[list[str], dict[str, Stat]]:
     objects, prefixes = attempt("listed", path, every)
     if name and not objects and not prefixes:
         raise FileNotFoundError(f"There is no folder {path}.")
-    folders = sorted(p.removeprefix(prefix).rstrip("/") for p in prefixes)
+    folders = sorted({p.removeprefix(prefix).rstrip("/") for p in prefixes} - {""})
     objects.pop(prefix, None)  # the folder itself
     return folders, {k.removeprefix(prefix): x for k, x in sorted(objects.items())}
 
@@ -181,7 +195,7 @@ def under(path: str) -> dict[str, Stat]:
     bucket, prefix = split(path)
 
     def every():
-        blobs = client().list_blobs(bucket, prefix=prefix, **ONCE)
+        blobs = client().list_blobs(bucket, prefix=prefix, fields=FIELDS, **ONCE)
         return {f"{BUCKET}{bucket}/{b.name}": _stat(b) for b in blobs}
 
     return attempt("listed", path, every)
@@ -255,22 +269,32 @@ def copy(path: str, to: str) -> None:
     attempt("copied", path, rewrite)
 
 
-def remove(path: str) -> None:
-    """Removes an object; one that is not there is no error."""
+def remove(path: str) -> bool:
+    """Removes an object; returns whether it was there."""
 
-    def delete() -> None:
+    def delete() -> bool:
         try:
             blob(path).delete(**ONCE)
         except google.api_core.exceptions.NotFound as error:
             if no_bucket(error):
                 raise
+            return False
+        return True
 
-    attempt("removed", path, delete)
+    return attempt("removed", path, delete)
 
 
 def remove_folder(path: str) -> bool:
-    """Removes all objects in a folder; whether there were any."""
-    return len(each(remove, under(f"{path}/"))) > 0
+    """Removes all objects in a folder; returns whether there were any.
+
+    Those that mark a checkpoint as complete go first: half of one is none.
+    """
+    names = [*under(f"{path}/")]
+    marks = [name for name in sorted(names, key=len) if name.endswith(f"/{COMMIT}")]
+    for name in marks:
+        remove(name)
+    each(remove, set(names) - set(marks))
+    return bool(names)
 
 
 def each(do, items) -> list:
@@ -283,16 +307,18 @@ def each(do, items) -> list:
 
 
 def copy_here(path: str, folder: pathlib.Path) -> int:
-    """Copies all objects whose name begins with a path into a folder of this machine.
+    """Copies a file, a folder, or all PATH.* into a folder of this machine.
 
-    The last part of the path is the name there: of a file, of a folder with what is in
-    it, or the beginning of several, such as a TensorFlow checkpoint's.
+    The last part of the path is the name there. Several files of one name are what
+    TensorFlow makes of a checkpoint.
 
     Returns:
-      how many there were.
+      how many files there were.
     """
     above = path.rpartition("/")[0]
-    names = [name for name in under(path) if not name.endswith("/")]
+    mine = re.compile(re.escape(path) + r"([/.].*)?", re.DOTALL)
+    names = [name for name in under(path) if mine.fullmatch(name)]
+    names = [name for name in names if name[-1] != "/" and ".." not in name.split("/")]
 
     def fetch(name: str) -> None:
         file = folder / name.removeprefix(f"{above}/")
@@ -305,11 +331,13 @@ def copy_here(path: str, folder: pathlib.Path) -> int:
 
 def upload(source: pathlib.Path, path: str) -> None:
     """Copies a file or a folder of this machine to a path in a bucket."""
+
+    def send(file: pathlib.Path) -> None:
+        name = f"{path}/{file.relative_to(source)}" if file != source else path
+        new = blob(name)  # from the disk: a file may be larger than the memory
+        attempt("written", name, lambda: new.upload_from_filename(str(file), **ONCE))
+
     if source.is_file():
-        write(path, source.read_bytes())
-        return
-    files = [file for file in sorted(source.rglob("*")) if file.is_file()]
-    each(
-        lambda file: write(f"{path}/{file.relative_to(source)}", file.read_bytes()),
-        files,
-    )
+        send(source)
+    else:
+        each(send, [file for file in sorted(source.rglob("*")) if file.is_file()])

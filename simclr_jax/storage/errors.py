@@ -154,4 +154,7 @@ def reason(error: BaseException) -> str:
         permission = PERMISSION.search(text)
         missing = f", {permission[0]} is missing" if permission else ""
         return f"{status} {http.HTTPStatus(status).phrase}{missing}"
+    if isinstance(error, google.api_core.exceptions.GoogleAPICallError) and error.code:
+        said = " ".join(error.message.split())
+        return f"{error.code:d} {http.HTTPStatus(error.code).phrase}: {said[-200:]}"
     return BODY.sub("", text)[:300] or type(error).__name__

@@ -23,7 +23,10 @@ class GcsBackend(backend.Backend):
 
     @contextlib.contextmanager
     def open(self, path, mode):  # pyrefly: ignore[bad-override]
-        """A file in memory, written in one piece at the end unless an error comes."""
+        """A file in memory, written in one piece at the end unless an error comes.
+
+        As with etils' own, `path.open()` must be used in a with statement.
+        """
         path, kind = os.fspath(path), mode.strip("bt")
         there = kind == "r" or (kind == "a" and bucket.find(path) is not None)
         raw = io.BytesIO(bucket.read(path) if there else b"")
@@ -46,10 +49,12 @@ class GcsBackend(backend.Backend):
 
     def glob(self, path):
         pattern = os.fspath(path)
-        fixed = pattern[: min(pattern.find(c) for c in "*?[" if c in pattern)]
+        wild = [pattern.find(c) for c in "*?[" if c in pattern]
+        if not wild:
+            return [pattern] if self.exists(pattern) else []
         depth = pattern.count("/") + 1
-        every = {"/".join(p.split("/")[:depth]) for p in bucket.under(fixed)}
-        matches = (p for p in every if p.count("/") == depth - 1)
+        every = (p.rstrip("/").split("/") for p in bucket.under(pattern[: min(wild)]))
+        matches = {"/".join(parts[:depth]) for parts in every if len(parts) >= depth}
         return sorted(fnmatch.filter(matches, pattern))
 
     def walk(self, top, *, top_down=True, on_error=None):
@@ -75,12 +80,11 @@ class GcsBackend(backend.Backend):
             raise FileNotFoundError(f"There is no folder {os.fspath(path)}.")
 
     def remove(self, path):
-        if bucket.find(os.fspath(path)) is None:
+        if not bucket.remove(os.fspath(path)):
             raise FileNotFoundError(f"There is no {os.fspath(path)}.")
-        bucket.remove(os.fspath(path))
 
     def rename(self, path, dst):
-        if self.exists(dst):
+        if epath.Path(dst).exists():
             raise FileExistsError(f"{os.fspath(dst)} is there already.")
         self.replace(path, dst)
 
@@ -90,13 +94,15 @@ class GcsBackend(backend.Backend):
             self.copy(path, dst, overwrite=True)
             bucket.remove(path)
             return
+        if not in_bucket(dst):
+            raise ValueError(f"{path} is a folder; it cannot be moved to {dst}.")
         names = [*bucket.under(f"{path}/")]
         bucket.each(lambda p: bucket.copy(p, dst + p.removeprefix(path)), names)
         bucket.each(bucket.remove, names)
 
     def copy(self, path, dst, overwrite):
         path, dst = os.fspath(path), os.fspath(dst)
-        if not overwrite and self.exists(dst):
+        if not overwrite and epath.Path(dst).exists():
             raise FileExistsError(f"{dst} is there already.")
         if in_bucket(dst):
             bucket.copy(path, dst)

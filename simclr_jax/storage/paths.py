@@ -5,7 +5,8 @@ import posixpath
 import re
 
 BUCKET = "gs://"
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):/")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):/|(gs|gcs):")
+AMBIGUOUS = "#?[]\r\n"  # which Orbax reads as a URL's end or as a pattern, silently
 
 
 def in_bucket(path) -> bool:
@@ -24,7 +25,8 @@ def absolute(path: str) -> str:
     `~`, a relative path and file:// are resolved. "" stays "": no path was given.
 
     Raises:
-      ValueError: another scheme than gs:// or file://, or a bucket without a path.
+      ValueError: another scheme than gs:// or file://, a bucket without a path, or one
+        of `AMBIGUOUS` in it.
     """
     match = SCHEME.match(path)
     if not match:
@@ -32,7 +34,12 @@ def absolute(path: str) -> str:
     if path.startswith("file:///"):
         return os.path.abspath(path.removeprefix("file://"))
     if not path.startswith(BUCKET):
-        raise ValueError(_wrong_scheme(path, match[1], path[match.end() :]))
+        scheme = match[1] or match[2]
+        raise ValueError(_wrong_scheme(path, scheme, path[match.end() :]))
+    if found := sorted(set(path) & set(AMBIGUOUS)):
+        raise ValueError(
+            f"{path!r}: a path in a bucket may not have {' '.join(found)!r}."
+        )
     bucket, _, inside = path.removeprefix(BUCKET).partition("/")
     if not bucket:
         raise ValueError(f"{path} names no bucket: gs://BUCKET/FOLDER.")

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import google.api_core.exceptions
 from google.api_core.retry import Retry
+from google.auth.exceptions import GoogleAuthError
 from tqdm import tqdm
 
 from simclr_jax.storage.errors import (
@@ -28,6 +29,7 @@ DEFAULT_PATIENCE = 600.0
 SOON = 3.0  # seconds of failures before they are told
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds between two tries, drawn at random
 
+CLIENT = (google.api_core.exceptions.GoogleAPICallError, GoogleAuthError)
 SLOW = 30.0  # seconds after which somebody who waits is told for what
 
 T = TypeVar("T")
@@ -121,6 +123,7 @@ def attempt(operation: str, path: str, call: Callable[[], T], *, token=True) -> 
       BucketUnavailable: it failed for `patience()` seconds.
       BucketDenied: no permission, or no such bucket.
       ObjectMissing: no such object.
+      BucketError: the service refuses it for another reason.
     """
     seconds, mine = patience(), object()
     passing = (Meaning.TRANSIENT, Meaning.TOKEN) if token else (Meaning.TRANSIENT,)
@@ -146,7 +149,10 @@ def attempt(operation: str, path: str, call: Callable[[], T], *, token=True) -> 
         raise BucketUnavailable(operation, path, reason(cause)) from cause
     except Exception as error:
         solved = meaning(error) is Meaning.MISSING
-        raise translated(operation, path, error) from error
+        ours = translated(operation, path, error)
+        if ours is error:
+            raise
+        raise ours from error
     finally:
         OUTAGE.end(mine, solved=solved)
 
@@ -158,4 +164,6 @@ def translated(operation: str, path: str, error: Exception) -> Exception:
         return ObjectMissing(operation, path, why)
     if what in (Meaning.DENIED, Meaning.TOKEN, Meaning.MISSING):
         return BucketDenied(operation, path, why)
+    if isinstance(error, CLIENT):
+        return BucketError(operation, path, why)
     return error

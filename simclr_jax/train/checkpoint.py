@@ -4,19 +4,28 @@ import concurrent.futures
 import contextlib
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
+from orbax.checkpoint._src.path import gcs_utils
 
-from simclr_jax.storage import gcs_path  # noqa: F401, Orbax's way to buckets
+from simclr_jax.storage import (
+    bucket,
+    gcs_path,  # noqa: F401, Orbax's way to buckets
+)
+from simclr_jax.storage.bucket import COMMIT
 from simclr_jax.storage.errors import Meaning, meaning, reason
 from simclr_jax.storage.paths import in_bucket
 from simclr_jax.storage.retry import patience, said_if_slow, say
 from simclr_jax.train.checkpoint_upload import start_upload
 
+# Orbax would look a bucket up by a client of its own, which needs a project, does not
+# try again, and has errors of its own.
+gcs_utils.get_bucket = bucket.get_bucket
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds from a failed save to the next
 PASSING = (Meaning.TRANSIENT, Meaning.TOKEN)
 
@@ -31,11 +40,12 @@ class CheckpointUnavailable(CheckpointError):
 
 def _unwritten(directory, cause: Exception) -> CheckpointError:
     """The error for a checkpoint that could not be written."""
-    why = _reason(cause)
-    if "No space left" in str(cause) or "RESOURCE_EXHAUSTED" in str(cause):
+    why, remote = _reason(cause), in_bucket(directory)
+    full = "No space left" in str(cause) or "RESOURCE_EXHAUSTED" in str(cause)
+    if full and not remote:
         why = "no space left on the device"
-    remote = in_bucket(directory) and meaning(cause) is not Meaning.OTHER
-    kind = CheckpointUnavailable if remote else CheckpointError
+    away = remote and meaning(cause) is not Meaning.OTHER
+    kind = CheckpointUnavailable if away else CheckpointError
     return kind(
         f"A checkpoint could not be written to {directory}: {why}. Those written "
         "before are untouched; the same command goes on from the last of them."
@@ -61,6 +71,14 @@ def _reason(cause: Exception) -> str:
         return reason(cause)
     text = " ".join(str(cause).split()) or type(cause).__name__
     return text if len(text) < 600 else f"{text[:200]} ... {text[-300:]}"
+
+
+class Save(NamedTuple):
+    """A save that goes on in the background."""
+
+    step: int
+    end: concurrent.futures.Future
+    began: float  # time.monotonic()
 
 
 class Checkpoints:
@@ -98,7 +116,7 @@ class Checkpoints:
         self._manager = self._open(cleanup=True)
         # Orbax's threads are waited for in one of our own, so that the loop need not.
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
-        self._writing: tuple[int, concurrent.futures.Future] | None = None
+        self._writing: Save | None = None
         self._reopening: concurrent.futures.Future | None = None
         self._upload = False  # whether the next save goes by this machine's disk
         self._failed_since: float | None = None
@@ -140,18 +158,22 @@ class Checkpoints:
         Raises:
           CheckpointError: if this or the previous save failed for good.
         """
-        if self._writing and self._writing[0] != step:
-            before = f"writing checkpoint {self._writing[0]}; step {step} waits for it"
+        writing = self._writing
+        if writing and writing.step == step and not writing.end.done():
+            return
+        if writing:
+            before = f"writing checkpoint {writing.step}; step {step} waits for it"
             with said_if_slow(before, after=1.0):
-                concurrent.futures.wait([self._writing[1]])
+                concurrent.futures.wait([writing.end])
             self._settle()
         if self._reopening or step == self.latest:
             return
+        began = time.monotonic()
         try:
             finish = self._start(step, state)
         except (ValueError, OSError) as cause:
             raise _unwritten(self.directory, cause) from cause
-        self._writing = step, self._thread.submit(finish)
+        self._writing = Save(step, self._thread.submit(finish), began)
 
     def _start(self, step: int, state) -> Callable[[], None]:
         """Starts to write; returns what waits for the end."""
@@ -176,7 +198,7 @@ class Checkpoints:
         Raises:
           CheckpointError: if it failed for good.
         """
-        if self._writing and self._writing[1].done():
+        if self._writing and self._writing.end.done():
             self._settle()
         if self._reopening and self._reopening.done():
             reopening, self._reopening = self._reopening, None
@@ -190,17 +212,17 @@ class Checkpoints:
         """Takes note of how a save that has ended went."""
         if not self._writing:
             return
-        (step, future), self._writing = self._writing, None
-        error = future.exception()
+        (step, end, began), self._writing = self._writing, None
+        error = end.exception()
         if error is None:
             if self._failed_since is not None:
                 say(f"Checkpoint {step} is written.")
             self._failed_since, self._pause = None, FIRST_PAUSE
             return
-        now = time.monotonic()
-        self._failed_since = self._failed_since or now
+        if self._failed_since is None:
+            self._failed_since = began
         passes = in_bucket(self.directory) and meaning(error) in PASSING
-        late = now - self._failed_since > patience()
+        late = time.monotonic() - self._failed_since > patience()
         if not isinstance(error, Exception):
             raise error
         if jax.process_count() > 1 or late or not passes:
@@ -218,7 +240,9 @@ class Checkpoints:
         time.sleep(pause)
         with contextlib.suppress(Exception):  # the failure that is known
             self._manager.close()
-        (self.directory / str(step)).rmtree(missing_ok=True)
+        half = self.directory / str(step)
+        if not (half / COMMIT).exists():  # else only the removal of another failed
+            half.rmtree(missing_ok=True)
         return self._open(cleanup=False)
 
     def finish(self, step: int, state) -> None:
@@ -228,9 +252,11 @@ class Checkpoints:
           CheckpointError: if it could not be.
         """
         self.save(step, state)
-        while pending := self._reopening or (self._writing and self._writing[1]):
+        while self._writing or self._reopening:
+            pending = [self._writing.end] if self._writing else []
+            pending += [self._reopening] if self._reopening else []
             with said_if_slow(f"writing checkpoint {step}"):
-                concurrent.futures.wait([pending])
+                concurrent.futures.wait(pending, return_when="FIRST_COMPLETED")
             self.poll(step, state)
 
     def wait(self) -> None:
@@ -240,7 +266,7 @@ class Checkpoints:
           CheckpointError: if it could not be.
         """
         if self._writing:
-            concurrent.futures.wait([self._writing[1]])
+            concurrent.futures.wait([self._writing.end])
             self._settle()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ TensorStore keeps a token until its time is over, also one that is not accepted 
 more; google-cloud-storage asks for another. For a single process.
 """
 
+import contextlib
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -11,8 +12,7 @@ from collections.abc import Callable
 import orbax.checkpoint as ocp
 
 from simclr_jax.storage import bucket
-
-COMMIT = "commit_success.txt"  # by which Orbax knows what is complete in a bucket
+from simclr_jax.storage.bucket import COMMIT
 
 
 def start_upload(
@@ -35,8 +35,8 @@ def start_upload(
 
     def finish() -> None:
         with scratch:
-            manager.wait_until_finished()
-            manager.close()
+            with contextlib.closing(manager):
+                manager.wait_until_finished()
             source, target = (
                 pathlib.Path(scratch.name, str(step)),
                 f"{directory}/{step}",

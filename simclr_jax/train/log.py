@@ -17,6 +17,8 @@ from simclr_jax.storage.errors import ObjectMissing
 from simclr_jax.storage.mirror import Mirror
 from simclr_jax.storage.paths import in_bucket
 
+FLUSH = 30  # seconds, of the events to the disk
+
 
 class Log:
     """Writes the metrics of a run; on all processes but the first it keeps silent.
@@ -42,7 +44,9 @@ class Log:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
         self._forget(start)
-        self._events = SummaryWriter(str(folder), purge_step=start + 1)
+        self._events = SummaryWriter(
+            str(folder), purge_step=start + 1, flush_secs=FLUSH
+        )
         if in_bucket(workdir):
             self._mirror = Mirror(folder, workdir)
         self._bar = tqdm(
@@ -119,8 +123,10 @@ class Log:
         self._bar.close()
         self._events.close()
         if self._mirror:
-            self._mirror.close()
-            shutil.rmtree(self._path.parent)
+            try:
+                self._mirror.close()
+            finally:
+                shutil.rmtree(self._path.parent)
 
 
 def _fetch(workdir: str) -> pathlib.Path:

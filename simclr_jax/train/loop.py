@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 
+from simclr_jax.storage.retry import say
 from simclr_jax.train.checkpoint import CheckpointError, Checkpoints
 from simclr_jax.train.log import Log
 
@@ -80,16 +81,16 @@ def run(
                 jax.block_until_ready(coming.popleft())
             alive()
             checkpoints.poll(done, state)
-            meter.flush()
-            if judge is not None and due(done, plan.judge_every):
-                meter.hold(done, metrics)
-                with _saving(checkpoints, meter, done, state):
+            with _saving(checkpoints, meter, done, state):
+                meter.flush()
+                if judge is not None and due(done, plan.judge_every):
+                    meter.hold(done, metrics)
                     meter.flush(partial(judge, state, alive))
-            elif due(done, plan.log_every) or done == plan.total:
-                meter.hold(done, metrics)
-            if checkpoints.due(done):
-                meter.flush()  # no checkpoint is ahead of the metrics
-                checkpoints.save(done, state)
+                elif due(done, plan.log_every) or done == plan.total:
+                    meter.hold(done, metrics)
+                if checkpoints.due(done):
+                    meter.flush()  # no checkpoint is ahead of the metrics
+                    checkpoints.save(done, state)
             if stop(done):
                 break
         meter.flush()
@@ -134,13 +135,22 @@ class _Meter:
 
 @contextlib.contextmanager
 def _saving(checkpoints: Checkpoints, meter: _Meter, done: int, state):
-    """Saves the state if data or judge fail; several processes would have to agree."""
+    """Saves the state if data, judge or log fail, and raises what was raised.
+
+    Not with several processes: they would have to agree.
+    """
     try:
         yield
+    except (Diverged, CheckpointError):
+        raise
     except Exception:
         if jax.process_count() == 1 and done:
-            meter.flush()
-            checkpoints.save(done, state)
+            with contextlib.suppress(Exception):
+                meter.flush()
+            try:
+                checkpoints.finish(done, state)
+            except Exception as failure:
+                say(f"The state of step {done} could not be saved: {failure}")
         raise
 
 
@@ -154,8 +164,9 @@ def _arriving(checkpoints: Checkpoints, log: Log):
     try:
         yield
     except Exception:
-        with contextlib.suppress(CheckpointError, OSError):
+        with contextlib.suppress(CheckpointError):
             if jax.process_count() == 1:
                 checkpoints.wait()
-            log.copy()
+        with contextlib.suppress(OSError):
+            log.close()
         raise

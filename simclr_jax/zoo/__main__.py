@@ -10,7 +10,7 @@ python -m simclr_jax.zoo list
 
 from simclr_jax import config, door
 from simclr_jax.storage.access import check_folder
-from simclr_jax.storage.paths import absolute
+from simclr_jax.storage.paths import absolute, in_bucket, split
 from simclr_jax.zoo import exporting, importing, published
 from simclr_jax.zoo.formats import FORMATS
 from simclr_jax.zoo.network import INPUTS, PARTS
@@ -23,6 +23,9 @@ def main(argv: list[str]) -> None:
         return
     asked, changes = read(argv)
     with door.checking():
+        for path, write in folders(argv[0], asked):
+            check_folder(path, write=write)
+    with door.checking(begun=True):
         COMMANDS[argv[0]](asked, changes)
 
 
@@ -57,9 +60,23 @@ def read(argv: list[str]):
     return asked, changes
 
 
+def folders(command: str, asked) -> list[tuple[str, bool]]:
+    """The folders that a command needs, and whether it writes to them."""
+    if command == "import":
+        return [(asked.workdir, True), (_above(asked.source), False)]
+    if command == "export":
+        return [(asked.workdir, False), (_above(asked.out), True)]
+    return []
+
+
+def _above(path: str) -> str:
+    """The folder that a path in a bucket is in; "" where that is not to be asked."""
+    above = path.rpartition("/")[0]
+    return above if in_bucket(path) and split(above)[1] else ""
+
+
 def bring(asked, changes) -> None:
     """import: a foreign checkpoint becomes a work directory."""
-    check_folder(asked.workdir, write=True)
     said = importing.bring(asked.format, asked.source, asked.workdir, changes)
     print(f"{said.source} ({said.format}): {said.taken} arrays, by {said.config}")
     print(f"fresh here: {', '.join(said.fresh) or 'nothing'}")
@@ -76,7 +93,6 @@ def told(left: dict[str, int]) -> str:
 
 def take_out(asked, _) -> None:
     """export: a work directory's network in a format that others read."""
-    check_folder(asked.workdir)
     said = exporting.take_out(
         asked.workdir,
         asked.to,

@@ -87,7 +87,7 @@ def test_real_clients_over_http(script):
         assert emulator.objects("bucket")
 
 
-@pytest.mark.long
+@pytest.mark.buckets
 def test_real_clients_over_tls():
     if reason := Emulator.why_not():
         pytest.skip(reason)
@@ -100,7 +100,7 @@ def test_real_clients_over_tls():
         assert all(request.token for request in emulator.requests)
 
 
-@pytest.mark.long
+@pytest.mark.buckets
 def test_a_command_keeps_its_process_id():
     if reason := Emulator.why_not():
         pytest.skip(reason)

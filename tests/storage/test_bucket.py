@@ -227,6 +227,7 @@ def test_an_object_where_a_folder_is_wanted(cloud, tmp_path, write):
         ("storage.objects.list", False),
         ("storage.objects.list", True),
         ("storage.buckets.get", True),
+        ("storage.objects.get", True),
         ("storage.objects.create", True),
         ("storage.objects.delete", True),
     ],
@@ -243,3 +244,15 @@ def test_who_only_reads_needs_no_other_permission(cloud):
     cloud.permissions = {"storage.objects.get", "storage.objects.list"}
     check_folder("gs://bucket/set")
     assert bucket.read("gs://bucket/set/x") == b"1"
+
+
+def test_names_that_begin_alike_are_not_brought_along(cloud, tmp_path):
+    for name in ("src/model/a", "src/model_big/b", "src/model.index", "src/model/../c"):
+        cloud.put("bucket", name, b"x")
+    assert bucket.copy_here("gs://bucket/src/model", tmp_path) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "model.index"]
+
+
+def test_a_name_with_an_empty_part_is_no_folder_of_itself(cloud):
+    cloud.put("bucket", "set//a.jpg", b"x")
+    assert bucket.listing("gs://bucket/set") == ([], {})

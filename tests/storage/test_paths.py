@@ -41,6 +41,9 @@ def test_relative_paths_and_the_home_folder(tmp_path, monkeypatch):
     [
         ("gcs://bucket/run", "did you mean gs://bucket/run"),
         ("gs:/bucket/run", "did you mean gs://bucket/run"),
+        ("gs:bucket/run", "did you mean gs://bucket/run"),
+        ("gs://bucket/run#1", "may not have '#'"),
+        ("gs://bucket/run[1]?", r"may not have '\? \[ \]'"),
         ("GS://bucket/run", "GS:// is not supported.*gs://BUCKET/FOLDER"),
         ("s3://bucket/run", "s3:// is not supported.*gs://BUCKET/FOLDER"),
         ("https://storage.googleapis.com/b/run", "https:// is not supported"),

@@ -8,7 +8,12 @@ import google.api_core.exceptions as google
 import pytest
 
 from simclr_jax.storage import retry
-from simclr_jax.storage.errors import BucketDenied, BucketUnavailable, ObjectMissing
+from simclr_jax.storage.errors import (
+    BucketDenied,
+    BucketError,
+    BucketUnavailable,
+    ObjectMissing,
+)
 
 UNAVAILABLE = google.from_http_status(503, "x")
 
@@ -83,14 +88,21 @@ def test_what_does_not_pass_is_raised_at_once(status, text, kind, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_what_the_service_refuses_for_other_reasons_is_one_of_ours_too():
+    refused = google.from_http_status(400, "Bucket is requester pays bucket")
+    with pytest.raises(BucketError, match="400 Bad Request: Bucket is requester pays"):
+        attempt(refused)
+
+
 def test_credentials_that_are_wrong_from_the_start():
     with pytest.raises(BucketDenied, match="401 Unauthorized"):
         attempt(google.from_http_status(401, "x"), token=False)
 
 
 def test_other_errors_are_left_alone():
-    with pytest.raises(ValueError, match="another size"):
+    with pytest.raises(ValueError, match="another size") as caught:
         attempt(ValueError("another size"))
+    assert caught.value.__cause__ is None  # not itself, which would never end
 
 
 def test_threads_share_an_outage(capsys):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from simclr_jax.storage import gcs_path, retry
-from simclr_jax.train import checkpoint, checkpoint_upload
+from simclr_jax.storage import bucket, gcs_path, retry
+from simclr_jax.train import checkpoint
 from simclr_jax.train.checkpoint import (
     Checkpoints,
     CheckpointUnavailable,
@@ -172,7 +172,7 @@ def test_the_log_is_there_before_a_checkpoint_counts(cloud):
 
     def copy():
         names = [*cloud.objects("bucket")]
-        seen.append(f"run/checkpoints/5/{checkpoint_upload.COMMIT}" in names)
+        seen.append(f"run/checkpoints/5/{bucket.COMMIT}" in names)
 
     trained(Checkpoints(FOLDER, every=5, before_commit=copy), 5)
     assert seen == [False]
@@ -187,3 +187,47 @@ def test_a_checkpoint_read_in_pieces(cloud):
 def test_a_folder_as_text_or_path(cloud):
     trained(Checkpoints(epath.Path(FOLDER), every=5), 5)
     check(5)
+
+
+def test_the_same_step_is_asked_for_again(cloud):
+    """At the end of a run, and where a failure comes at a step that is being saved."""
+    checkpoints = Checkpoints(FOLDER, every=5)
+    cloud.faults = [Fault("^POST .*tensorstore", status=401, count=1)]
+    checkpoints.save(5, state(5))
+    checkpoints.save(5, state(5))
+    while not checkpoints._writing.end.done():
+        threading.Event().wait(0.01)
+    checkpoints.save(5, state(5))  # has failed, and nobody has looked yet
+    checkpoints.finish(5, state(5))
+    checkpoints.close()
+    check(5)
+
+
+def test_a_removal_that_fails_takes_no_complete_checkpoint_along(cloud, monkeypatch):
+    monkeypatch.setenv(retry.PATIENCE, "0.5")
+    checkpoints = Checkpoints(FOLDER, every=5, keep=1)
+    checkpoints.save(5, state(5))
+    checkpoints.wait()
+    cloud.faults = [Fault("^DELETE ", status=503)]
+    checkpoints.save(10, state(10))
+    with pytest.raises(CheckpointUnavailable, match="503"):
+        poll_until(checkpoints, 3000)
+    cloud.faults = []
+    check(10)
+
+
+def test_what_is_removed_halfway_does_not_count(cloud, monkeypatch):
+    trained(Checkpoints(FOLDER, every=5), 10)
+    monkeypatch.setenv(retry.PATIENCE, "0.2")
+    cloud.faults = [Fault("^DELETE .*state", status=503)]
+    with pytest.raises(OSError, match="503"):
+        epath.Path(f"{FOLDER}/10").rmtree()
+    cloud.faults = []
+    assert newest(FOLDER) == 5
+    check(5)
+
+
+def test_orbax_looks_buckets_up_by_our_client(cloud):
+    trained(Checkpoints(FOLDER, every=5), 5)
+    looked = [r for r in cloud.requests if "/b/bucket?projection" in r.path]
+    assert len(looked) == 1

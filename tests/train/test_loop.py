@@ -32,7 +32,7 @@ class Kept:
     def wait(self):
         pass
 
-    copy = wait
+    close = wait
 
 
 def trained(total, kept, *, judge=None, **periods):
@@ -75,3 +75,14 @@ def test_a_judge_that_fails_costs_neither_the_line_nor_the_state():
         trained(20, kept, judge=judge, log_every=0, judge_every=10)
     assert [(done, said["loss"]) for done, said in kept.lines] == [(10, 9.0)]
     assert kept.saved == [(10, 10)]
+
+
+def test_a_log_that_fails_costs_no_state():
+    class Closed(Kept):
+        def write(self, done, metrics):
+            raise PermissionError("gs://b/run/metrics.jsonl could not be written: 403")
+
+    kept = Closed()
+    with pytest.raises(PermissionError, match="403"):
+        trained(20, kept, log_every=5)
+    assert kept.saved == [(6, 6)]
