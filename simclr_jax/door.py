@@ -89,8 +89,11 @@ class Mistake(Exception):
     """The call or the config is wrong; nothing was begun."""
 
 
-class Again(Exception):
-    """The run stopped for a reason that passes; the same command goes on with it."""
+class Again(BaseException):
+    """The run stopped for a reason that passes; the same command goes on with it.
+
+    Like KeyboardInterrupt, it is no error that code on its way may take for its own.
+    """
 
 
 @contextlib.contextmanager

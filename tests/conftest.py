@@ -22,7 +22,6 @@ os.environ["NO_GCE_CHECK"] = "true"  # no credentials are looked for on the netw
 
 import jax
 import pytest
-from orbax.checkpoint._src.path import gcs_utils
 
 from simclr_jax import door, sharding
 from simclr_jax.storage import bucket, retry
@@ -46,23 +45,29 @@ def in_process(monkeypatch):
     monkeypatch.setattr(door, "join_cluster", lambda: None)
 
 
-@pytest.fixture
-def cloud(monkeypatch):
-    """An emulated Cloud Storage with buckets "bucket" and "other", for this process."""
+@pytest.fixture(scope="session")
+def _cloud_server():
     with Emulator(["bucket", "other"]) as emulator:
-        for name, value in emulator.environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(retry, "FIRST_DELAY", 0.01)
-        monkeypatch.setattr(retry, "LONGEST_DELAY", 0.1)
-        _forget_clients()
         yield emulator
         bucket.client().close()
-    _forget_clients()
-    with warnings.catch_warnings():  # connections of Google's own thread are not closed
+
+
+@pytest.fixture
+def cloud(_cloud_server, monkeypatch):
+    """An emulated Cloud Storage with buckets "bucket" and "other", for this process."""
+    _cloud_server.reset()
+    for name, value in _cloud_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(retry, "LONGEST_DELAY", 0.1)
+    bucket.get_bucket.cache_clear()
+    return _cloud_server
+
+
+@pytest.fixture
+def broken_connections():
+    """For tests that break connections, whose sockets requests leaves unclosed."""
+    yield
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
-
-
-def _forget_clients():
-    for cached in (bucket.client, bucket._kvstore, gcs_utils.get_bucket):
-        cached.cache_clear()

@@ -78,6 +78,7 @@ def test_the_version_changes_with_the_content(cloud):
     assert before.version < bucket.find("gs://bucket/x").version
 
 
+@pytest.mark.usefixtures("broken_connections")
 def test_an_append_that_was_lost_is_not_done_twice(cloud):
     """The answer to compose does not arrive; what it did stays done."""
     cloud.put("bucket", "x", b"01")
@@ -88,6 +89,7 @@ def test_an_append_that_was_lost_is_not_done_twice(cloud):
         bucket.append("gs://bucket/x", b"456", 2)
 
 
+@pytest.mark.usefixtures("broken_connections")
 @pytest.mark.parametrize(
     "fault",
     [

@@ -93,6 +93,7 @@ def test_the_loop_asks_the_storage_nothing(cloud, monkeypatch):
     checkpoints.close()
 
 
+@pytest.mark.usefixtures("broken_connections")
 @pytest.mark.parametrize(
     "fault",
     [
