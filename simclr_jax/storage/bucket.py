@@ -42,8 +42,6 @@ TENSORSTORE = {
 # A transfer without a byte for so long is broken off, and tried again; else it hangs.
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
-# Google's client else looks a bucket up in a thread of its own, for nobody.
-os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
 COMMIT = "commit_success.txt"  # by which Orbax knows what is complete in a bucket
 FIELDS = "items(name,size,generation),prefixes,nextPageToken"  # of a list
 
@@ -65,7 +63,10 @@ def client() -> storage.Client:
         credentials = google.auth.credentials.AnonymousCredentials()
     session = google.auth.transport.requests.AuthorizedSession(credentials)
     session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=THREADS))
-    return storage.Client("none", credentials=credentials, _http=session)
+    made = storage.Client("none", credentials=credentials, _http=session)
+    # It else asks for the bucket again after each object that is not there.
+    made._bucket_metadata_cache = None  # pyrefly: ignore[bad-assignment]
+    return made
 
 
 def anonymous() -> bool:
