@@ -114,31 +114,22 @@ def checking(*, begun: bool = False):
         raise Mistake(str(error)) from error
 
 
-def check_folders(workdir: str, c=None) -> None:
-    """Finds out whether a work directory and a config's pictures can be used.
+def check_data(c, workdir: str) -> None:
+    """Finds out whether what a config names to be read can be.
 
     Args:
-      workdir: a whole path, to be written to.
-      c: a config, or None where no pictures are needed.
+      workdir: a whole path; once it has checkpoints, init_from is not read.
 
     Raises:
-      Mistake: one of them cannot be used.
-      BucketUnavailable: the storage did not answer.
+      ValueError, BucketDenied, BucketUnavailable: as `check_folder`.
     """
-    with checking():
-        check_folder(workdir, write=True)
-        for path in _folders(c, workdir) if c is not None else ():
-            check_folder(absolute(path))
-
-
-def _folders(c, workdir: str) -> list[str]:
-    """What a config names, as it names it, and will be read."""
     folders = [c.data.data_dir]
     if has_scheme(c.data.name):
         folders.append(c.data.name)
     if c.init_from and not (epath.Path(workdir) / "checkpoints").exists():
         folders.append(c.init_from)
-    return folders
+    for path in folders:
+        check_folder(absolute(path))
 
 
 def join_cluster() -> None:

@@ -12,6 +12,7 @@ from simclr_jax.data import pipeline, reading
 from simclr_jax.data.feed import feed
 from simclr_jax.evaluate import plots
 from simclr_jax.evaluate.knn import knn
+from simclr_jax.storage.access import check_folder
 from simclr_jax.storage.paths import absolute
 from simclr_jax.train import loop
 from simclr_jax.train.checkpoint import Checkpoints
@@ -23,7 +24,9 @@ GALLERY = 8  # pictures in views.png
 def main(argv: list[str]) -> None:
     """Trains as the command line says; see door.leave for the exit codes."""
     c, workdir = read(argv)
-    door.check_folders(workdir, c)
+    with door.checking():
+        check_folder(workdir, write=True)
+        door.check_data(c, workdir)
     door.join_cluster()
     pretrain(c, workdir)
 

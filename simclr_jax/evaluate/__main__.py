@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     with door.checking():
         check_folder(arguments.workdir, write=True)
         c = read_config(arguments.workdir, changes)
-    door.check_folders(arguments.workdir, c)
+        door.check_data(c, arguments.workdir)
     door.join_cluster()
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):

@@ -30,7 +30,6 @@ THREADS = 16  # requests at the same time where there are many
 # Every request is made once, `attempt` repeats it, and waits for so many seconds to
 # connect and for the next byte of an answer.
 ONCE: dict[str, Any] = {"retry": None, "timeout": (10, 60)}
-SCOPE = "https://www.googleapis.com/auth/devstorage.full_control"
 # TensorStore's own tries are few: what fails goes the other way, where it is said.
 TENSORSTORE = {
     "gcs_request_retries": {
@@ -58,7 +57,7 @@ class Stat(NamedTuple):
 def client() -> storage.Client:
     """The client of this process, with the machine's credentials or with none."""
     try:
-        credentials, _ = google.auth.default(scopes=[SCOPE])
+        credentials, _ = google.auth.default(scopes=storage.Client.SCOPE)
     except google.auth.exceptions.DefaultCredentialsError:
         credentials = google.auth.credentials.AnonymousCredentials()
     session = google.auth.transport.requests.AuthorizedSession(credentials)
@@ -166,7 +165,7 @@ def listing(path: str) -> tuple[list[str], dict[str, Stat]]:
     """Sorted names of the folders in a folder, and its objects by name.
 
     Raises:
-      ObjectMissing: there is no such folder.
+      FileNotFoundError: there is no such folder.
       BucketDenied, BucketUnavailable.
     """
     bucket, name = split(path)

@@ -2,7 +2,8 @@
 
 Three clients reach buckets: google-cloud-storage, for all that this package does
 itself; TensorStore, for the arrays of checkpoints and for pictures; and TensorFlow,
-where TFDS prepares a data set in a bucket. Only the first has classes for its errors.
+where TFDS prepares a data set in a bucket. TensorStore's errors are ValueErrors whose
+text says their status.
 """
 
 import enum

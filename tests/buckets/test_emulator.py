@@ -25,12 +25,6 @@ COPY = f"{json_path('x')}/rewriteTo/b/bucket/o"
 COMPOSITION = json.dumps({"sourceObjects": [{"name": "x"}]})
 
 
-@pytest.fixture(scope="module")
-def served():
-    with Emulator(["bucket", "other"]) as emulator:
-        yield emulator
-
-
 @pytest.fixture
 def emulator(served):
     served.reset()

@@ -255,7 +255,9 @@ def test_pictures_in_a_bucket(emulator, local, tmp_path):
         print(
             f"\n{name}: {fetched / sizes[name]:.2f} of its size, {len(data)} requests"
         )
-        assert fetched < (1.3 if name == "tfds" else 2.0) * sizes[name]
+        # A folder's pictures are read when they are needed: 48 in 3 steps, 8 for
+        # views.png and 1 to look at, of 40. A set this small is held, and read once.
+        assert fetched < (1.3 if name == "tfds" else 57.5 / 40) * sizes[name]
 
 
 def test_every_other_command(emulator, tmp_path):

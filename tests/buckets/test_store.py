@@ -15,17 +15,10 @@ from tests.buckets.client import (
     upload_path,
     xml_path,
 )
-from tests.buckets.emulator import Emulator
 
 DATA = bytes(range(256)) * 400
 ODD = "a b+c=%5/é"  # a name that needs quoting
 LIST = "/storage/v1/b/bucket/o?"
-
-
-@pytest.fixture(scope="module")
-def served():
-    with Emulator(["bucket", "other"]) as emulator:
-        yield emulator
 
 
 @pytest.fixture
