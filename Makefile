@@ -32,8 +32,8 @@ help: ## this list
 # has and take it in large pages. Worth 1.4 to 1.6 times the images/s on two cores.
 quickstart: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=99999999999
 quickstart: env ## train SimCLR on the embedded pictures and judge it: runs/quickstart
-	@$(PY) -m simclr_jax.pretrain --config configs/quickstart.py --workdir $(WORKDIR)
-	@$(PY) -m simclr_jax.evaluate --workdir $(WORKDIR)
+	@$(PY) -m simclr_jax pretrain --config configs/quickstart.py --workdir $(WORKDIR)
+	@$(PY) -m simclr_jax evaluate --workdir $(WORKDIR)
 
 test: env ## the test suite
 	@$(PY) -m pytest -n 2 --dist worksteal

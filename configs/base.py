@@ -2,8 +2,8 @@
 
 import ml_collections as mlc
 
-from simclr_jax import config
 from simclr_jax.data.recipes import RECIPES
+from simclr_jax.experiment import config
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.train.optim import OPTIMISERS

@@ -1,7 +1,7 @@
 """DINO, ResNet-18, CIFAR-10.
 
-python -m simclr_jax.pretrain --config configs/dino_cifar10.py --workdir DIR
-python -m simclr_jax.evaluate --workdir DIR --protocol linear_augmented
+python -m simclr_jax pretrain --config configs/dino_cifar10.py --workdir DIR
+python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
 
 The authors published no recipe; this one is ours after what others report: few
 prototypes, a teacher that follows slowly, no blur. Others' DINO on ResNet-18, without

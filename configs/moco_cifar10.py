@@ -1,7 +1,7 @@
 """MoCo v2, ResNet-18, CIFAR-10.
 
-python -m simclr_jax.pretrain --config configs/moco_cifar10.py --workdir DIR
-python -m simclr_jax.evaluate --workdir DIR --protocol linear_augmented
+python -m simclr_jax pretrain --config configs/moco_cifar10.py --workdir DIR
+python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
 
 The authors published no recipe; this one is ours after what others report: a queue that
 is short against the 50,000 pictures, and an encoder that follows it faster. Others'

@@ -1,11 +1,11 @@
 """MoCo v3, ResNet-50 and ViT, ImageNet, batch 4096 (arXiv:2104.02057).
 
-python -m simclr_jax.pretrain --config configs/mocov3_imagenet.py --workdir DIR
-python -m simclr_jax.evaluate --workdir DIR --protocol linear_augmented
+python -m simclr_jax pretrain --config configs/mocov3_imagenet.py --workdir DIR
+python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
 
-python -m simclr_jax.pretrain --workdir DIR \
+python -m simclr_jax pretrain --workdir DIR \
   --config configs/mocov3_imagenet.py:epochs=1000
-python -m simclr_jax.pretrain --workdir DIR \
+python -m simclr_jax pretrain --workdir DIR \
   --config configs/mocov3_imagenet.py:encoder=vit_b
 
 Published top-1 of linear evaluation: ResNet-50 68.9 % (100 epochs), 72.8 % (300) and

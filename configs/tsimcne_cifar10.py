@@ -1,12 +1,12 @@
 """t-SimCNE, ResNet-18, CIFAR-10 on a plane, in the paper's three stages.
 
-python -m simclr_jax.pretrain --workdir runs/one \
+python -m simclr_jax pretrain --workdir runs/one \
   --config configs/tsimcne_cifar10.py
-python -m simclr_jax.pretrain --workdir runs/two \
+python -m simclr_jax pretrain --workdir runs/two \
   --config configs/tsimcne_cifar10.py:stage=2,init_from=runs/one
-python -m simclr_jax.pretrain --workdir runs/three \
+python -m simclr_jax pretrain --workdir runs/three \
   --config configs/tsimcne_cifar10.py:stage=3,init_from=runs/two
-python -m simclr_jax.evaluate --workdir runs/three
+python -m simclr_jax evaluate --workdir runs/three
 
 It trains on the train and the test pictures, without labels, and maps all of them; when
 it is judged, the labels of the train pictures vote for those of the test pictures.

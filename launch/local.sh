@@ -28,9 +28,9 @@ export JAX_COORDINATOR_ADDRESS="127.0.0.1:$port" JAX_NUM_PROCESSES="$count"
 pids=()
 for ((k = 0; k < count; k++)); do
   if ((k == 0)); then
-    JAX_PROCESS_ID=$k "$python" -m simclr_jax.pretrain "$@" &
+    JAX_PROCESS_ID=$k "$python" -m simclr_jax pretrain "$@" &
   else # what they say, marked; process 0 speaks for the run
-    JAX_PROCESS_ID=$k "$python" -m simclr_jax.pretrain "$@" \
+    JAX_PROCESS_ID=$k "$python" -m simclr_jax pretrain "$@" \
       > >(awk -v k="$k" '{ print "[" k "] " $0; fflush() }' >&2) 2>&1 &
   fi
   pids+=($!)

@@ -14,6 +14,6 @@ while [[ $code == 75 || $code == 134 ]]; do
   docker rm --force simclr_jax >/dev/null 2>&1 || true # of an earlier boot
   code=0
   docker run --name simclr_jax --init --privileged --network host \
-    --stop-timeout 300 "$image" simclr_jax.pretrain "$@" || code=$?
+    --stop-timeout 300 "$image" pretrain "$@" || code=$?
 done
 exit "$code"

@@ -23,7 +23,8 @@ os.environ["NO_GCE_CHECK"] = "true"  # no credentials are looked for on the netw
 import jax
 import pytest
 
-from simclr_jax import door, sharding
+from simclr_jax import sharding
+from simclr_jax.cli import common
 from simclr_jax.storage import bucket, retry
 from tests.buckets.emulator import Emulator
 
@@ -42,7 +43,7 @@ def in_process(monkeypatch):
     """Lets a door's `main` run inside the test: on one device, joining no cluster."""
     mesh = sharding.make_mesh(jax.devices()[:1])
     monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
-    monkeypatch.setattr(door, "join_cluster", lambda: None)
+    monkeypatch.setattr(common, "join_cluster", lambda: None)
 
 
 @pytest.fixture(scope="session")

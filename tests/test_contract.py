@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax import config
+from simclr_jax.experiment import config
 from simclr_jax.methods.base import without
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.resnet import resnet10
-from simclr_jax.plan.arithmetic import inside
+from simclr_jax.plan.jaxpr_flops import inside
 from simclr_jax.sharding import by_batch, fsdp, make_mesh, replicated
 from simclr_jax.train.checkpoint import Checkpoints, template
 from simclr_jax.train.step import make_train_step

@@ -13,12 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_jax import config, pretrain, run, sharding
-from simclr_jax.data import bench
-from simclr_jax.evaluate import __main__ as evaluate
-from simclr_jax.plan import __main__ as plan
-from simclr_jax.reproduce import __main__ as reproduce
-from simclr_jax.zoo import __main__ as zoo
+from simclr_jax import sharding
+from simclr_jax.cli import data_bench, evaluate, plan, pretrain, reproduce, zoo
+from simclr_jax.experiment import build, config
 from tests.tools import begin_in
 
 PLACES = [
@@ -26,7 +23,7 @@ PLACES = [
     *sorted(pathlib.Path("docs").glob("*.md")),
     *sorted(pathlib.Path("launch").glob("*.md")),
     *sorted(pathlib.Path("configs").glob("*.py")),
-    pathlib.Path("simclr_jax/pretrain.py"),
+    pathlib.Path("simclr_jax/cli/pretrain.py"),
     *sorted(pathlib.Path("simclr_jax").glob("*/__main__.py")),
 ]
 
@@ -67,7 +64,7 @@ OTHERS = ("tensorboard", "docker", "kubectl", "gcloud")  # see tests/launch for 
 
 def test_there_are_commands_of_every_kind():
     kinds = {" ".join(words_of(command)[:3]) for _, command in ALL}
-    assert {"python -m simclr_jax.pretrain", "python -m simclr_jax.evaluate"} <= kinds
+    assert {"python -m simclr_jax pretrain", "python -m simclr_jax evaluate"} <= kinds
     assert {"make quickstart", "make test"} <= {command for _, command in ALL}
     assert len(ALL) > 15
 
@@ -77,25 +74,25 @@ def test_is_understood(path, command, tmp_path):
     words = words_of(command)
     if words[0] == "make":
         subprocess.run(["make", "-n", *words[1:]], check=True, capture_output=True)
-    elif words[0] in LAUNCHERS or words[2:3] == ["simclr_jax.pretrain"]:
+    elif words[0] in LAUNCHERS or words[2:3] == ["simclr_jax.cli.pretrain"]:
         c, _ = pretrain.read(
             words[3 if words[0] == "python" else words.index("--config") :]
         )
         images = 1_281_167 if "imagenet" in c.data.name else 50_000
-        total, warmup = run.length(c, images)
+        total, warmup = build.length(c, images)
         assert total > warmup
-        run.build_method(c, images=images, classes=10)
-        run.build_optimiser(c, images=images, probing=True)
-        run.build_schedule(c, images=images)(0)
-    elif words[:3] == ["python", "-m", "simclr_jax.plan"]:
+        build.build_method(c, images=images, classes=10)
+        build.build_optimiser(c, images=images, probing=True)
+        build.build_schedule(c, images=images)(0)
+    elif words[:3] == ["python", "-m", "simclr_jax", "plan"]:
         assert plan.read(words[3:])
-    elif words[:3] == ["python", "-m", "simclr_jax.zoo"]:
+    elif words[:3] == ["python", "-m", "simclr_jax", "zoo"]:
         assert zoo.read(words[3:])
-    elif words[:3] == ["python", "-m", "simclr_jax.reproduce"]:
+    elif words[:3] == ["python", "-m", "simclr_jax", "reproduce"]:
         assert reproduce.read(words[3:])
-    elif words[:3] == ["python", "-m", "simclr_jax.data.bench"]:
-        assert bench.read(words[3:])
-    elif words[:3] == ["python", "-m", "simclr_jax.evaluate"]:
+    elif words[:3] == ["python", "-m", "simclr_jax", "data", "bench"]:
+        assert data_bench.read(words[3:])
+    elif words[:3] == ["python", "-m", "simclr_jax", "evaluate"]:
         arguments, changes = evaluate.read(words[3:])
         begin_in(tmp_path, config.load("configs/quickstart.py"))
         evaluate.read_config(tmp_path, changes)
@@ -113,7 +110,9 @@ def test_is_understood(path, command, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "command", [c for _, c in ALL if "simclr_jax.pretrain" in c], ids=lambda x: x[:90]
+    "command",
+    [c for _, c in ALL if "simclr_jax pretrain" in c],
+    ids=lambda x: x[:90],
 )
 def test_a_documented_run_can_be_put_together(command):
     """Its networks are traced in full size, and its optimiser's rules looked up."""
@@ -122,7 +121,7 @@ def test_a_documented_run_can_be_put_together(command):
         return  # of a run that is not there
     images = 1_281_167 if "imagenet" in c.data.name else 50_000
     mesh = sharding.make_mesh(jax.devices()[:1])
-    assert run.assemble(c, mesh, images=images, classes=10).total
+    assert build.assemble(c, mesh, images=images, classes=10).total
 
 
 def short(command, workdir):

@@ -38,7 +38,7 @@ def losses(workdir):
 
 def train(config, workdir, *changes, devices):
     """In one process."""
-    door = [sys.executable, "-m", "simclr_jax.pretrain", f"--config={config}"]
+    door = [sys.executable, "-m", "simclr_jax", "pretrain", f"--config={config}"]
     subprocess.run(
         [*door, f"--workdir={workdir}", *SMALL, *changes],
         env=with_devices(devices),
@@ -87,7 +87,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(method, tmp_path):
     shutil.rmtree(tmp_path / "checkpoints" / "4")
     train(CONFIGS[method], tmp_path, *halves, devices=2)
     assert losses(tmp_path) == whole
-    door = [sys.executable, "-m", "simclr_jax.evaluate", f"--workdir={tmp_path}"]
+    door = [sys.executable, "-m", "simclr_jax", "evaluate", f"--workdir={tmp_path}"]
     judged = subprocess.run(
         [*door, "--protocol=knn"],
         env=with_devices(1),

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from simclr_jax import colour
-from simclr_jax.data import augment, whole
+from simclr_jax.data import augment, augment_device, decoded_cache
 from simclr_jax.data.recipes import RECIPES, expand
 from simclr_jax.sharding import by_batch, make_mesh
 from tests.tools import (
@@ -28,8 +27,8 @@ def test_one_gather_of_z_and_no_image_traffic(where):
         method, tx = small_method("simclr"), small_optimiser()
         state = small_state(method, tx, batch, mesh)
         if where != "host":
-            prepare = colour.prepare(views)
-            draw = augment.draw if where == "device" else whole.draw
+            prepare = augment_device.prepare(views)
+            draw = augment.draw if where == "device" else decoded_cache.draw
             batch["draws"] = draw(views, 0, 0, 0, np.arange(n))
         if "cut" in where:
             batch["picture"] = batch.pop("views")[0]

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax import run, sharding
+from simclr_jax import sharding
 from simclr_jax.data.sources import open_source
+from simclr_jax.experiment import build
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.methods.probe import with_probe
 from simclr_jax.models.norm import BatchNorm, pixels
@@ -84,7 +85,7 @@ def small_optimiser():
 
 def begin_in(workdir, c):
     """Makes a folder the work directory of a run that has not done a step."""
-    run.claim(c, open_source("cifar10_mini", split="train"), workdir)
+    build.claim(c, open_source("cifar10_mini", split="train"), workdir)
 
 
 def leave_in(workdir, c):
@@ -94,7 +95,7 @@ def leave_in(workdir, c):
     """
     begin_in(workdir, c)
     mesh = jax.sharding.Mesh(jax.devices()[:1], sharding.DATA)
-    state = run.assemble(c, mesh, **run.sizes(workdir)).create()
+    state = build.assemble(c, mesh, **build.sizes(workdir)).create()
     draw = np.random.default_rng(1)
     noise = lambda x: draw.uniform(0.5, 1.5, x.shape).astype(np.float32)  # noqa: E731
     state = state.replace(

@@ -10,11 +10,11 @@ import functools
 import jax
 import numpy as np
 
-from simclr_jax.data import augment, paint, whole
-from simclr_jax.data.order import Order
-from simclr_jax.data.reading import Reading, each
+from simclr_jax.data import augment, augment_host, decoded_cache
 from simclr_jax.data.recipes import RECIPES, expand
+from simclr_jax.data.sampler import Order
 from simclr_jax.data.tensorflow import tf
+from simclr_jax.data.tfdata import Reading, each
 
 CHUNK = 2**18  # pixels of small views that are coloured together, at most
 ALONE = 128  # pixels of a side: from here on, to put views together costs more
@@ -42,7 +42,7 @@ def train_batches(
       start_step: updates done before.
       steps: how many batches.
       colour: "host": the views come coloured; "device": they come cropped, with the
-        draws from which `simclr_jax.colour.prepare` colours them inside the step; small
+        draws from which `augment_device.prepare` colours them inside the step; small
         pictures that fit into memory (see `whole`) come as they are, and it cuts them
         too.
       process_index: p, who this process is; it gets rows [p*N, (p+1)*N).
@@ -71,9 +71,9 @@ def train_batches(
 
     n, span = len(indices(start_step)[0]), range(start_step, start_step + steps)
     if colour == "device":
-        held = whole.hold(source, views)
+        held = decoded_cache.hold(source, views)
         if held is not None:
-            return whole.batches(held, views, seed, indices, span)
+            return decoded_cache.batches(held, views, seed, indices, span)
     pictures = Reading(source, rows, span)
     made = pictures.batches(_augment(pictures.dataset(), views, colour, n))
     return made if colour == "host" else _with_draws(made, views, seed, indices, span)
@@ -184,7 +184,9 @@ def preview(config, images, seed: int):
     made = _augment(dataset, views, colour, len(images))
     batch = next(made.as_numpy_iterator())
     if colour == "device":
-        from simclr_jax.colour import prepare  # only here: else data knows no colour
+        from simclr_jax.data.augment_device import (
+            prepare,  # only here: else data knows no colour
+        )
 
         draws = augment.draw(views, seed, 0, 0, index)
         coloured = jax.jit(prepare(views))({"views": batch["views"], "draws": draws})
@@ -225,7 +227,9 @@ def _augment(pictures, views, colour, n):
 
     # Equal views, such as local crops, share one function: it is built once.
     paints = {
-        view: tf.function(functools.partial(paint.colour, view=view), autograph=False)
+        view: tf.function(
+            functools.partial(augment_host.colour, view=view), autograph=False
+        )
         for view in views
     }
 

@@ -11,8 +11,8 @@ import threading
 import numpy as np
 
 from simclr_jax.data.errors import UnreadablePicture
-from simclr_jax.data.index import index_bytes, index_files
 from simclr_jax.data.tensorflow import tf
+from simclr_jax.data.tfrecord_index import index_bytes, index_files
 from simclr_jax.storage.files import storage_of
 
 HOLD_BYTES = 2**28  # a set up to this size is held in memory, encoded

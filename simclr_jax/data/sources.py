@@ -1,7 +1,7 @@
 """Random access to pictures: one interface, opened by name.
 
 A source answers `read(indices)` in any order and holds no position, so the order of a
-run (`simclr_jax.data.order`) is nobody's state.
+run (`simclr_jax.data.sampler`) is nobody's state.
 """
 
 import functools
@@ -15,9 +15,9 @@ import numpy as np
 
 from simclr_jax.data import tfds
 from simclr_jax.data.folder import Folder
-from simclr_jax.data.hints import nearest
 from simclr_jax.data.records import Records
 from simclr_jax.storage.paths import absolute, has_scheme
+from simclr_jax.suggest import did_you_mean
 
 EMBEDDED = "cifar10_mini"
 TERM = re.compile(r"([\w\-.]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
@@ -144,7 +144,7 @@ def _embedded(split):
     if split not in info["splits"]:
         raise ValueError(
             f"{EMBEDDED} has no split '{split}'; it has {', '.join(info['splits'])}."
-            f"{nearest(split, info['splits'])}"
+            f"{did_you_mean(split, info['splits'])}"
         )
     names = tuple(info["label_names"])
     files = sorted(str(path) for path in folder.glob(f"{EMBEDDED}-{split}.tfrecord*"))

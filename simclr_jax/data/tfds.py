@@ -12,10 +12,10 @@ import urllib.request
 
 import numpy as np
 
-from simclr_jax.data.hints import nearest
 from simclr_jax.data.records import Records
 from simclr_jax.storage.errors import BucketError
 from simclr_jax.storage.files import storage_of
+from simclr_jax.suggest import did_you_mean
 
 PORTS = {"http": 80, "https": 443, "ftp": 21}
 
@@ -89,7 +89,7 @@ def open_split(builder, split: str, workdir: str) -> Records:
     if split not in info.splits:
         raise ValueError(
             f"{info.full_name} has no split '{split}'; it has "
-            f"{', '.join(info.splits)}.{nearest(split, info.splits)}"
+            f"{', '.join(info.splits)}.{did_you_mean(split, info.splits)}"
         )
     if info.file_format is None or info.file_format.value != "tfrecord":
         raise ValueError(
@@ -181,8 +181,8 @@ def _unknown(name, folder, known):
     return (
         f"data.name='{name}' is no folder of pictures, no TFDS set prepared in "
         f"{folder} ({listed}), and no name that TFDS knows."
-        f"{nearest(name, ['cifar10_mini', *there, *known])} Give a folder by its path, "
-        "or a TFDS name with data.data_dir set to where it is prepared (tfds "
+        f"{did_you_mean(name, ['cifar10_mini', *there, *known])} Give a folder by its "
+        "path, or a TFDS name with data.data_dir set to where it is prepared (tfds "
         "build NAME --data_dir=DIR), or 'cifar10_mini', the "
         "embedded pictures."
     )

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from simclr_jax.data.hints import nearest
+from simclr_jax.suggest import did_you_mean
 
 CROPS = ("tf_bbox", "inception_log", "torch")
 RESIZES = ("bicubic", "pil_bilinear", "pil_bicubic")
@@ -111,7 +111,8 @@ def within(name, value, low, high, why):
 def _one_of(name, word, known):
     if word not in known:
         raise ValueError(
-            f"{name} is one of {', '.join(known)}, got {word!r}.{nearest(word, known)}"
+            f"{name} is one of {', '.join(known)}, got {word!r}."
+            f"{did_you_mean(word, known)}"
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from simclr_jax.data.feed import feed
+from simclr_jax.data.prefetch import feed
 from simclr_jax.sharding import DATA, by_batch, replicated
 
 AHEAD = 2  # batches in flight: the host decodes the next while devices encode the last

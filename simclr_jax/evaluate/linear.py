@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from simclr_jax.data.feed import feed
 from simclr_jax.data.pipeline import train_batches
+from simclr_jax.data.prefetch import feed
 from simclr_jax.data.recipes import RECIPES
 from simclr_jax.evaluate.features import Features, check, check_split, in_blocks
 from simclr_jax.losses.classification import cross_entropy

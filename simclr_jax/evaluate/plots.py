@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from simclr_jax.evaluate.maps import tsne
+from simclr_jax.evaluate.embedding_2d import tsne
 
 # ten colours that stay apart for colour-blind eyes (Petroff, arXiv:2107.02270)
 COLOURS = (

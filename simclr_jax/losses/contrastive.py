@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.losses import streaming
+from simclr_jax.losses import blockwise
 from simclr_jax.losses.geometry import normalize
 from simclr_jax.sharding import all_gather
 
@@ -45,12 +45,12 @@ def nt_xent(z, temperature: float, *, block: int = 0, gather: str = "float32"):
     if dtype == jnp.bfloat16:
         z = jax.lax.reduce_precision(z, exponent_bits=8, mantissa_bits=7)
     similarity, top = cosine_by(temperature, dtype)
-    block = streaming.choose(block, 2 * z.shape[1], z.shape[1], views=2)
-    others = streaming.mean_log_sum_of_others(z, similarity, block, top, dtype.name)
+    block = blockwise.choose(block, 2 * z.shape[1], z.shape[1], views=2)
+    others = blockwise.mean_log_sum_of_others(z, similarity, block, top, dtype.name)
     loss = others - jnp.mean(jnp.sum(z[0] * z[1], -1)) / temperature
 
     columns = all_gather(z.astype(dtype))  # view 0 against view 1, as released
-    right, entropy = streaming.retrieve(z[:1], columns, similarity, block)
+    right, entropy = blockwise.retrieve(z[:1], columns, similarity, block)
     metrics = {
         "contrast_accuracy": jnp.mean(right, dtype=loss.dtype),
         "contrast_entropy": jnp.mean(entropy),
@@ -72,7 +72,7 @@ def cosine_by(temperature: float, dtype=None):
         )
         return s / temperature
 
-    return similarity, streaming.within_reach(-1 / temperature, 1 / temperature)
+    return similarity, blockwise.within_reach(-1 / temperature, 1 / temperature)
 
 
 def info_nce(q, k, queue, temperature: float, *, block: int = 0):
@@ -94,11 +94,11 @@ def info_nce(q, k, queue, temperature: float, *, block: int = 0):
         normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32))) for x in (q, k)
     )
     similarity, top = cosine_by(temperature)
-    block = streaming.choose(block, q.shape[0], queue.shape[0])
+    block = blockwise.choose(block, q.shape[0], queue.shape[0])
     positive = jnp.sum(q * k, -1) / temperature
-    negative = streaming.log_sum(q[None], queue[None], similarity, block, top)[0]
+    negative = blockwise.log_sum(q[None], queue[None], similarity, block, top)[0]
     loss = jnp.mean(jnp.logaddexp(positive, negative) - positive)
-    rival = streaming.most_similar(q[None], queue[None], similarity, block)[0]
+    rival = blockwise.most_similar(q[None], queue[None], similarity, block)[0]
     right = jnp.mean(positive > rival, dtype=loss.dtype)
     return loss, {"contrast_accuracy": right}
 
@@ -147,8 +147,8 @@ def ctr(q, k, temperature: float, *, block: int = 0):
         normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32))) for x in (q, k)
     )
     similarity, top = cosine_by(temperature)
-    block = streaming.choose(block, *q.shape[:1], *k.shape[:1])
+    block = blockwise.choose(block, *q.shape[:1], *k.shape[:1])
     keys = all_gather(k)[None]
-    all_keys = streaming.log_sum(q[None], keys, similarity, block, top)[0]
+    all_keys = blockwise.log_sum(q[None], keys, similarity, block, top)[0]
     positive = jnp.sum(q * k, -1) / temperature
     return 2 * temperature * jnp.mean(all_keys - positive)

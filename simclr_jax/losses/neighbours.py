@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.losses import streaming
+from simclr_jax.losses import blockwise
 from simclr_jax.sharding import all_gather
 
 
@@ -32,10 +32,10 @@ def cauchy(z, *, block: int = 0):
     if z.ndim != 3 or z.shape[0] != 2:
         raise ValueError(f"cauchy wants z of shape [2, N, D], got {z.shape}.")
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
-    block = streaming.choose(block, 2 * z.shape[1], z.shape[1], views=2)
-    repulsion = streaming.mean_log_sum_of_others(z, log_cauchy, block, 0.0)
+    block = blockwise.choose(block, 2 * z.shape[1], z.shape[1], views=2)
+    repulsion = blockwise.mean_log_sum_of_others(z, log_cauchy, block, 0.0)
     attraction = jnp.mean(jnp.log1p(jnp.sum((z[0] - z[1]) ** 2, -1)))
-    right, _ = streaming.retrieve(z[:1], all_gather(z), log_cauchy, block)
+    right, _ = blockwise.retrieve(z[:1], all_gather(z), log_cauchy, block)
     metrics = {
         "contrast_accuracy": jnp.mean(right, dtype=z.dtype),
         "attraction": attraction,

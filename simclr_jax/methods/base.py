@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from simclr_jax.models.siamese import Network
+from simclr_jax.models.network import Network
 from simclr_jax.state import TrainState
 
 

@@ -9,7 +9,7 @@ import jax
 from simclr_jax.losses.regression import regression
 from simclr_jax.methods.base import Method, cosine_to_one, pair, with_target
 from simclr_jax.models.heads import MLP, Layer
-from simclr_jax.models.siamese import network
+from simclr_jax.models.network import network
 
 
 def byol(

@@ -22,7 +22,7 @@ from simclr_jax.losses.distillation import (
 )
 from simclr_jax.methods.base import Method, cosine_to_one
 from simclr_jax.models.heads import DistillationHead
-from simclr_jax.models.siamese import network
+from simclr_jax.models.network import network
 from simclr_jax.state import TrainState
 
 PROTOTYPES = zlib.crc32(b"prototypes")

@@ -18,7 +18,7 @@ from simclr_jax.methods.base import (
     with_target,
 )
 from simclr_jax.models.heads import MLP, Layer, inner
-from simclr_jax.models.siamese import network
+from simclr_jax.models.network import network
 
 
 def mocov3(

@@ -7,7 +7,7 @@ Nothing but the negatives keeps the embedding space open.
 from simclr_jax.losses.contrastive import nt_xent
 from simclr_jax.methods.base import Method, check_temperature, pair
 from simclr_jax.models.heads import projector
-from simclr_jax.models.siamese import network
+from simclr_jax.models.network import network
 from simclr_jax.state import TrainState
 
 

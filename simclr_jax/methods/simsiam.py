@@ -9,7 +9,7 @@ import jax
 from simclr_jax.losses.regression import cosine
 from simclr_jax.methods.base import Method, pair
 from simclr_jax.models.heads import MLP, Layer, inner
-from simclr_jax.models.siamese import network
+from simclr_jax.models.network import network
 from simclr_jax.state import TrainState
 
 

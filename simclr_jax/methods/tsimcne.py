@@ -14,7 +14,7 @@ from nothing, so there are three runs, each of which begins from the one before:
 from simclr_jax.losses.neighbours import cauchy
 from simclr_jax.methods.base import Method, pair
 from simclr_jax.models.heads import MLP, Layer
-from simclr_jax.models.siamese import network
+from simclr_jax.models.network import network
 from simclr_jax.state import TrainState
 
 

@@ -15,7 +15,7 @@ import jax
 from etils import epath
 from jax.experimental import topologies
 
-from simclr_jax.data.index import cache_folder
+from simclr_jax.data.tfrecord_index import cache_folder
 
 ALONE = {  # libtpu shall neither look for a TPU's host nor lock others out
     "TPU_SKIP_MDS_QUERY": "1",

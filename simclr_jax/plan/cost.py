@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from simclr_jax.plan import chips, hlo
-from simclr_jax.plan.arithmetic import meetings
 from simclr_jax.plan.chips import Chip
+from simclr_jax.plan.jaxpr_flops import meetings
 
 Places = Sequence[Sequence[int]]
 COLLECTIVES = (

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 IMAGENET, CIFAR10, EMBEDDED = 1_281_167, 50_000, 5_000  # pictures of the training split
-PLANNED = {  # by `python -m simclr_jax.plan`: topology, ms a step from roof to estimate
+PLANNED = {  # by `python -m simclr_jax plan`: topology, ms a step from roof to estimate
     "simclr_imagenet": ("v5e:8x8", 40.9, 80.6),
     "simclr_imagenet:width=2,epochs=1000": ("v5e:16x16", 29.0, 52.6),
     "simclr_imagenet:width=4,epochs=1000": ("v5e:16x16", 100.8, 160.8),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from simclr_jax.train.schedules import warmup_cosine
+from simclr_jax.tree import paths
 
 NORMS_AND_BIASES = (r"/(scale|bias)$",)
 
@@ -26,12 +27,6 @@ def _masked(x) -> bool:
     return isinstance(x, optax.MaskedNode)
 
 
-def paths(params) -> list[str]:
-    """The slash-separated paths of all leaves, such as encoder/stem/conv/kernel."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=_masked)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
-
-
 def matched(rules, params):
     """Which leaves have a path that one of the regular expressions finds.
 
@@ -42,7 +37,7 @@ def matched(rules, params):
       ValueError: if a rule finds nothing, with a list of the paths, or is no regular
         expression.
     """
-    names = paths(params)
+    names = paths(params, is_leaf=_masked)
     for rule in rules:
         try:
             re.compile(rule)

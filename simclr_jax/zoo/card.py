@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from simclr_jax.zoo.network import INPUTS, Network, Written
-from simclr_jax.zoo.verify import Verdict, pictures
+from simclr_jax.zoo.verification.verify import Verdict, pictures
 
 SHOWN = 8  # numbers of h of each of the three pictures
 PACKAGES = ("jax", "flax", "numpy")

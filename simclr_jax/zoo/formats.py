@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from simclr_jax.zoo.layout import Found
-from simclr_jax.zoo.tf_formats import byol, simclr, simclr_ema
-from simclr_jax.zoo.torch_formats import dino, moco, mocov3, simsiam, tsimcne
-from simclr_jax.zoo.torch_libraries import (
+from simclr_jax.zoo.name_map import Found
+from simclr_jax.zoo.tensorflow.formats import byol, simclr, simclr_ema
+from simclr_jax.zoo.torch.formats import dino, moco, mocov3, simsiam, tsimcne
+from simclr_jax.zoo.torch.libraries import (
     huggingface,
     lightly,
     solo_learn,

@@ -81,18 +81,6 @@ def check_size(network: Network, to: str) -> None:
         )
 
 
-def nested(arrays: dict[str, Any]) -> dict:
-    """{"params/encoder/...": x} as dicts of dicts."""
-    tree: dict = {}
-    for path, x in arrays.items():
-        *parents, leaf = path.split("/")
-        place = tree
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[leaf] = x
-    return tree
-
-
 def installed(*packages: str) -> bool:
     """Whether all of them could be imported."""
     return all(importlib.util.find_spec(name) for name in packages)

@@ -54,7 +54,7 @@ class Weights(NamedTuple):
     def command(self) -> str:
         """How it comes in, once it is on disk."""
         return (
-            f"python -m simclr_jax.zoo import --from {self.format} --source PATH "
+            f"python -m simclr_jax zoo import --from {self.format} --source PATH "
             "--workdir DIR"
         )
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from simclr_jax import config, run, sharding
+from simclr_jax import sharding
+from simclr_jax.experiment import build, config
 from simclr_jax.train.checkpoint import restore_latest
 from tests.buckets.emulator import Emulator, Fault
 from tests.tools import plain, with_devices
@@ -35,8 +36,8 @@ SMALL = (
     "--config.checkpoint.every=20",
     "--config.steps=60",
 )
-PRETRAIN = ("-m", "simclr_jax.pretrain", "--config", "configs/quickstart.py", *SMALL)
-EVALUATE = ("-m", "simclr_jax.evaluate", "--config.data.eval_split=test[:100]")
+PRETRAIN = ("-m", "simclr_jax", "pretrain", "--config", "configs/quickstart.py", *SMALL)
+EVALUATE = ("-m", "simclr_jax", "evaluate", "--config.data.eval_split=test[:100]")
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +111,10 @@ def copied(emulator, name, folder):
 
 
 def final(workdir):
-    c = config.restored(run.read_saved(workdir))
+    c = config.restored(build.read_saved(workdir))
     mesh = sharding.make_mesh(jax.devices()[:1])
-    job = run.assemble(c, mesh, **run.sizes(workdir))
-    return restore_latest(workdir / "checkpoints", run.abstract(job))
+    job = build.assemble(c, mesh, **build.sizes(workdir))
+    return restore_latest(workdir / "checkpoints", build.abstract(job))
 
 
 def lines(workdir):
@@ -277,7 +278,7 @@ def test_every_other_command(emulator, tmp_path):
     assert "begins with gs://bucket/run" in begun
     table = do(*EVALUATE, "--workdir=gs://bucket/run")
     assert "h, after 20 steps" in table
-    zoo = ("-m", "simclr_jax.zoo")
+    zoo = ("-m", "simclr_jax", "zoo")
     do(
         *zoo,
         "export",
@@ -294,7 +295,7 @@ def test_every_other_command(emulator, tmp_path):
         *("--config.data.eval_split=test", "--config.data.batch_size=32"),
     )
     assert "judge it" in imported
-    do("-m", "simclr_jax.reproduce", "quickstart", "--card", "gs://bucket/run")
+    do("-m", "simclr_jax", "reproduce", "quickstart", "--card", "gs://bucket/run")
     names = emulator.objects("bucket")
     assert {"x.npz", "x.npz.card.json", "x.npz.card.md"} <= names.keys()
     for name in ("results.json", "embedding.png", "curves.png", "card.json", "card.md"):

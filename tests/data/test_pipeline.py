@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from simclr_jax.colour import prepare
-from simclr_jax.data import augment, pipeline, whole
-from simclr_jax.data.order import Order
+from simclr_jax.data import augment, decoded_cache, pipeline
+from simclr_jax.data.augment_device import prepare
 from simclr_jax.data.pipeline import eval_batches, preview, train_batches
 from simclr_jax.data.recipes import crop_flip, dino, simclr
+from simclr_jax.data.sampler import Order
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.view import View
 
@@ -110,14 +110,16 @@ def test_batch_is_as_promised(source, colour):
 def test_any_step_starts_at_once(source, colour):
     """Step 4 lies in the second epoch; the first three were never made."""
     views = simclr(size=SIZE, blur_sigma="batch")
-    whole = train(source, views, colour=colour)
-    assert_equal(whole[4:], train(source, views, start=4, steps=1, colour=colour))
+    decoded_cache = train(source, views, colour=colour)
+    assert_equal(
+        decoded_cache[4:], train(source, views, start=4, steps=1, colour=colour)
+    )
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("colour", ["host", "device"])
 def test_processes_share_the_global_batch(source, colour, processes):
-    whole = train(source, colour=colour, steps=2)
+    decoded_cache = train(source, colour=colour, steps=2)
     parts = [
         train(
             source,
@@ -128,7 +130,7 @@ def test_processes_share_the_global_batch(source, colour, processes):
         )
         for p in range(processes)
     ]
-    for step, batch in enumerate(whole):
+    for step, batch in enumerate(decoded_cache):
         rows = [part[step] for part in parts]
         assert_equal(batch, jax.tree.map(lambda *a: np.concatenate(a), *rows))
 
@@ -137,9 +139,9 @@ def test_processes_share_the_global_batch(source, colour, processes):
 def test_chunks_leave_no_trace(source, colour, monkeypatch):
     """Pictures are coloured in chunks, which may reach from one step into the next."""
     views = simclr(size=SIZE, blur_sigma="batch")
-    whole = train(source, views, colour=colour)
+    decoded_cache = train(source, views, colour=colour)
     monkeypatch.setattr(pipeline, "CHUNK", 3 * SIZE**2)
-    assert_equal(whole, train(source, views, colour=colour))
+    assert_equal(decoded_cache, train(source, views, colour=colour))
 
 
 def test_epochs_and_seeds_and_views_differ(source):
@@ -282,12 +284,12 @@ def test_an_unreadable_picture_is_named(source, bad, what):
 
 
 def test_an_error_of_the_source_comes_through_as_it_is(source):
-    whole = source.read
+    decoded_cache = source.read
 
     def read(indices):
         if len(source.asked) > 2:
             raise OSError("memory/disk is gone")
-        return whole(indices)
+        return decoded_cache(indices)
 
     source.read = read
     with pytest.raises(OSError, match=r"^memory/disk is gone$"):
@@ -324,12 +326,12 @@ def test_evaluation_walks_once_in_order(source, processes):
     shapes = {batch["image"].shape for part in parts for batch in part}
     assert shapes == {(20 // processes, 48, 48, 3)}
     rows = [batch for batches in zip(*parts, strict=True) for batch in batches]
-    whole = jax.tree.map(lambda *a: np.concatenate(a), *rows)
-    mask = whole["mask"]
+    decoded_cache = jax.tree.map(lambda *a: np.concatenate(a), *rows)
+    mask = decoded_cache["mask"]
     assert mask.sum() == 24
-    np.testing.assert_array_equal(whole["index"][mask], np.arange(24))
-    np.testing.assert_array_equal(whole["label"][mask], np.arange(24) % 3)
-    for image, data in zip(whole["image"][mask], source.images, strict=True):
+    np.testing.assert_array_equal(decoded_cache["index"][mask], np.arange(24))
+    np.testing.assert_array_equal(decoded_cache["label"][mask], np.arange(24) % 3)
+    for image, data in zip(decoded_cache["image"][mask], source.images, strict=True):
         want = augment.centre(augment.decode(tf.constant(data)), 48)
         np.testing.assert_array_equal(image, want)
 
@@ -394,7 +396,7 @@ def test_preview_refuses_what_is_no_picture(image, said):
 )
 def test_host_and_device_differ_as_documented(brightness, numbers, monkeypatch):
     """The embedded pictures, cut on the host: augment.py's table."""
-    monkeypatch.setattr(whole, "LARGEST", 0)
+    monkeypatch.setattr(decoded_cache, "LARGEST", 0)
     source = open_source("cifar10_mini", split="train")
     views = simclr(size=32, brightness=brightness, strength=0.5, blur=0.0)
     (host,) = train(source, views, batch=500, steps=1)

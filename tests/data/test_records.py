@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from simclr_jax.data.order import Order
 from simclr_jax.data.records import Blocks, Records
+from simclr_jax.data.sampler import Order
 from simclr_jax.storage.files import Disk
 
 N = 2000

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from simclr_jax.data import records
-from simclr_jax.data.index import index_bytes
 from simclr_jax.data.sources import open_source
+from simclr_jax.data.tfrecord_index import index_bytes
 from simclr_jax.storage.errors import BucketDenied
 
 EMBEDDED = pathlib.Path(records.__file__).parent / "embedded"

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import yaml
 
-from simclr_jax import door, pretrain
+from simclr_jax.cli import common, pretrain
 
 FILES = ("launch/gke.yaml", "launch/gke_multislice.yaml")
 
@@ -133,7 +133,7 @@ def test_what_failed_ends_and_the_rest_begins_again(file):
     assert rule["action"] == "FailJob"
     codes = rule["onExitCodes"]
     assert codes["containerName"] == container["name"]
-    assert (codes["operator"], codes["values"]) == ("In", [door.FAILED, door.USAGE])
+    assert (codes["operator"], codes["values"]) == ("In", [common.FAILED, common.USAGE])
     policy = manifest["spec"]["failurePolicy"]
     (end,) = policy["rules"]  # where none fits, JobSet restarts all
     assert end["action"] == "FailJobSet"
@@ -145,7 +145,7 @@ def test_what_failed_ends_and_the_rest_begins_again(file):
 def test_the_door_understands_its_words(file):
     *_, container = parts(load(file))
     room, *words = container["args"]
-    assert room == "simclr_jax.pretrain"
+    assert room == "pretrain"
     c, workdir = pretrain.read(words)
     assert c.data.data_dir.startswith("gs://BUCKET/")
     assert workdir.startswith("gs://BUCKET/")

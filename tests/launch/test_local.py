@@ -21,7 +21,7 @@ rank = int(os.environ["JAX_PROCESS_ID"])
 def start(folder, body, *arguments, script=SCRIPT):
     package = folder / "simclr_jax"
     package.mkdir()
-    (package / "pretrain.py").write_text(DOOR + body)
+    (package / "__main__.py").write_text(DOOR + body)
     return subprocess.Popen(
         ["bash", script, *arguments],
         cwd=folder,

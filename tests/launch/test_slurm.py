@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from simclr_jax import door
+from simclr_jax.cli import common
 from tests.tools import with_devices
 
 SCRIPT = pathlib.Path("launch/slurm.sbatch").absolute()
@@ -59,7 +59,7 @@ def run(folder, srun, *words, **environment):
 
 def test_each_task_finds_its_place(tmp_path):
     (tmp_path / "simclr_jax").mkdir()
-    (tmp_path / "simclr_jax" / "pretrain.py").write_text("""
+    (tmp_path / "simclr_jax" / "__main__.py").write_text("""
 import os, sys
 import jax
 jax.distributed.initialize()
@@ -77,7 +77,7 @@ os.write(1, f"{place} {sys.argv[1:]}\\n".encode())
 def test_what_may_be_repeated_is_queued_again(tmp_path, code):
     done, asked = run(tmp_path, f"exit {code}", "--config=x")
     assert done.returncode == code
-    assert asked == ("requeue 7" if code in (door.AGAIN, 134) else None)
+    assert asked == ("requeue 7" if code in (common.AGAIN, 134) else None)
 
 
 @pytest.mark.parametrize(("before", "again"), [("99", True), ("100", False)])

@@ -122,10 +122,10 @@ code=$(head -n 1 {tmp_path}/codes); sed -i 1d {tmp_path}/codes; exit "$code"
     command(tmp_path, "docker", body)
     assert run(tmp_path, str(host)).returncode == end
     ran = (tmp_path / "ran").read_text().splitlines()
-    assert ran.count("simclr_jax.pretrain") == len(codes)
+    assert ran.count("pretrain") == len(codes)
     assert (tmp_path / "codes").read_text() == ""
     image, door, *words = ran[-len(DOOR) - 1 :]
-    assert (image, door, *words) == (DOOR[0], "simclr_jax.pretrain", *DOOR[1:])
+    assert (image, door, *words) == (DOOR[0], "pretrain", *DOOR[1:])
     argv = (tmp_path / "argv").read_text().split()
     assert argv == ["auth", "configure-docker", "IMAGE", "--quiet"]
 

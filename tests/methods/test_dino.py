@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.models.test_siamese import Tiny
 
 from simclr_jax.methods.dino import dino
 from simclr_jax.models.heads import DistillationHead
-from simclr_jax.models.siamese import network
+from simclr_jax.models.network import network
 from simclr_jax.sharding import by_batch, make_mesh
 from simclr_jax.train.optim import adamw
-from tests.models.test_siamese import Tiny
 from tests.tools import collectives, compiled_step, small_state
 
 KEY = jax.random.key(1)

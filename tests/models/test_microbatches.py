@@ -12,8 +12,8 @@ import pytest
 from simclr_jax.losses.contrastive import nt_xent
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.heads import projector
+from simclr_jax.models.network import manner, network
 from simclr_jax.models.norm import BatchNorm
-from simclr_jax.models.siamese import manner, network
 from simclr_jax.models.transformer import STARTS, Block
 from simclr_jax.sharding import by_batch, make_mesh
 from tests.tools import SMALL, Tiny, plain, small_batch

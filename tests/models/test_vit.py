@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax import config, sharding
+from simclr_jax import sharding
+from simclr_jax.experiment import config
 from simclr_jax.models import vit
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.models.positions import resample, sincos
-from simclr_jax.train.optim import paths
+from simclr_jax.tree import paths
 
 DIM, HEADS, PATCH = 8, 2, 4
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from simclr_jax import config
+from simclr_jax.cli import plan
+from simclr_jax.experiment import config
 from simclr_jax.models.resnet import resnet
-from simclr_jax.plan import __main__ as plan
 from simclr_jax.plan import chips, hlo
-from simclr_jax.plan.arithmetic import flops
 from simclr_jax.plan.cost import Collective, cost
+from simclr_jax.plan.jaxpr_flops import flops
 
 V5E = chips.CHIPS["TPU v5 lite"]
 # Compiled for v5e:2x2: the gradient, for the weights [512, 512], of the squared sum of

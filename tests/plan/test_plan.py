@@ -18,13 +18,14 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from simclr_jax import config, door, run, sharding
-from simclr_jax.data import bench, pipeline
-from simclr_jax.data.feed import feed
+from simclr_jax import sharding
+from simclr_jax.cli import common, data_bench, plan
+from simclr_jax.data import pipeline
+from simclr_jax.data.prefetch import feed
 from simclr_jax.data.sources import open_source
+from simclr_jax.experiment import build, config
 from simclr_jax.losses.contrastive import nt_xent
 from simclr_jax.methods.catalog import METHODS
-from simclr_jax.plan import __main__ as plan
 from simclr_jax.plan import compiler
 
 ROW = re.compile(
@@ -45,16 +46,16 @@ def test_the_planned_step_is_the_one_that_is_trained(colour, placement):
     config.override(c, [*less, ("data.colour", colour), ("placement", placement)])
     source = open_source("cifar10_mini", split="train")
     with jax.set_mesh(mesh):
-        job = run.assemble(c, mesh, images=len(source), classes=10)
+        job = build.assemble(c, mesh, images=len(source), classes=10)
         batches = pipeline.train_batches(
-            source, run.recipe(c), batch_size=8, seed=0, start_step=0, steps=1,
+            source, build.recipe(c), batch_size=8, seed=0, start_step=0, steps=1,
             colour=colour,
         )  # fmt: skip
         batch, state = next(feed(batches, mesh)), job.create()
-        shapes = run.batch_shapes(c, mesh, labels=True)
-        step = run.train_step(c, job, mesh)
+        shapes = build.batch_shapes(c, mesh, labels=True)
+        step = build.train_step(c, job, mesh)
         trained = step.lower(state, batch).as_text()
-        planned = step.lower(run.abstract(job), shapes).as_text()
+        planned = step.lower(build.abstract(job), shapes).as_text()
     assert trained == planned
 
 
@@ -64,7 +65,7 @@ def test_without_the_compiler_a_line_says_how_to_get_it(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     words = ["--config=configs/quickstart.py", "--topology=v5e:2x2"]
-    with pytest.raises(door.Mistake, match=r"pip install 'jax\[tpu\]==\d"):
+    with pytest.raises(common.Mistake, match=r"pip install 'jax\[tpu\]==\d"):
         plan.main(words)
 
 
@@ -124,8 +125,14 @@ def need_the_compiler():
 def planned(tmp_path, *words):
     """A plan by the door."""
     need_the_compiler()
-    door = [sys.executable, "-m", "simclr_jax.plan", f"--json={tmp_path}/plan.json"]
-    done = subprocess.run([*door, *words], capture_output=True, text=True)
+    common = [
+        sys.executable,
+        "-m",
+        "simclr_jax",
+        "plan",
+        f"--json={tmp_path}/plan.json",
+    ]
+    done = subprocess.run([*common, *words], capture_output=True, text=True)
     return done, tmp_path / "plan.json"
 
 
@@ -188,9 +195,9 @@ def test_a_plan_may_measure_the_hosts_part(monkeypatch):
     """On pictures that are there: how many cores the chips keep busy."""
     c = config.load("configs/simclr_cifar10.py")
     words = ["--config=configs/simclr_cifar10.py", "--topology=v5e:2x2"]
-    with pytest.raises(door.Mistake, match="cifar10_mini"):
+    with pytest.raises(common.Mistake, match="cifar10_mini"):
         plan.main([*words, "--input=cifar10_mni"])
-    monkeypatch.setattr(bench, "measure", partial(bench.measure, seconds=0.1))
+    monkeypatch.setattr(data_bench, "measure", partial(data_bench.measure, seconds=0.1))
     found = plan.input_of(c, open_source("cifar10_mini", split="train"))
     assert found["name"] == "cifar10_mini/train"
     assert found["images_per_core_second"] > 0

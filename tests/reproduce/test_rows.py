@@ -8,11 +8,11 @@ import re
 
 import pytest
 
-from simclr_jax import config, run
-from simclr_jax.reproduce import __main__ as reproduce
-from simclr_jax.reproduce import card
+from simclr_jax.cli import reproduce
+from simclr_jax.experiment import build, cards, config
 from simclr_jax.reproduce.row import LARGER, PLANNED, SHORTER
 from simclr_jax.reproduce.rows import ROWS
+from simclr_jax.suggest import check_name
 
 READ = {  # once more from the papers, the projects' READMEs and configs/, by hand
     "simclr_100_256": 57.5,
@@ -68,7 +68,7 @@ WORDS = {"ResNet": "resnet", "ViT-S": "vit_s", "ViT-B": "vit_b"}
 def configs(name):
     """Of a row's runs."""
     row = ROWS[name]
-    return [card.effective(row, text, []) for text, _ in card.stages(row, "DIR")]
+    return [cards.effective(row, text, []) for text, _ in cards.stages(row, "DIR")]
 
 
 def at(c, path):
@@ -148,8 +148,8 @@ def test_plans_are_those_of_the_readme(plan):
     assert rows
     for row in rows:  # its chip-hours are the README's, for as many steps
         ours = re.match(r"(\d+) to (\d+) v5e", reproduce.chip_hours(row)).groups()
-        steps = run.length(configs(row.name)[0], row.images)[0]
-        ratio = chips * steps / run.length(c, row.images)[0]
+        steps = build.length(configs(row.name)[0], row.images)[0]
+        ratio = chips * steps / build.length(c, row.images)[0]
         for mine, theirs in zip(map(float, ours), hours, strict=True):
             assert abs(mine - theirs * ratio) <= 0.05 * ratio + 0.5
         assert row.batch == int(found[1])
@@ -157,4 +157,4 @@ def test_plans_are_those_of_the_readme(plan):
 
 def test_a_misspelt_row_is_told_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'byol_300'"):
-        config.choose("byol_30", ROWS, "ROW")
+        check_name("byol_30", ROWS, "ROW")

@@ -6,10 +6,10 @@ import pathlib
 import jax
 import numpy as np
 
-from simclr_jax import config, run
-from simclr_jax.zoo import layout
-from simclr_jax.zoo.importing import TRAINED, by_path
-from simclr_jax.zoo.network import nested
+from simclr_jax.experiment import build, config
+from simclr_jax.experiment.importing import TRAINED
+from simclr_jax.tree import by_path, nested
+from simclr_jax.zoo import name_map
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
@@ -20,10 +20,10 @@ def built(found, classes=0):
     config.override(c, found.changes)
     config.check(c)
     c.probe.enabled = classes > 0
-    method = run.build_method(c, images=1_281_167, classes=classes)
+    method = build.build_method(c, images=1_281_167, classes=classes)
     views = [
         jax.ShapeDtypeStruct((2, view.size, view.size, 3), np.uint8)
-        for view in run.recipe(c)
+        for view in build.recipe(c)
         for _ in range(view.copies)
     ]
     return c, method, by_path(jax.eval_shape(method.init, jax.random.key(0), views))
@@ -32,15 +32,15 @@ def built(found, classes=0):
 @functools.cache
 def needed(config, changes):
     """The shapes of a state with a probe, by path."""
-    _, _, shapes = built(layout.Found(config, list(changes), {}, []), classes=1000)
+    _, _, shapes = built(name_map.Found(config, list(changes), {}, []), classes=1000)
     return {path: x.shape for path, x in shapes.items()}
 
 
 def fill(found):
     """What an import takes, and the paths of what it leaves as in a new network."""
     shapes = needed(found.config, tuple(found.changes))
-    table = layout.table(found, shapes)
-    got = layout.take(table, found.arrays, shapes, found.spare)
+    table = name_map.table(found, shapes)
+    got = name_map.take(table, found.arrays, shapes, found.spare)
     trained = ("params/", "target_params/", "model_state/")
     return got, [p for p in shapes if p not in got and p.startswith(trained)]
 
@@ -50,9 +50,9 @@ class Taken:
 
     def __init__(self, found, classes=0):
         self.c, self.method, shapes = built(found, classes)
-        table = layout.table(found, shapes)
+        table = name_map.table(found, shapes)
         sizes = {path: x.shape for path, x in shapes.items()}
-        self.arrays = layout.take(table, found.arrays, sizes, found.spare)
+        self.arrays = name_map.take(table, found.arrays, sizes, found.spare)
         self.fresh = {
             path: x
             for path, x in shapes.items()

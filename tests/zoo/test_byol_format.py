@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from simclr_jax import config, run, sharding
+from simclr_jax import sharding
+from simclr_jax.experiment import build, config, importing
 from simclr_jax.train.checkpoint import restore_latest
-from simclr_jax.zoo import importing, layout, read_haiku, tf_formats
+from simclr_jax.tree import by_path
+from simclr_jax.zoo.haiku import read as haiku_read
+from simclr_jax.zoo.tensorflow import formats as tf_formats
 from tests.zoo.haiku_byol import BRANCHES, Forward, alike, drawn, encoder, manifest
 from tests.zoo.taking import difference, fill
 
@@ -70,7 +73,7 @@ SMALL = {
 def test_all_arrays_come_out(tmp_path, foreign):
     trees = drawn(SMALL)
     write(tmp_path / "byol.pkl", trees, foreign)
-    got = read_haiku.arrays(str(tmp_path / "byol.pkl"))
+    got = haiku_read.arrays(str(tmp_path / "byol.pkl"))
     assert len(got) == 5
     for who in ("online", "target"):
         for leaf in "wb":
@@ -100,7 +103,7 @@ REAL = (
 
 def test_a_pickle_that_dill_wrote(tmp_path):
     (tmp_path / "byol.pkl").write_bytes(zlib.decompress(base64.b85decode(REAL)))
-    got = read_haiku.arrays(str(tmp_path / "byol.pkl"))
+    got = haiku_read.arrays(str(tmp_path / "byol.pkl"))
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert set(got) == {f"{who}_params/projector/linear/w" for who in WHO}
     np.testing.assert_array_equal(got["online_params/projector/linear/w"], x)
@@ -149,7 +152,7 @@ class Disguise:
 def test_bytes_are_not_taken_for_addresses(way, word, tmp_path):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"x": Address(way)}, 2))
     with pytest.raises(ValueError, match=word):
-        read_haiku.arrays(str(tmp_path / "x.pkl"))
+        haiku_read.arrays(str(tmp_path / "x.pkl"))
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
@@ -199,7 +202,7 @@ def test_what_is_no_checkpoint_of_byol(tmp_path):
 
 def found_in(trees, monkeypatch):
     """What is said of a pickle that holds these trees."""
-    monkeypatch.setattr(read_haiku, "arrays", lambda path: layout.flat(trees))
+    monkeypatch.setattr(haiku_read, "arrays", lambda path: by_path(trees))
     return tf_formats.byol("byol.pkl")
 
 
@@ -257,8 +260,8 @@ def test_a_published_network_says_the_same_here(
     assert not said.fresh
 
     c = config.restored(json.loads((tmp_path / "run/config.json").read_text()))
-    job = run.assemble(c, sharding.make_mesh(), **run.sizes(tmp_path / "run"))
-    state, _ = restore_latest(tmp_path / "run/checkpoints", run.abstract(job))
+    job = build.assemble(c, sharding.make_mesh(), **build.sizes(tmp_path / "run"))
+    state, _ = restore_latest(tmp_path / "run/checkpoints", build.abstract(job))
     x = np.random.default_rng(1).uniform(size=(2, 64, 64, 3)).astype(np.float32)
     pixels = (x - np.float32([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225]
     for who in WHO:

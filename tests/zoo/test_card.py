@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from simclr_jax.zoo import exporting, verify
+from simclr_jax.experiment import exporting
+from simclr_jax.zoo.verification import verify
 from tests.zoo.trained import left, said
 
 SCORES = {

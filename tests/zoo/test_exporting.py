@@ -12,9 +12,9 @@ import pytest
 from jax import export
 from safetensors.numpy import load_file, save_file
 
-from simclr_jax import config
-from simclr_jax.zoo import exporting, runtimes, verify
-from simclr_jax.zoo.layout import flat
+from simclr_jax.experiment import config, exporting
+from simclr_jax.tree import by_path
+from simclr_jax.zoo.verification import verify, verify_worker
 from tests.zoo.trained import close, left, newest, said
 
 CHECKED = 1e-5
@@ -40,8 +40,8 @@ def test_numpy_holds_the_kept_branch_and_no_more(workdir, tmp_path):
         arrays = dict(file)
     _, job, state = newest(workdir)
     params, stats = job.method.kept(state)
-    wanted = flat({"params": {"encoder": params["encoder"]}})
-    wanted |= flat({"batch_stats": {"encoder": stats["encoder"]}})
+    wanted = by_path({"params": {"encoder": params["encoder"]}})
+    wanted |= by_path({"batch_stats": {"encoder": stats["encoder"]}})
     assert arrays.keys() == wanted.keys()
     assert all(np.array_equal(arrays[path], x) for path, x in wanted.items())
     assert "the same arrays" in done.checked
@@ -178,7 +178,7 @@ def test_a_runtime_that_is_killed_is_said_to_be(workdir, tmp_path, monkeypatch):
 
 
 def test_a_module_may_come_with_a_package_of_another_name():
-    assert runtimes.version("yaml") == importlib.metadata.version("PyYAML")
+    assert verify_worker.version("yaml") == importlib.metadata.version("PyYAML")
 
 
 @pytest.mark.parametrize(

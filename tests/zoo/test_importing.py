@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from simclr_jax import config, pretrain, run, sharding
+from simclr_jax import sharding
+from simclr_jax.cli import pretrain
+from simclr_jax.experiment import build, config, importing
 from simclr_jax.train.checkpoint import restore_latest
-from simclr_jax.zoo import importing, layout
-from simclr_jax.zoo.importing import by_path
-from simclr_jax.zoo.torch_names import linear, under, vit
+from simclr_jax.tree import by_path
+from simclr_jax.zoo import name_map
+from simclr_jax.zoo.torch.names import linear, under, vit
 from tests.tools import plain
 from tests.zoo import torch_arrays
 
@@ -54,13 +56,13 @@ def test_what_went_in_comes_out(tmp_path):
     )
     assert json.loads((workdir / "import.json").read_text()) == said._asdict()
 
-    c = config.restored(run.read_saved(workdir))
+    c = config.restored(build.read_saved(workdir))
     assert (c.encoder.name, c.encoder.patch, c.data.image_size) == ("vit_mini", 4, 32)
     assert c.encoder.mean == (0.485, 0.456, 0.406)
     assert c.encoder.dtype == "float32"
-    assert run.sizes(workdir)["classes"] == CLASSES
-    job = run.assemble(c, sharding.make_mesh(), **run.sizes(workdir))
-    state, step = restore_latest(workdir / "checkpoints", run.abstract(job))
+    assert build.sizes(workdir)["classes"] == CLASSES
+    job = build.assemble(c, sharding.make_mesh(), **build.sizes(workdir))
+    state, step = restore_latest(workdir / "checkpoints", build.abstract(job))
     assert step == job.total == state.step
     ours = {k: np.asarray(x) for k, x in by_path(state.params).items()}
     places = {}
@@ -69,7 +71,7 @@ def test_what_went_in_comes_out(tmp_path):
         if part in ("encoder", "probe"):
             naming = {"encoder": vit, "probe": under("head.", linear)}[part]
             places[path] = naming(inside)
-    back = layout.give(places, ours)
+    back = name_map.give(places, ours)
     assert back.keys() == arrays.keys()
     for name, x in arrays.items():
         np.testing.assert_array_equal(back[name], x)
@@ -94,8 +96,8 @@ def test_a_map_begins_with_it(tmp_path):
         ]
     )
     c = config.restored(json.loads((tmp_path / "map/config.json").read_text()))
-    job = run.assemble(c, sharding.make_mesh(), **run.sizes(tmp_path / "map"))
-    state, _ = restore_latest(tmp_path / "map/checkpoints", run.abstract(job))
+    job = build.assemble(c, sharding.make_mesh(), **build.sizes(tmp_path / "map"))
+    state, _ = restore_latest(tmp_path / "map/checkpoints", build.abstract(job))
     kernel = state.params["encoder"]["layer4_1"]["conv2"]["kernel"]
     theirs = arrays["layer4.1.conv2.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(kernel, theirs)
@@ -108,10 +110,10 @@ def test_both_branches_beside_an_optimiser_of_masked_parts(tmp_path):
     changes = [*CHANGES, ("method.prototypes", "16"), ("augment.local_size", "16")]
     said = importing.bring("dino", source, str(tmp_path / "run"), changes)
     assert said.taken == 2 * len(arrays)
-    c = config.restored(run.read_saved(tmp_path / "run"))
-    job = run.assemble(c, sharding.make_mesh(), **run.sizes(tmp_path / "run"))
+    c = config.restored(build.read_saved(tmp_path / "run"))
+    job = build.assemble(c, sharding.make_mesh(), **build.sizes(tmp_path / "run"))
     where = tmp_path / "run" / "checkpoints"
-    state, _ = restore_latest(where, run.abstract(job))
+    state, _ = restore_latest(where, build.abstract(job))
     for params in (state.params, state.target_params):
         positions = params["encoder"]["positions"]
         np.testing.assert_array_equal(positions, arrays["pos_embed"])
@@ -167,8 +169,8 @@ def test_from_a_bucket_into_a_bucket(tmp_path, cloud):
     assert far == here
     states = []
     for workdir in ("gs://bucket/run", str(tmp_path / "run")):
-        c = config.restored(run.read_saved(workdir))
-        job = run.assemble(c, sharding.make_mesh(), **run.sizes(workdir))
-        states.append(restore_latest(f"{workdir}/checkpoints", run.abstract(job))[0])
+        c = config.restored(build.read_saved(workdir))
+        job = build.assemble(c, sharding.make_mesh(), **build.sizes(workdir))
+        states.append(restore_latest(f"{workdir}/checkpoints", build.abstract(job))[0])
     for a, b in zip(*map(plain, states), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from simclr_jax.zoo import read_tf, tf_names
+from simclr_jax.zoo.tensorflow import names as tf_names
+from simclr_jax.zoo.tensorflow import read as tf_read
 from tests.zoo.tf_simclr import drawn, write, write_model, write_objects
 
 SHAPES = {"base_model/conv2d/kernel": (3, 3, 3, 4), "base_model/conv2d_1/kernel": (2,)}
@@ -17,7 +18,7 @@ def same(got, wanted):
 
 
 def all_of(path):
-    stored = read_tf.stored(str(path))
+    stored = tf_read.stored(str(path))
     return stored.read(stored.shapes)
 
 
@@ -25,14 +26,14 @@ def test_a_checkpoint_of_tf1(tmp_path):
     arrays = drawn(SHAPES)
     write(tmp_path / "model.ckpt-3", arrays)
     for path in (tmp_path / "model.ckpt-3", tmp_path):
-        stored = read_tf.stored(str(path))
+        stored = tf_read.stored(str(path))
         assert stored.kind == "tf1"
         assert stored.shapes == SHAPES
         same(stored.read(stored.shapes), arrays)
     last = "base_model/conv2d_1/kernel"
     same(stored.read([last]), {last: arrays[last]})
-    same(read_tf.renamed(stored, {"x": last}).read(["x"]), {"x": arrays[last]})
-    assert read_tf.renamed(stored, {"x": last}).shapes == {"x": (2,)}
+    same(tf_read.renamed(stored, {"x": last}).read(["x"]), {"x": arrays[last]})
+    assert tf_read.renamed(stored, {"x": last}).shapes == {"x": (2,)}
 
 
 def test_a_checkpoint_of_tf2(tmp_path):
@@ -40,7 +41,7 @@ def test_a_checkpoint_of_tf2(tmp_path):
     arrays = drawn({"model/conv/kernel": (2, 3), "optimizer/iter": ()})
     more = {"model/.ATTRIBUTES/OBJECT_CONFIG_JSON": b"{}"}
     write_objects(tmp_path / "ckpt-1", arrays, more)
-    stored = read_tf.stored(str(tmp_path))
+    stored = tf_read.stored(str(tmp_path))
     assert stored.kind == "tf2"
     same(stored.read(stored.shapes), arrays)
 
@@ -49,7 +50,7 @@ def test_a_checkpoint_that_tf2_wrote_itself(tmp_path):
     kernel = drawn({"kernel": (2, 3)})["kernel"]
     model = tf.train.Checkpoint(layers=[tf.Variable(kernel)])
     tf.train.Checkpoint(model=model).save(tmp_path / "ckpt")
-    stored = read_tf.stored(str(tmp_path))
+    stored = tf_read.stored(str(tmp_path))
     assert set(stored.shapes) == {"model/layers/0", "save_counter"}
     same(stored.read(["model/layers/0"]), {"model/layers/0": kernel})
 
@@ -64,7 +65,7 @@ def test_a_saved_model_is_read_by_the_names_of_its_variables(tmp_path):
         }
     )
     write_model(tmp_path, arrays)
-    stored = read_tf.stored(str(tmp_path))
+    stored = tf_read.stored(str(tmp_path))
     assert stored.kind == "saved_model"
     same(stored.read(stored.shapes), arrays)
     conv, norm, mean, select = arrays
@@ -91,21 +92,21 @@ def test_two_variables_of_one_name_are_refused(tmp_path):
     module.both = [tf.Variable(1.0, name="x"), tf.Variable(2.0, name="x")]
     tf.saved_model.save(module, str(tmp_path))
     with pytest.raises(ValueError, match="several variables share a name"):
-        read_tf.stored(str(tmp_path))
+        tf_read.stored(str(tmp_path))
 
 
 def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(ValueError, match=r"no TensorFlow checkpoint .*nothing\.index"):
-        read_tf.stored(str(tmp_path / "nothing"))
+        tf_read.stored(str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="not one checkpoint but: none"):
-        read_tf.stored(str(tmp_path))
+        tf_read.stored(str(tmp_path))
     for number in (1, 2):
         write(tmp_path / f"model.ckpt-{number}", drawn(SHAPES))
     with pytest.raises(ValueError, match=r"but: model.ckpt-1, model.ckpt-2\. Give"):
-        read_tf.stored(str(tmp_path))
+        tf_read.stored(str(tmp_path))
     for end in ("index", "data-00000-of-00001"):
         with pytest.raises(ValueError, match=r"common prefix, .*/model.ckpt-1\.$"):
-            read_tf.stored(str(tmp_path / f"model.ckpt-1.{end}"))
+            tf_read.stored(str(tmp_path / f"model.ckpt-1.{end}"))
 
 
 def test_what_is_damaged(tmp_path):
@@ -121,7 +122,7 @@ def test_what_is_damaged(tmp_path):
     data.write_bytes(whole)
     (tmp_path / "model.ckpt.index").write_bytes(b"junk" * 30)
     with pytest.raises(ValueError, match="no whole TensorFlow checkpoint"):
-        read_tf.stored(str(tmp_path))
+        tf_read.stored(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 30])
@@ -129,4 +130,4 @@ def test_a_saved_model_that_is_damaged(tmp_path, content):
     write_model(tmp_path, drawn({"x": (2,)}))
     (tmp_path / "saved_model.pb").write_bytes(content)
     with pytest.raises(ValueError, match=r"no SavedModel, or damaged|has no objects"):
-        read_tf.stored(str(tmp_path))
+        tf_read.stored(str(tmp_path))

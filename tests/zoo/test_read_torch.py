@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from simclr_jax.zoo.read_torch import MAGIC, read
+from simclr_jax.zoo.torch.read import MAGIC, read
 
 
 class Global:

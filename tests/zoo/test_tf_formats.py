@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from simclr_jax import config, run, sharding
+from simclr_jax import sharding
+from simclr_jax.experiment import build, config, importing
 from simclr_jax.train.checkpoint import restore_latest
-from simclr_jax.zoo import importing, read_tf, tf_formats, tf_names
+from simclr_jax.zoo.tensorflow import formats as tf_formats
+from simclr_jax.zoo.tensorflow import names as tf_names
+from simclr_jax.zoo.tensorflow import read as tf_read
 from tests.zoo.taking import difference, fill
 from tests.zoo.tf_simclr import (
     drawn,
@@ -49,7 +52,7 @@ def opened(shapes, kind="tf1", known=None):
     """
     number = {name: np.float32(i) for i, name in enumerate(shapes)} | (known or {})
     read = lambda names: {n: np.broadcast_to(number[n], shapes[n]) for n in names}  # noqa: E731
-    return read_tf.Stored(kind, dict(shapes), read)
+    return tf_read.Stored(kind, dict(shapes), read)
 
 
 def described(kind="tf1", known=None, **network):
@@ -185,14 +188,14 @@ def test_the_average_can_be_asked_for(tmp_path, monkeypatch):
     own = manifest(layers=3, classes=0)
     shapes = own | {f"ema_model/{name}": shape for name, shape in own.items()}
     both = opened(shapes)
-    monkeypatch.setattr(read_tf, "stored", lambda path: both)
+    monkeypatch.setattr(tf_read, "stored", lambda path: both)
     found = tf_formats.simclr_ema("model.ckpt")
     first = "base_model/conv2d/kernel"
     assert found.arrays.keys() == own.keys()
     assert found.arrays[first].flat[0] == list(shapes).index(f"ema_model/{first}")
     assert found.unread == {"all but ema_model/.*": len(own)}
     assert tf_formats.simclr("model.ckpt").unread == {"ema_model/.*": len(own)}
-    monkeypatch.setattr(read_tf, "stored", lambda path: opened(own))
+    monkeypatch.setattr(tf_read, "stored", lambda path: opened(own))
     with pytest.raises(ValueError, match="no variables ema_model/"):
         tf_formats.simclr_ema("model.ckpt")
 
@@ -259,8 +262,8 @@ def test_a_published_network_says_the_same_here(
     assert bool(said.fresh) == (not layers)
 
     c = config.restored(json.loads((tmp_path / "run/config.json").read_text()))
-    job = run.assemble(c, sharding.make_mesh(), **run.sizes(tmp_path / "run"))
-    state, _ = restore_latest(tmp_path / "run/checkpoints", run.abstract(job))
+    job = build.assemble(c, sharding.make_mesh(), **build.sizes(tmp_path / "run"))
+    state, _ = restore_latest(tmp_path / "run/checkpoints", build.abstract(job))
     x = np.random.default_rng(1).uniform(size=(2, 64, 64, 3)).astype(np.float32)
     y = job.method.network.encode(*job.method.kept(state), x)
     h, z, logits = forward(arrays, x, sk, layers)

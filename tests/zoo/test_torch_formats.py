@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from simclr_jax.zoo import torch_formats, torch_libraries
-from simclr_jax.zoo.layout import Found
-from simclr_jax.zoo.torch_formats import dino, moco, mocov3, simsiam, tsimcne
-from simclr_jax.zoo.torch_libraries import (
+from simclr_jax.zoo.name_map import Found
+from simclr_jax.zoo.torch import formats as torch_formats
+from simclr_jax.zoo.torch import libraries as torch_libraries
+from simclr_jax.zoo.torch.formats import dino, moco, mocov3, simsiam, tsimcne
+from simclr_jax.zoo.torch.libraries import (
     huggingface,
     lightly,
     solo_learn,

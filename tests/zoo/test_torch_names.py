@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from simclr_jax.models.catalog import ENCODERS
-from simclr_jax.zoo import layout, torch_names
-from simclr_jax.zoo.importing import by_path
-from simclr_jax.zoo.layout import Branch, Found
+from simclr_jax.tree import by_path
+from simclr_jax.zoo import name_map
+from simclr_jax.zoo.name_map import Branch, Found
+from simclr_jax.zoo.torch import names as torch_names
 from tests.zoo.taking import difference
 
 TORCH = {"pool": "torch", "shortcut": "needed"}
@@ -36,7 +37,7 @@ def shapes(encoder, size=32):
 
 def table(naming, sizes):
     branch = Branch("params", "model_state/online", {"encoder": naming})
-    return layout.table(Found("", [], {}, [branch]), sizes)
+    return name_map.table(Found("", [], {}, [branch]), sizes)
 
 
 CASES = [
@@ -58,7 +59,7 @@ def test_there_and_back(encoder, library, naming):
     assert len(set(names)) == len(names)
     draw = np.random.default_rng(0)
     ours = {path: draw.normal(size=size) for path, size in sizes.items()}
-    back = layout.take(places, layout.give(places, ours), sizes)
+    back = name_map.take(places, name_map.give(places, ours), sizes)
     assert back.keys() == ours.keys()
     for path, x in ours.items():
         np.testing.assert_array_equal(back[path], x)
@@ -100,7 +101,7 @@ def test_there_and_back(encoder, library, naming):
 )
 def test_published_names(naming, path, name, turn):
     place = getattr(torch_names, naming)(path)
-    assert place == layout.Place(name, turn)
+    assert place == name_map.Place(name, turn)
 
 
 def test_heads():
@@ -108,7 +109,7 @@ def test_heads():
         "fc.", torch_names.mlp({"dense1": 0, "bn1": 1, "dense2": "last"})
     )
     assert naming("bn1/mean").name == "fc.1.running_mean"
-    assert naming("dense2/kernel") == layout.Place("fc.last.weight", "dense")
+    assert naming("dense2/kernel") == name_map.Place("fc.last.weight", "dense")
     assert naming("dense3/kernel") is None
     assert torch_names.NORMED["dense3"] == 6
     assert torch_names.NORMED["bn3"] == 7
@@ -143,22 +144,22 @@ def mini():
     places = table(torch_names.vit, sizes)
     draw = np.random.default_rng(0)
     ours = {path: draw.normal(size=size) for path, size in sizes.items()}
-    return places, sizes, layout.give(places, ours)
+    return places, sizes, name_map.give(places, ours)
 
 
 def test_a_missing_array_is_named(mini):
     places, sizes, arrays = mini
     short = {name: x for name, x in arrays.items() if name != "blocks.2.norm1.weight"}
     with pytest.raises(ValueError, match=r"Missing: blocks\.2\.norm1\.weight\. Not"):
-        layout.take(places, short, sizes)
+        name_map.take(places, short, sizes)
 
 
 def test_a_surplus_array_is_named_unless_it_is_spare(mini):
     places, sizes, arrays = mini
     more = arrays | {"blocks.0.ls1.gamma": np.ones(128)}
     with pytest.raises(ValueError, match=r"Not expected: blocks\.0\.ls1\.gamma"):
-        layout.take(places, more, sizes)
-    assert layout.take(places, more, sizes, [r"blocks\.\d+\.ls1\.gamma"])
+        name_map.take(places, more, sizes)
+    assert name_map.take(places, more, sizes, [r"blocks\.\d+\.ls1\.gamma"])
 
 
 @pytest.mark.parametrize(
@@ -174,13 +175,13 @@ def test_a_surplus_array_is_named_unless_it_is_spare(mini):
 def test_a_misshapen_array_is_named(mini, name, change):
     places, sizes, arrays = mini
     with pytest.raises(ValueError, match=rf"other shapes: {name.replace('.', '[.]')} "):
-        layout.take(places, arrays | {name: change(arrays[name])}, sizes)
+        name_map.take(places, arrays | {name: change(arrays[name])}, sizes)
 
 
 def test_no_array_at_all_is_an_error(mini):
     places, sizes, _ = mini
     with pytest.raises(ValueError, match=r"Missing: .* and \d+ more"):
-        layout.take(places, {}, sizes)
+        name_map.take(places, {}, sizes)
 
 
 # Beside the libraries themselves.
@@ -189,7 +190,7 @@ def test_no_array_at_all_is_an_error(mini):
 def encoded(encoder, naming, arrays, images):
     """h of our encoder with these arrays."""
     sizes = shapes(encoder, images.shape[1])
-    taken = layout.take(
+    taken = name_map.take(
         table(naming, sizes),
         arrays,
         sizes,

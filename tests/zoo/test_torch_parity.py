@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from simclr_jax.zoo import importing
+from simclr_jax.experiment import importing
+from simclr_jax.tree import by_path
 from simclr_jax.zoo.formats import FORMATS
-from simclr_jax.zoo.importing import by_path
-from simclr_jax.zoo.layout import Found
-from simclr_jax.zoo.torch_formats import dino, moco, mocov3, simsiam, tsimcne
-from simclr_jax.zoo.torch_libraries import (
+from simclr_jax.zoo.name_map import Found
+from simclr_jax.zoo.torch.formats import dino, moco, mocov3, simsiam, tsimcne
+from simclr_jax.zoo.torch.libraries import (
     huggingface,
     lightly,
     solo_learn,
@@ -392,7 +392,8 @@ def test_tsimcne(tmp_path):
 @pytest.mark.zoo
 def test_a_work_directory(tmp_path, monkeypatch, in_process):
     """All of a MoCo file by way of the door's own function, and back from the disk."""
-    from simclr_jax import config, run, sharding
+    from simclr_jax import sharding
+    from simclr_jax.experiment import build, config
     from simclr_jax.train.checkpoint import restore_latest
     from tests.zoo import torch_twins as twins
 
@@ -403,8 +404,8 @@ def test_a_work_directory(tmp_path, monkeypatch, in_process):
     changes = [("data.name", "cifar10_mini"), ("data.batch_size", "32")]
     importing.bring("moco", path, str(workdir), changes)
     c = config.restored(json.loads((workdir / "config.json").read_text()))
-    job = run.assemble(c, sharding.make_mesh(), **run.sizes(workdir))
-    state, step = restore_latest(workdir / "checkpoints", run.abstract(job))
+    job = build.assemble(c, sharding.make_mesh(), **build.sizes(workdir))
+    state, step = restore_latest(workdir / "checkpoints", build.abstract(job))
     assert step == job.total
     images = twins.pictures(64)
     y = jax.jit(job.method.network.encode)(*job.method.kept(state), images)

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from simclr_jax.zoo import exporting, verify, write_onnx
+from simclr_jax.experiment import exporting
 from simclr_jax.zoo.network import check_size
+from simclr_jax.zoo.onnx import write as onnx_write
+from simclr_jax.zoo.verification import verify
 from tests.zoo.trained import close, left, said
 
 CHECKED = 1e-5
@@ -17,7 +19,7 @@ CHECKED = 1e-5
 def test_without_onnx_it_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install onnx"):
-        write_onnx.write_onnx(None, tmp_path / "x")
+        onnx_write.write_onnx(None, tmp_path / "x")
 
 
 def test_files_of_protobuf_and_flatbuffers_hold_two_gibibytes():
@@ -61,7 +63,7 @@ def test_any_number_of_pictures(tmp_path, changes, input):
 
 @pytest.mark.zoo
 def test_without_onnx_runtime_onnx_itself_runs_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(write_onnx, "installed", lambda name: False)
+    monkeypatch.setattr(onnx_write, "installed", lambda name: False)
     workdir = left(tmp_path / "run", "quickstart.py", encoder__channels="2")
     exporting.take_out(str(workdir), "onnx", f"{tmp_path}/x", "encoder+classifier")
     card = json.loads((tmp_path / "x.card.json").read_text())

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from simclr_jax.zoo import exporting, verify, write_savedmodel
+from simclr_jax.experiment import exporting
+from simclr_jax.zoo.tensorflow import write as tf_write
+from simclr_jax.zoo.verification import verify
 from tests.zoo.trained import close, left, newest, said
 
 CHECKED = 1e-5
@@ -20,7 +22,7 @@ def test_savedmodel_takes_any_number_of_pictures(workdir, tmp_path):
     network, _, _ = exporting.read(
         str(workdir), "savedmodel", "encoder+classifier", "uint8"
     )
-    written = write_savedmodel.write_savedmodel(network, tmp_path / "x")
+    written = tf_write.write_savedmodel(network, tmp_path / "x")
     model = tf.saved_model.load(f"{tmp_path}/x")
     images = np.concatenate([PICTURES, PICTURES[:2]])
     outputs, wanted = model(images), said(workdir, images)
@@ -38,7 +40,7 @@ def test_savedmodel_takes_any_number_of_pictures(workdir, tmp_path):
 @pytest.mark.long
 def test_tflite_takes_one_picture(workdir, tmp_path):
     network, expected, _ = exporting.read(str(workdir), "tflite", "encoder", "float")
-    written = write_savedmodel.write_tflite(network, tmp_path / "x.tflite")
+    written = tf_write.write_tflite(network, tmp_path / "x.tflite")
     known = {"path": f"{tmp_path}/x.tflite"}
     with pytest.warns(UserWarning, match="LiteRT"):  # TensorFlow's plans
         exec(written.load, known)

@@ -11,17 +11,16 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from simclr_jax.experiment import exporting
 from simclr_jax.models.resnet import resnet18
 from simclr_jax.models.vit import vit_ti
-from simclr_jax.zoo import (
-    exporting,
-    torch_libraries,
-    torch_models,
-    verify,
-    write_state_dict,
-)
-from simclr_jax.zoo.layout import flat, table, take
+from simclr_jax.tree import by_path
+from simclr_jax.zoo.name_map import table, take
 from simclr_jax.zoo.network import Network
+from simclr_jax.zoo.torch import libraries as torch_libraries
+from simclr_jax.zoo.torch import models as torch_models
+from simclr_jax.zoo.torch import write as torch_write
+from simclr_jax.zoo.verification import verify
 from tests.zoo.trained import close, left, said
 
 CHECKED = 1e-5
@@ -69,7 +68,7 @@ def test_torchvision_has_no_resnet200():
 )
 def test_a_folder_cannot_tell_of_changed_modules(tmp_path, changes, word):
     with pytest.raises(ValueError, match=f"Hugging Face folder.*{word}.*Take timm"):
-        write_state_dict.write_huggingface(network(**changes), tmp_path / "x")
+        torch_write.write_huggingface(network(**changes), tmp_path / "x")
 
 
 def test_max_pool_of_an_odd_side_needs_no_change():
@@ -106,7 +105,7 @@ def test_without_pytorch_the_arrays_are_compared_and_that_is_said(
 def test_what_is_written_can_be_brought_back(tmp_path, name, encoder):
     picture = jnp.zeros((1, 32, 32, 3))
     init = functools.partial(encoder.init, train=False)
-    shapes = flat(jax.eval_shape(init, jax.random.key(0), picture))
+    shapes = by_path(jax.eval_shape(init, jax.random.key(0), picture))
     draw = np.random.default_rng(0)
     arrays = {
         path.replace("/", "/encoder/", 1): draw.normal(size=x.shape).astype("float32")
@@ -114,8 +113,8 @@ def test_what_is_written_can_be_brought_back(tmp_path, name, encoder):
     }
     written = network()._replace(arrays=arrays, encoder=encoder)
     writers = {
-        "torchvision": write_state_dict.write_torchvision,
-        "timm": write_state_dict.write_timm,
+        "torchvision": torch_write.write_torchvision,
+        "timm": torch_write.write_timm,
     }
     writers[name](written, tmp_path / "x.safetensors")
     found = getattr(torch_libraries, name)(f"{tmp_path}/x.safetensors")
@@ -233,14 +232,14 @@ def test_the_classifier_comes_along(tmp_path, to):
 
 @pytest.mark.zoo
 def test_a_wrong_weight_is_found_by_pytorch(tmp_path, monkeypatch):
-    write = write_state_dict.state_dict
+    write = torch_write.state_dict
 
     def swapped(*told):
         arrays = write(*told)
         weight = arrays["blocks.2.attn.qkv.weight"]
         return arrays | {"blocks.2.attn.qkv.weight": weight[::-1].copy()}
 
-    monkeypatch.setattr(write_state_dict, "state_dict", swapped)
+    monkeypatch.setattr(torch_write, "state_dict", swapped)
     with pytest.raises(ValueError, match="deleted again: h differs by"):
         taken_out(tmp_path, "timm", encoder__name="vit_mini")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax import config, run, sharding
+from simclr_jax import sharding
+from simclr_jax.experiment import build, config
 from simclr_jax.train.checkpoint import Checkpoints, restore_latest
 from tests.tools import begin_in
 
@@ -28,7 +29,7 @@ def left(folder, file: str, **changes: str):
     c = config.read(f"configs/{file}", usual + text)
     begin_in(folder, c)
     mesh = jax.sharding.Mesh(jax.devices()[:1], sharding.DATA)
-    job = run.assemble(c, mesh, **run.sizes(folder))
+    job = build.assemble(c, mesh, **build.sizes(folder))
     draw = np.random.default_rng(0)
 
     def noise(path, x):
@@ -58,10 +59,10 @@ def left(folder, file: str, **changes: str):
 @functools.cache
 def newest(folder):
     """The config, the run and the newest state of a work directory."""
-    c = config.restored(run.read_saved(folder))
+    c = config.restored(build.read_saved(folder))
     mesh = jax.sharding.Mesh(jax.devices()[:1], sharding.DATA)
-    job = run.assemble(c, mesh, **run.sizes(folder))
-    state, _ = restore_latest(folder / "checkpoints", run.abstract(job))
+    job = build.assemble(c, mesh, **build.sizes(folder))
+    state, _ = restore_latest(folder / "checkpoints", build.abstract(job))
     return c, job, state
 
 

@@ -1,0 +1,508 @@
+"""The training door on real pictures: what it leaves behind, resuming, and mistakes."""
+
+import itertools
+import json
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from simclr_jax import sharding
+from simclr_jax.cli import common, pretrain
+from simclr_jax.data import pipeline
+from simclr_jax.data.errors import UnreadablePicture
+from simclr_jax.experiment import build, config
+from simclr_jax.storage.errors import (
+    BucketDenied,
+    BucketError,
+    BucketUnavailable,
+    ObjectMissing,
+)
+from simclr_jax.train import checkpoint
+from simclr_jax.train.checkpoint import CheckpointError, restore_latest
+from simclr_jax.train.loop import Diverged
+from tests.tools import plain, with_devices
+
+SMALL = (  # a run of seconds
+    "--config.data.batch_size=32",
+    "--config.encoder.channels=4",
+    "--config.method.hidden=16",
+    "--config.log_every=2",
+    "--config.checkpoint.every=2",
+    "--config.steps=6",
+)
+FEW = ("--config.data.split=train[:500]", "--config.data.eval_split=test[:100]")
+
+
+@pytest.fixture(autouse=True)
+def alone(in_process):
+    """All runs here are within the test's process, on one device."""
+
+
+def train(workdir, *changes):
+    where = ["--config=configs/quickstart.py", f"--workdir={workdir}"]
+    pretrain.main([*where, *SMALL, *changes])
+
+
+def lines(workdir):
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def final_state(workdir):
+    saved = json.loads((workdir / "config.json").read_text())
+    c, mesh = config.restored(saved), sharding.make_mesh()
+    job = build.assemble(c, mesh, images=5000, classes=10)
+    return restore_latest(workdir / "checkpoints", build.abstract(job))
+
+
+def test_what_a_run_leaves_behind(tmp_path, capsys):
+    train(tmp_path, "--config.evaluate.every=4")
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
+    for line in lines(tmp_path):
+        assert {"loss", "lr", "images_per_second", "probe_accuracy"} <= line.keys()
+        assert ("knn_accuracy" in line) == (line["step"] == 4)
+    steps = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert steps == ["2", "4", "6"]
+    about = tmp_path / "checkpoints" / "6" / "about" / "metadata"
+    assert json.loads(about.read_text()) == {"method": "simclr", "keep": "online"}
+    assert (tmp_path / "views.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 6
+    said = capsys.readouterr().err
+    assert "6 steps, 0 of warm-up" in said
+    assert "step 6/6" in said
+
+    # TensorBoard reads the same numbers back.
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path)).Reload()
+    losses = [(e.step, e.value) for e in events.Scalars("loss")]
+    expected = [(line["step"], line["loss"]) for line in lines(tmp_path)]
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "colour", [pytest.param("host", marks=pytest.mark.long), "device"]
+)
+def test_an_interrupted_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, colour):
+    """Metrics and final state to the bit, over a stop between two log lines."""
+    train(tmp_path / "whole", f"--config.data.colour={colour}")
+    with monkeypatch.context() as patch:
+        patch.setattr(common.Told, "__call__", lambda self, done: done == 3)
+        with pytest.raises(common.Again, match="saved at step 3 of 6"):
+            train(tmp_path / "parts", f"--config.data.colour={colour}")
+    train(tmp_path / "parts", f"--config.data.colour={colour}")
+
+    def without_time(workdir):
+        return [{**line, "images_per_second": 0} for line in lines(workdir)]
+
+    whole, parts = without_time(tmp_path / "whole"), without_time(tmp_path / "parts")
+    assert [line["step"] for line in parts] == [2, 4, 6]
+    assert parts == whole
+    (a, step_a), (b, step_b) = map(
+        final_state, (tmp_path / "whole", tmp_path / "parts")
+    )
+    assert step_a == step_b == 6
+    for x, y in zip(plain(a), plain(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.long
+def test_a_crash_drops_the_lines_that_come_again(tmp_path):
+    train(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    before = lines(tmp_path)
+    surplus = json.dumps({"step": 8, "loss": 0.0}) + '\n{"step": 9, "lo'
+    path.write_text(path.read_text() + surplus)
+    train(tmp_path)  # finished already: nothing to do, the surplus line goes
+    assert lines(tmp_path) == before
+
+
+@pytest.mark.long
+def test_a_picture_that_breaks_a_run_leaves_no_gap(tmp_path, monkeypatch):
+    """It stops right after a step to be logged; mended, the run goes on as if whole."""
+    changes = ("--config.log_every=3", "--config.checkpoint.every=100")
+    train(tmp_path / "whole", *changes)
+    whole = pipeline.train_batches
+
+    def broken(*arguments, **words):
+        yield from itertools.islice(whole(*arguments, **words), 3)
+        raise UnreadablePicture("a.png is not a readable picture")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "train_batches", broken)
+        with pytest.raises(UnreadablePicture):
+            train(tmp_path / "parts", *changes)
+    assert [line["step"] for line in lines(tmp_path / "parts")] == [3]
+    train(tmp_path / "parts", *changes)
+    seen = [
+        [(line["step"], line["loss"]) for line in lines(tmp_path / part)]
+        for part in ("whole", "parts")
+    ]
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.long
+def test_a_run_that_stopped_before_its_first_line_is_judged(
+    tmp_path, monkeypatch, capsys
+):
+    from simclr_jax.cli import evaluate
+
+    monkeypatch.setattr(common.Told, "__call__", lambda self, done: done == 1)
+    with pytest.raises(common.Again):
+        train(tmp_path, "--config.log_every=5", *FEW)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    evaluate.main([f"--workdir={tmp_path}"])
+    said = capsys.readouterr().out
+    assert "h, after 1 steps" in said
+    assert said.endswith("embedding.png, results.json\n")
+    results = json.loads((tmp_path / "results.json").read_text())
+    for protocol in ("knn", "linear"):
+        assert results[protocol].keys() == {"untrained_h", "h", "z"}
+        for name, score in results[protocol].items():
+            assert score["count"] == 100
+            assert score["step"] == (0 if name == "untrained_h" else 1)
+            assert 0 <= score["accuracy"] <= 1
+    assert results["knn"]["h"]["settings"] == {"k": 200, "temperature": 0.1}
+
+
+@pytest.mark.long
+def test_a_resumed_run_may_change_little(tmp_path):
+    train(tmp_path)
+    more = ["--config.checkpoint.keep=2", "--config.evaluate.every=6"]
+    train(tmp_path, "--config.log_every=3", "--config.patience=50", *more)
+    with pytest.raises(common.Mistake, match=r"optim\.lr: was 0\.\d+, now 0\.25"):
+        train(tmp_path, "--config.optim.lr=0.25")
+
+
+@pytest.mark.long
+def test_a_run_that_diverges_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "simclr_jax.methods.simclr.nt_xent",
+        lambda z, t, **_: (z.sum() * np.nan, {}),
+    )
+    with pytest.raises(Diverged, match="not finite in the last 4 steps"):
+        train(tmp_path, "--config.patience=3")
+
+
+@pytest.mark.long
+def test_a_full_disk_is_one_clear_line(tmp_path):
+    """Real writes that fail: after the first checkpoint no file may grow."""
+    script = f"""
+import resource, signal
+from simclr_jax import door, pretrain
+from simclr_jax.train import loop
+
+def run(step, state, batches, plan, *, checkpoints, **rest):
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    return loop_run(step, state, batches, plan, checkpoints=checkpoints, **rest)
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+loop_run, loop.run = loop.run, run
+words = {["--config=configs/quickstart.py", *SMALL]!r}
+door.leave(lambda argv: pretrain.main([*words, "--workdir={tmp_path}"]))
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        env=with_devices(1),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == common.FAILED
+    assert "Traceback" not in said.stderr
+    assert re.search(
+        rf"error: A checkpoint could not be written to {tmp_path}/checkpoints: "
+        r".*File too large.*the same command goes on from the last of them\.$",
+        said.stderr,
+        re.MULTILINE,
+    )
+    _, step = final_state(tmp_path)  # what was there before is whole
+    assert step == 1
+
+
+@pytest.mark.long
+def test_a_disk_without_space_is_called_so(tmp_path, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: write failed\nNo space left on device")
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", full)
+    with pytest.raises(CheckpointError, match="no space left on the device") as error:
+        train(tmp_path)
+    assert common.report(error.value) == common.FAILED
+
+
+@pytest.mark.long
+def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path):
+    train(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "6" / "state")
+    with pytest.raises(CheckpointError, match=r"Checkpoint 6 .*remove .*/6: the one"):
+        train(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    train(tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.method.hiden=3", "Did you mean 'hidden'"),
+        ("--config.metod.hidden=3", "Did you mean 'method'"),
+        ("--config.method.name=simcrl", "Did you mean 'simclr'"),
+        ("--config.encoder.name=resnet51", "Did you mean 'resnet50'"),
+        ("--config.seed=true", "wants int"),
+        ("--config.optim.lr=fast", "wants float"),
+        ("--config.method=simclr", "is a section"),
+        ("--config.data.colour=hots", "Did you mean 'host'"),
+        ("--config.optim.lr_scaling=lin", "There are: linear, none, sqrt"),
+        ("--config.data.batch_size=6000", "larger than the data set of 5000"),
+        ("--config.data.name=cifar10_mni", "Did you mean 'cifar10_mini'"),
+        ("--config.data.split=trian", "train"),
+        ("--config.epochs=0.0", "epochs=0.0: must be above 0"),
+        ("--config.optim.undecayed=('scael',)", "matches no parameter"),
+        ("--config.augment.brightness=add", "additive"),
+        ("--config.encoder.stem=cfar", "cifar"),
+        ("--config.evaluate.knn.k=0", "must be above 0"),
+        ("--config.encoder.bn_group=3", "a batch that they divide"),
+        ("--config.optim.microbatches=3", "optim.microbatches=3; the nearest"),
+        ("--config.optim.microbatches=0", "must be above 0"),
+        ("--config.method.gather=float16", "float16"),
+    ],
+)
+def test_mistakes_before_anything_is_begun(tmp_path, argument, message, capsys):
+    with pytest.raises(common.Mistake) as error:
+        train(tmp_path / "work", argument)
+    assert common.report(error.value) == common.USAGE
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "work" / "metrics.jsonl").exists()
+    assert not (tmp_path / "work" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["config.epochs=3"], "left-over word 'config.epochs=3'"),
+        (["--confg", "x"], "Did you mean --config?"),
+        (["--config.seed"], "--config.seed wants a value"),
+        (["--config", "configs/quickstrt.py"], "Did you mean configs/quickstart.py"),
+        (["--config", "configs/quickstart.py:epochs=3"], "unknown 'epochs'"),
+    ],
+)
+def test_mistakes_of_the_command_line(tmp_path, arguments, message, capsys):
+    with pytest.raises((SystemExit, common.Mistake)) as error:
+        train(tmp_path, *arguments)
+    code = getattr(error.value, "code", None) or common.report(error.value)
+    assert code == common.USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_a_misspelt_flag_is_named_before_the_one_that_it_leaves_out(capsys):
+    with pytest.raises(SystemExit) as error:
+        pretrain.read(["--confg", "configs/quickstart.py", "--workdir", "somewhere"])
+    assert error.value.code == common.USAGE
+    assert "unknown '--confg'. Did you mean --config?" in capsys.readouterr().err
+
+
+def test_what_is_said_first(capsys):
+    """The rate that the run reaches, and what a long queue means."""
+    c = config.load("configs/moco_quickstart.py")
+    config.override(
+        c, [("method.queue", "4900"), ("optim.warmup_epochs", "90"), ("steps", "0")]
+    )
+    mesh, source = sharding.make_mesh(), build.open_data(c, "train", "")
+    job = build.assemble(c, mesh, images=5000, classes=10)
+    assert job.warmup > job.total
+    log = SimpleNamespace(say=print)
+    pretrain.introduce(c, job, source, mesh, 0, "work", log, judged=False)
+    said = capsys.readouterr().out
+    rate = float(re.search(r"a rate up to ([\d.e+-]+);", said)[1])
+    assert rate == pytest.approx(float(job.schedule(job.total - 1)), rel=1e-3)
+    assert rate > 0
+    assert "a queue of 4900 keys from 5000 pictures" in said
+
+
+def test_told_to_stop_before_the_first_step():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        common.begin_again_if_told()
+        with pytest.raises(common.Again, match="before the first step") as error:
+            signal.raise_signal(signal.SIGTERM)
+        assert common.report(error.value) == common.AGAIN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_too_little_memory_is_one_line_that_helps(capsys):
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9 GiB.\nat 7")
+    assert common.report(full) == common.FAILED
+    said = capsys.readouterr().err
+    assert "optim.microbatches" in said
+    assert "9 GiB" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_batch_must_divide_over_the_devices(tmp_path, monkeypatch):
+    mesh = Mesh(jax.devices(), sharding.DATA)
+    monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+    with pytest.raises(common.Mistake, match=r"over 8 devices .* 24 or 32"):
+        train(tmp_path, "--config.data.batch_size=28")
+
+
+# Buckets; whole commands on one are in tests/buckets.
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gcs://bucket/run", "did you mean gs://bucket/run"),
+        ("gs:/bucket/run", "did you mean gs://bucket/run"),
+        ("s3://bucket/run", "s3:// is not supported"),
+        ("gs://bucket", "name a folder in it"),
+        ("gs://bucket/file", "is an object; a folder is wanted"),
+        ("gs://misspelt/run", "there is no such bucket"),
+    ],
+)
+@pytest.mark.parametrize(
+    "flag", ["--workdir", "--config.data.data_dir", "--config.init_from"]
+)
+def test_a_path_that_is_wrong_is_found_first(
+    tmp_path, cloud, monkeypatch, flag, path, message
+):
+    """One line, and nothing was begun, not even the pictures opened."""
+    cloud.put("bucket", "file", b"x")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(build, "open_data", None)
+    config_file = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
+    flags = {"--workdir": "gs://bucket/run"} | {flag: path}
+    words = [f"{name}={value}" for name, value in flags.items()]
+    with pytest.raises(common.Mistake, match=message) as caught:
+        pretrain.main([f"--config={config_file}", *words])
+    assert len(str(caught.value).splitlines()) == 1
+    assert [*tmp_path.iterdir()] == []
+    assert cloud.objects("bucket") == {"file": b"x"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BucketUnavailable("read", "gs://b/x", "503"), common.AGAIN),
+        (BucketDenied("read", "gs://b/x", "403"), common.AGAIN),
+        (ObjectMissing("read", "gs://b/x", "404"), common.FAILED),
+        (BucketError("read", "gs://b/x", "400"), common.FAILED),
+        (checkpoint.CheckpointUnavailable("403"), common.AGAIN),
+        (CheckpointError("damaged"), common.FAILED),
+    ],
+)
+def test_what_an_error_of_the_storage_ends_with(error, code, capsys):
+    assert common.report(error) == code
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_closed_bucket_is_a_mistake_only_before_anything_is_begun():
+    denied = BucketDenied("read", "gs://b/x", "403")
+    with pytest.raises(common.Mistake), common.checking():
+        raise denied
+    with pytest.raises(BucketDenied), common.checking(begun=True):
+        raise denied
+    with pytest.raises(BucketUnavailable), common.checking():
+        raise BucketUnavailable("read", "gs://b/x", "503")
+
+
+# Other people's pictures.
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve unlabelled pictures of several sizes and kinds."""
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    (tmp_path / "mine").mkdir()
+    for i in range(12):
+        pixels = draw.integers(0, 256, (20 + i, 30 - i, 3), np.uint8)
+        kind = ("png", "jpg", "bmp")[i % 3]
+        Image.fromarray(pixels).save(tmp_path / "mine" / f"{i:02}.{kind}")
+    return tmp_path / "mine"
+
+
+OWN = ("--config.data.batch_size=4", "--config.data.image_size=16")
+
+
+@pytest.mark.long
+def test_pictures_without_labels(tmp_path, folder, capsys):
+    from simclr_jax.cli import evaluate
+
+    train(tmp_path / "work", *OWN, f"--config.data.name={folder}")
+    assert "no labels: no online probe, no accuracies" in capsys.readouterr().err
+    assert "probe_loss" not in lines(tmp_path / "work")[-1]
+    changes = ["--config.data.eval_split=train"]
+    evaluate.main([f"--workdir={tmp_path / 'work'}", *changes])
+    assert "has no labels: no accuracies" in capsys.readouterr().out
+    assert (tmp_path / "work" / "embedding.png").exists()
+    with pytest.raises(common.Mistake, match="knn needs labels"):
+        evaluate.main([f"--workdir={tmp_path / 'work'}", "--protocol=knn", *changes])
+
+
+@pytest.mark.parametrize("name", ["00.png", "11.bmp"])
+def test_an_unreadable_picture_is_named(tmp_path, folder, name, capsys):
+    """The first is met when views.png is drawn, the last in the loop."""
+    (folder / name).write_bytes(b"GIF89a, but not really")
+    with pytest.raises(Exception, match=f"{name} is not a readable") as error:
+        train(tmp_path / "work", *OWN, f"--config.data.name={folder}")
+    assert common.report(error.value) == common.FAILED
+    assert "Traceback" not in capsys.readouterr().err
+    saved = sorted(p.name for p in (tmp_path / "work").glob("checkpoints/*"))
+    assert bool(saved) == (name != "00.png")  # what was learnt is kept
+
+
+@pytest.mark.long
+def test_other_pictures_are_not_gone_on_with(tmp_path, folder):
+    """The order and the length of a run hang on how many pictures there are."""
+    changes = (*OWN, f"--config.data.name={folder}")
+    train(tmp_path / "work", *changes)
+    (folder / "00.png").unlink()
+    with pytest.raises(common.Mistake, match="pictures: was 12, now 11"):
+        train(tmp_path / "work", *changes)
+
+
+def test_an_empty_folder(tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(common.Mistake, match="none"):
+        train(tmp_path / "work", f"--config.data.name={tmp_path / 'none'}")
+
+
+def test_a_work_directory_that_cannot_be(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(common.Mistake) as error:
+        train(tmp_path / "file")
+    assert "file" in str(error.value)
+
+
+@pytest.mark.long
+def test_labels_of_one_split_only(tmp_path, folder, capsys):
+    """Classes to train on, flat pictures to judge on: no accuracies, and no crash."""
+    from simclr_jax.cli import evaluate
+
+    for part in ("train/cat", "train/dog", "val"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        for picture in folder.iterdir():
+            (tmp_path / "set" / part / picture.name).write_bytes(picture.read_bytes())
+    changes = [f"--config.data.name={tmp_path / 'set'}", "--config.data.eval_split=val"]
+    train(tmp_path / "work", *OWN, *changes, "--config.evaluate.every=2")
+    assert "probe_loss" in lines(tmp_path / "work")[-1]
+    assert "knn_accuracy" not in lines(tmp_path / "work")[-1]
+    assert "no labels in val: no kNN during the run" in capsys.readouterr().err
+    evaluate.main([f"--workdir={tmp_path / 'work'}"])
+    assert "has no labels" in capsys.readouterr().out

@@ -1,0 +1,173 @@
+"""Small pictures go over the wire once: the same views, to one rounding less."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from simclr_jax import sharding
+from simclr_jax.data import augment, augment_device, decoded_cache
+from simclr_jax.data.errors import UnreadablePicture
+from simclr_jax.data.pipeline import train_batches
+from simclr_jax.data.recipes import RECIPES, expand
+from simclr_jax.data.sources import open_source
+from simclr_jax.experiment import build, config
+
+N = 16
+
+
+@pytest.fixture(scope="module")
+def source():
+    return open_source("cifar10_mini", split="test[:200]")
+
+
+def made(source, views, *, start=0, steps=1, batch=N, where="device", **words):
+    words = {"batch_size": batch, "seed": 1, "colour": where} | words
+    return list(train_batches(source, views, start_step=start, steps=steps, **words))
+
+
+def equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("simclr", {"strength": 0.5, "blur": 0.0}),
+        ("dino", {"local_size": 16, "locals": 1}),
+        pytest.param("byol", {"blur": (0.5, 0.5)}, marks=pytest.mark.long),
+        pytest.param("moco_v2", {"blur": 0.5}, marks=pytest.mark.long),
+    ],
+)
+def test_views_are_the_host_s_to_the_rounding(source, name, words):
+    """The host rounds to whole levels in the end, the device nowhere."""
+    views = RECIPES[name](size=32, **words)
+    (host,) = made(source, views, batch=64, where="host")
+    (device,) = made(source, views, batch=64)
+    np.testing.assert_array_equal(host["index"], device["index"])
+    np.testing.assert_array_equal(host["label"], device["label"])
+    done = jax.jit(augment_device.prepare(views))(device)
+    assert set(done) == {"views", "index", "label"}
+    for a, b in zip(host["views"], done["views"], strict=True):
+        gap = np.abs(a - 255 * np.asarray(b))
+        # Solarising jumps at one half, and hue where colours are all but grey.
+        assert np.quantile(gap, 0.999) < 0.501
+        assert gap.mean() < 0.26
+
+
+def test_a_batch_is_as_promised(source):
+    views = RECIPES["dino"](size=32, local_size=16, locals=2)
+    (batch,) = made(source, views)
+    assert batch["picture"].shape == (N, 32, 32, 3)
+    assert batch["picture"].dtype == np.uint8
+    assert [d["window"].shape for d in batch["draws"]] == [(N, 4)] * 4
+    assert all(len(d) == 9 for d in batch["draws"])
+    files = source.read(batch["index"].astype(np.int64))["image"]
+    for picture, data in zip(batch["picture"], files, strict=True):
+        want = np.asarray(Image.open(io.BytesIO(data)))
+        assert np.abs(picture.astype(int) - want).mean() < 3  # another DCT
+
+
+def test_a_step_is_planned_for_what_it_gets(source):
+    c, mesh = config.load("configs/dino_cifar10.py"), sharding.make_mesh()
+    config.override(c, [("data.batch_size", str(N)), ("data.colour", "device")])
+    (batch,) = made(source, build.recipe(c))
+    planned = build.batch_shapes(c, mesh, labels=True)
+    assert jax.tree.structure(planned) == jax.tree.structure(batch)
+    for a, b in zip(jax.tree.leaves(planned), jax.tree.leaves(batch), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def test_any_step_starts_at_once_and_epochs_differ(source):
+    """Step 13 lies in the second epoch of 12 steps."""
+    views = RECIPES["simclr"](size=32, blur_sigma="batch")
+    batches = made(source, views, steps=14)
+    equal(batches[13], *made(source, views, start=13))
+    drawn = {d["window"].tobytes() for b in batches for d in b["draws"]}
+    assert len(drawn) == 28
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_global_batch(source, processes):
+    views = RECIPES["moco_v2"](size=32)
+    parts = [
+        made(source, views, process_index=p, process_count=processes)[0]
+        for p in range(processes)
+    ]
+    joined = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+    equal(*made(source, views), joined)
+
+
+class Files:
+    """A source of files in memory, without labels."""
+
+    name, classes, class_names, block = "files", 0, (), 1
+
+    def __init__(self, arrays):
+        self.files = np.empty(len(arrays), object)
+        self.files[:] = [self.png(a) for a in arrays]
+
+    @staticmethod
+    def png(array):
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, "PNG")
+        return file.getvalue()
+
+    def __len__(self):
+        return len(self.files)
+
+    def read(self, indices):
+        return {"image": self.files[indices]}
+
+    def describe(self, index):
+        return f"{index}.png"
+
+
+@pytest.fixture
+def files():
+    draw = np.random.default_rng(0)
+    return Files(draw.integers(0, 256, (24, 12, 12, 3)).astype(np.uint8))
+
+
+def test_without_labels_there_are_none(files):
+    (batch,) = made(files, RECIPES["simclr"](size=12))
+    assert "picture" in batch
+    assert "label" not in batch
+
+
+def test_what_is_not_for_this_way_is_cut_on_the_host(files, monkeypatch):
+    """Another size of views, one picture of another size, or too many of them."""
+    views = RECIPES["simclr"](size=12)
+    assert decoded_cache.hold(files, views) is not None
+    assert decoded_cache.hold(files, RECIPES["simclr"](size=16)) is None
+    large = Files([np.zeros((80, 80, 3), np.uint8)])
+    assert decoded_cache.hold(large, RECIPES["simclr"](size=80)) is None
+    monkeypatch.setattr(decoded_cache, "HOLD_BYTES", 24 * 12 * 12 * 3 - 1)
+    assert decoded_cache.hold(files, views) is None
+    monkeypatch.undo()
+    files.files[20] = Files.png(np.zeros((12, 13, 3), np.uint8))
+    (batch,) = made(files, views)
+    assert "picture" not in batch
+    assert [x.shape for x in batch["views"]] == [(N, 12, 12, 3)] * 2
+
+
+def test_an_unreadable_picture_is_named_at_once(files):
+    files.files[20] = b"no picture"
+    words = {"batch_size": N, "seed": 0, "start_step": 0, "steps": 1}
+    with pytest.raises(UnreadablePicture, match=r"^20\.png is not a readable picture"):
+        train_batches(files, RECIPES["simclr"](size=12), colour="device", **words)
+
+
+def test_draws_are_those_of_the_host_way(source):
+    views = expand(RECIPES["simclr"](size=32))
+    index = np.arange(5)
+    plain, drawn = (
+        augment.draw(views, 3, 2, 1, index),
+        decoded_cache.draw(views, 3, 2, 1, index),
+    )
+    for a, b in zip(plain, drawn, strict=True):
+        window = b.pop("window")
+        assert window.dtype == np.int32
+        equal(a, b)

@@ -1,0 +1,196 @@
+"""From a config to a state on the mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from simclr_jax import sharding
+from simclr_jax.cli import common, evaluate
+from simclr_jax.experiment import build, config
+from simclr_jax.train.step import make_train_step
+from tests.tools import begin_in, small_batch
+
+
+def one_step(placement):
+    """Metrics and state after a step of a small run on all devices."""
+    c, mesh = config.load("configs/quickstart.py"), sharding.make_mesh()
+    config.override(c, [("placement", placement), ("data.batch_size", "32")])
+    job = build.assemble(c, mesh, images=5000, classes=10)
+    with jax.set_mesh(mesh):
+        step = jax.jit(
+            make_train_step(job.method, job.tx, lambda step: 1e-3),
+            donate_argnums=0,
+            out_shardings=(job.placement, sharding.replicated(mesh)),
+        )
+        batch = jax.device_put(small_batch(32, 32), sharding.by_batch(mesh))
+        state, metrics = step(job.create(), batch)
+        return state, {name: float(x) for name, x in metrics.items()}
+
+
+def bytes_of_a_device(state):
+    device = jax.devices()[0]
+    shards = [s for x in jax.tree.leaves(state.params) for s in x.addressable_shards]
+    return sum(s.data.nbytes for s in shards if s.device == device)
+
+
+def test_a_sharded_state_computes_the_same():
+    whole, metrics = one_step("replicated")
+    parts, same = one_step("fsdp")
+    assert bytes_of_a_device(parts) < 0.5 * bytes_of_a_device(whole)
+    for name in ("loss", "grad_norm", "probe_loss"):
+        np.testing.assert_allclose(same[name], metrics[name], rtol=1e-5)
+    for a, b in zip(
+        jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_probe_is_spared_unless_adapted():
+    """SimCLR's supervised head: no decay by the optimiser, no trust ratio."""
+    c = config.load("configs/simclr_cifar10.py")
+    c.optim.weight_decay = 0.0
+    moved = {}
+    for adapted in (False, True):
+        c.probe.adapted = adapted
+        tx = build.build_optimiser(c, images=50_000, probing=True)
+        ones = jnp.ones(3)
+        params = {
+            "probe": {"kernel": jnp.full((2, 2), 3.0), "bias": ones},
+            "encoder": {"conv": {"kernel": ones}, "bn": {"scale": ones}},
+        }
+        grads = jax.tree.map(jnp.ones_like, params)
+        updates, _ = tx.update(grads, tx.init(params), params, rate=1.0, step=0)
+        moved[adapted] = -np.asarray(updates["probe"]["kernel"])[0, 0]
+    np.testing.assert_allclose(moved[False], 1, rtol=1e-6)  # rate * gradient, no more
+    np.testing.assert_allclose(moved[True], 0.001 * 3, rtol=1e-6)  # eta |w|/|g'| g'
+
+
+def test_a_method_is_told_the_time():
+    """DINO's teacher warms up by epochs and comes to rest at the end of the run."""
+    c = config.load("configs/quickstart.py")
+    c.optim.length = "moco"
+    config.override(c, [("method.name", "dino"), ("method.prototypes", "64")])
+    method = build.build_method(c, images=5000, classes=10)
+    np.testing.assert_allclose(method.ema(0), 0.996, rtol=1e-6)
+    np.testing.assert_allclose(method.ema(30 * 19 // 2), 0.998, rtol=1e-6)
+    assert method.ema(30 * 19) == 1
+    assert build.clock(c, 5000) == {"total_steps": 570, "steps_per_epoch": 19}
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    config.override(c, [("optim.late", "('^prototypes/',)"), ("optim.clip", "3.0")])
+    job = build.assemble(c, mesh, images=5000, classes=10)
+    assert job.shapes.params["prototypes"]["v"].shape == (64, 32)
+    assert job.shapes.method_state.shape == (64,)
+
+
+def test_the_config_rules_reach_the_optimiser():
+    """A frozen stem, a late head at the peak rate, clipped gradients, a floor."""
+    c = config.load("configs/quickstart.py")
+    c.optim.length = "moco"
+    changes = [
+        ("optim.name", "sgd"),
+        ("optim.nesterov", "false"),
+        ("optim.momentum", "0.0"),
+        ("optim.frozen", "('^encoder/conv1/',)"),
+        ("optim.late", "('^projector/dense2/',)"),
+        ("optim.late_epochs", "2.0"),
+        ("optim.constant", "('^projector/dense1/',)"),
+        ("optim.weight_decay", "0.0"),
+        ("optim.clip", "5.0"),
+        ("optim.schedule", "dino"),
+        ("optim.lr_end", "1e-4"),
+    ]
+    config.override(c, changes)
+    ones = jnp.ones(4)
+    params = {
+        "encoder": {"bn1": {"scale": ones}, "conv1": {"kernel": ones}},
+        "projector": {"dense1": {"kernel": ones}, "dense2": {"bias": ones}},
+    }
+    grads = jax.tree.map(lambda x: 10 * x, params)
+    tx = build.build_optimiser(c, images=5000, probing=False)
+    schedule, state = build.build_schedule(c, images=5000), tx.init(params)
+    for step in (37, 38):  # epochs of 19 steps, two of them to warm up
+        rate = schedule(step)
+        np.testing.assert_allclose(rate, 0.005, rtol=1e-6)
+        moved, state = tx.update(grads, state, params, rate=rate / 2, step=step)
+        norms = [float(jnp.linalg.norm(x)) for x in jax.tree.leaves(moved)]
+        late = 0.0025 * 5 * (step == 38)
+        np.testing.assert_allclose(norms, [0.0125, 0, 0.025, late], rtol=1e-5)
+    np.testing.assert_allclose(schedule(570), 1e-4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config.optim.lr=1.0"], "belongs to the training"),
+        (["--config.evaluate.knn.kk=3"], "Did you mean 'k'"),
+        (["--protocol=linea"], "invalid choice"),
+        (["--features=x"], "invalid choice"),
+        (["--features=z"], "goes with a --protocol: knn, linear, linear_augmented"),
+        (["--protoc=knn"], "Did you mean --protocol?"),
+        (["--config.evaluate.knn.k=0"], "evaluate.knn.k=0: must be above 0"),
+        (["--config.evaluate.linear_augmented.epochs=-3"], "must be above 0"),
+    ],
+)
+def test_mistakes_at_the_judging_door(tmp_path, in_process, words, message, capsys):
+    c = config.load("configs/quickstart.py")
+    begin_in(tmp_path, c)
+    with pytest.raises((SystemExit, common.Mistake)) as error:
+        evaluate.main([f"--workdir={tmp_path}", *words])
+    code = getattr(error.value, "code", None) or common.report(error.value)
+    assert code == common.USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_a_place_without_a_run(tmp_path, in_process):
+    with pytest.raises(common.Mistake, match=r"has no config\.json"):
+        evaluate.main([f"--workdir={tmp_path}"])
+    begin_in(tmp_path, config.load("configs/quickstart.py"))
+    with pytest.raises(common.Mistake, match="no checkpoint yet"):
+        evaluate.main([f"--workdir={tmp_path}"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"seed": '])
+def test_a_damaged_config_is_named(tmp_path, in_process, text):
+    begin_in(tmp_path, config.load("configs/quickstart.py"))
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(common.Mistake, match=r"config\.json is damaged"):
+        evaluate.main([f"--workdir={tmp_path}"])
+
+
+def test_who_has_done_nothing_may_begin_again(tmp_path):
+    """A config that was wrong must not spoil the directory for the right one."""
+    c = config.load("configs/quickstart.py")
+    begin_in(tmp_path, c)
+    c.optim.lr = 0.1
+    begin_in(tmp_path, c)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    begin_in(tmp_path, c)
+    c.optim.lr = 0.2
+    with pytest.raises(ValueError, match=r"optim\.lr: was 0\.1, now 0\.2"):
+        begin_in(tmp_path, c)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (common.Mistake("no"), common.USAGE, "error: no"),
+        (common.Again("later"), common.AGAIN, "try again: later"),
+        (FloatingPointError("not finite"), common.FAILED, "error: not finite"),
+        (OSError("disk"), common.FAILED, "error: disk"),
+        (tf.errors.UnavailableError(None, None, "far"), common.FAILED, "error: far"),
+        (ZeroDivisionError("ours"), common.FAILED, "ZeroDivisionError"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_exit_codes(error, code, said, capsys):
+    assert common.report(error) == code
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("text", ["Gloo AllGather failed", "UNAVAILABLE: gone"])
+def test_a_lost_peer_is_to_try_again(monkeypatch, text):
+    assert common.report(RuntimeError(text)) == common.FAILED
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert common.report(RuntimeError(text)) == common.AGAIN

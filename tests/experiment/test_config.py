@@ -1,0 +1,312 @@
+"""Reading, changing and comparing configs."""
+
+import pathlib
+
+import jax
+import pytest
+
+from simclr_jax.experiment import config
+from simclr_jax.suggest import check_name
+
+CONFIGS = [str(p) for p in sorted(pathlib.Path("configs").glob("[a-z]*_*.py"))]
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, "configs/quickstart.py"])
+def test_every_config_is_built_and_survives_json(path):
+    c = config.load(path)
+    config.check(c)
+    assert config.plain(config.restored(config.plain(c))) == config.plain(c)
+    assert config.restored(config.plain(c)).to_dict() == c.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "like", "value"),
+    [
+        ("3", 1, 3),
+        ("3", 1.0, 3.0),
+        ("1e-6", 1.0, 1e-6),
+        ("true", False, True),
+        ("False", True, False),
+        ("3", "text", "3"),
+        ("(1, 2.5)", (0.0, 0.0), (1, 2.5)),
+        ("('a',)", ("b", "c"), ("a",)),
+        ("('^a/', 'b$')", (), ("^a/", "b$")),
+    ],
+)
+def test_values(text, like, value):
+    said = config.value(text, like, "key")
+    assert said == value
+    assert type(said) is type(like)
+
+
+@pytest.mark.parametrize(
+    ("text", "like"),
+    [
+        ("true", 1),
+        ("1", True),
+        ("1.5", 1),
+        ("x", 1.0),
+        ("(1,)", (0.0, 0.0)),
+        ("(1, True)", (0.0, 0.0)),
+        ("3", (0.0, 0.0)),
+        ("(1,)", ("a",)),
+    ],
+)
+def test_wrong_types(text, like):
+    with pytest.raises(ValueError, match="wants"):
+        config.value(text, like, "key")
+
+
+def test_another_name_brings_its_own_defaults():
+    c = config.load("configs/simclr_imagenet.py:width=2")
+    config.override(c, [("encoder.sk_ratio", "0.0625"), ("encoder.name", "resnet101")])
+    assert (c.encoder.name, c.encoder.width) == ("resnet101", 2)  # the file's choice
+    assert c.encoder.sk_ratio == 0.0625  # the command line's, whatever the order
+    config.override(c, [("optim.name", "adamw")])
+    assert c.optim.weight_decay == 0.1  # adamw's own
+    assert c.optim.lr == 0.3  # of the section, not of one optimiser
+    assert "trust" not in c.optim
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", (4096, "linear", 0.3, 1e-6, 10, 2, "additive", 100)),
+        ("lr_scaling=sqrt", (4096, "sqrt", 0.075, 1e-6, 10, 2, "additive", 100)),
+        ("batch=512,epochs=800", (512, "linear", 0.3, 1e-6, 10, 2, "additive", 800)),
+        ("version=v2", (4096, "sqrt", 0.1, 1e-4, 40, 3, "multiplicative", 800)),
+    ],
+)
+def test_imagenet_presets_do_not_mix_versions(arguments, expected):
+    c = config.load(f"configs/simclr_imagenet.py:{arguments}")
+    assert expected == (
+        c.data.batch_size,
+        c.optim.lr_scaling,
+        c.optim.lr,
+        c.optim.weight_decay,
+        c.optim.warmup_epochs,
+        c.method.layers,
+        c.augment.brightness,
+        c.epochs,
+    )
+    assert c.method.temperature == 0.1
+    assert c.method.directions == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", ["version=v3", "version=v2,lr_scaling=linear", "sk=true", "depth=3"]
+)
+def test_presets_that_do_not_exist(arguments):
+    with pytest.raises(ValueError, match=r"v2|depth"):
+        config.load(f"configs/simclr_imagenet.py:{arguments}")
+
+
+def test_cifar10_is_the_released_recipe():
+    from simclr_jax.experiment import build
+
+    c = config.load("configs/simclr_cifar10.py")
+    assert build.length(c, 50_000) == (97657, 976)
+    assert (c.augment.strength, c.augment.blur) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "total", "rates"),
+    [
+        (1, 58_000, {0: 0, 1: 0.12 / 9, 9: 0.12, 10: 0.12, 505: 0.0600951}),
+        (2, 2_900, {0: 0.12, 1: 0.1198862, 49: 0.00045477}),
+        (3, 26_100, {0: 0, 1: 1.333e-5, 9: 1.2e-4, 10: 1.2e-4}),
+    ],
+)
+def test_tsimcne_cifar10_is_the_paper_s_recipe(stage, total, rates):
+    """Epochs, rates by epoch, and what is decayed and frozen, in each stage."""
+    from simclr_jax.experiment import build
+
+    begins = ",init_from=there" if stage > 1 else ""
+    c = config.load(f"configs/tsimcne_cifar10.py:stage={stage}{begins}")
+    assert build.length(c, 60_000)[0] == total
+    rate = build.build_schedule(c, images=60_000)
+    for epoch, expected in rates.items():
+        for step in (58 * epoch, 58 * epoch + 57):
+            assert rate(step) == pytest.approx(expected, rel=4e-4, abs=1e-12)
+    one = jax.numpy.ones(1)
+    layers = ("dense1", "dense2")
+    params = {
+        "encoder": {"bn1": {"scale": one}},
+        "projector": {name: {"bias": one, "kernel": one} for name in layers},
+    }
+    tx = build.build_optimiser(c, images=60_000, probing=False)
+    state = tx.init(params)
+    for step in (0, 1):  # without a gradient only decay and momentum move
+        grads = jax.tree.map(jax.numpy.zeros_like, params)
+        moves, state = tx.update(grads, state, params, rate=1.0, step=step)
+    moves = jax.tree.map(lambda x: -x.item(), moves)
+    decay = 5e-4 * 1.9  # twice, and plain momentum of 0.9
+    assert moves["projector"]["dense2"] == pytest.approx(
+        {"bias": decay, "kernel": decay}
+    )
+    rest = 0.0 if stage == 2 else decay
+    assert moves["encoder"]["bn1"]["scale"] == pytest.approx(rest)
+    assert moves["projector"]["dense1"]["bias"] == pytest.approx(rest)
+
+
+@pytest.mark.parametrize("name", ["tsimcne_cifar10", "tsimcne_quickstart"])
+def test_later_stages_want_to_know_what_they_go_on_from(name):
+    with pytest.raises(ValueError, match=r"goes on from stage 1: .*init_from=DIR"):
+        config.load(f"configs/{name}.py:stage=2")
+    with pytest.raises(ValueError, match="stage=4: there are 1, 2 and 3"):
+        config.load(f"configs/{name}.py:stage=4,init_from=x")
+
+
+def test_steps_are_the_whole_length():
+    from simclr_jax.experiment import build
+
+    c = config.load("configs/simclr_imagenet.py")
+    assert build.length(c, 1_281_167) == (31279, 3127)
+    with c.unlocked():
+        c.steps = 200
+    assert build.length(c, 1_281_167) == (200, 20)
+
+
+def test_differences_name_both_values():
+    old = config.plain(config.load("configs/quickstart.py"))
+    c = config.load("configs/quickstart.py")
+    assert c.data.colour == "host"
+    changes = [
+        ("optim.lr", "0.7"),
+        ("log_every", "1"),
+        ("checkpoint.every", "3"),
+        ("data.data_dir", "elsewhere"),
+        ("data.colour", "device"),
+    ]
+    config.override(c, changes)
+    found = config.differences(old, config.plain(c), config.MAY_CHANGE)
+    assert len(found) == 1
+    assert found[0].startswith("optim.lr: was ")
+    assert found[0].endswith("now 0.7")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("c.optim.lrr = 1.0", "lrr"),
+        ("c.optim.lr = 'fast'", "TypeError"),
+        ("c.optim.lr = = 1", "SyntaxError"),
+        ("return c.nothing", "nothing"),
+    ],
+)
+def test_mistakes_inside_a_config_file(tmp_path, line, message):
+    (tmp_path / "mine").mkdir()
+    text = "from configs import base\ndef get_config():\n    c = base.get_config()\n"
+    text += f"    {line}\n    return c\n"
+    (tmp_path / "mine" / "own.py").write_text(text)
+    with pytest.raises(ValueError, match=rf"own\.py.*{message}"):
+        config.load(str(tmp_path / "mine" / "own.py"))
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("patience", "0"),
+        ("checkpoint.keep", "0"),
+        ("checkpoint.keep_every", "-1"),
+        ("evaluate.every", "-1"),
+        ("evaluate.knn.k", "0"),
+        ("evaluate.linear_augmented.batch_size", "0"),
+        ("evaluate.linear_augmented.epochs", "-3"),
+        ("probe.views", "-1"),
+        ("optim.warmup_epochs", "-2.0"),
+        ("optim.lr_end", "-1e-6"),
+        ("optim.clip", "-1.0"),
+        ("seed", "99999999999999999999"),
+        ("epochs", "1e400"),
+    ],
+)
+def test_numbers_out_of_range(key, text):
+    c = config.load("configs/quickstart.py")
+    config.override(c, [(key, text)])
+    with pytest.raises(ValueError, match=rf"{key}=.*(must be|not a number)"):
+        config.check(c)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("method.out", "0"), "out = 0"),
+        (("method.hidden", "-1"), "hidden = -1"),
+        (("method.temperature", "0.0"), "temperature must be above 0"),
+        (("encoder.std", "(0.0, 1.0, 1.0)"), "std is above 0"),
+        (("encoder.bn_group", "3"), "groups of 3 rows needs a batch that they divide"),
+        (("augment.name", "crop_flip"), "two views of each picture.*makes 1"),
+        (("optim.undecayed", "('(',)"), "no regular expression"),
+        (("optim.frozen", "('^encodr/',)"), r"'\^encodr/' matches no parameter"),
+    ],
+)
+@pytest.mark.parametrize("classes", [0, 10])
+def test_parts_that_cannot_be_built(change, message, classes):
+    """Before anything is compiled, with the probe and without it."""
+    from simclr_jax import sharding
+    from simclr_jax.experiment import build
+
+    c = config.load("configs/quickstart.py")
+    config.override(c, [change])
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    with pytest.raises(ValueError, match=message):
+        build.assemble(c, mesh, images=5000, classes=classes)
+
+
+# What others script against: neither these keys nor their types may go.
+STAYING = {
+    "seed": int,
+    "epochs": float,
+    "steps": int,
+    "log_every": int,
+    "data.name": str,
+    "data.data_dir": str,
+    "data.batch_size": int,
+    "data.image_size": int,
+    "data.colour": str,
+    "data.split": str,
+    "data.eval_split": str,
+    "augment.name": str,
+    "augment.strength": float,
+    "augment.brightness": str,
+    "checkpoint.every": int,
+    "evaluate.every": int,
+    "method.name": str,
+    "encoder.name": str,
+    "encoder.dtype": str,
+    "optim.name": str,
+    "optim.lr": float,
+    "optim.lr_scaling": str,
+}
+
+ONLY_SIMCLR = ("augment.strength", "augment.brightness")  # that recipe's own
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, "configs/quickstart.py"])
+def test_names_that_stay(path):
+    c = config.load(path)
+    for key, kind in STAYING.items():
+        if key in ONLY_SIMCLR and c.augment.name != "simclr":
+            continue
+        place = c
+        for part in key.split("."):
+            place = place[part]
+        assert type(place) is kind, key
+
+
+def test_a_run_of_no_step():
+    from simclr_jax.experiment import build
+
+    c = config.load("configs/quickstart.py")
+    c.epochs = 0.01
+    with pytest.raises(ValueError, match="not one step"):
+        build.length(c, 5000)
+
+
+def test_of_very_many_words_the_nearest_are_shown():
+    known = [f"row_{i}" for i in range(100)]
+    with pytest.raises(ValueError, match="Did you mean 'row_7'") as caught:
+        check_name("rov_7", known, "ROW")
+    assert "There are: 100, such as row_7" in str(caught.value)
+    assert str(caught.value).count("row_") == 9

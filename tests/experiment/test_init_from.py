@@ -1,0 +1,237 @@
+"""Runs that begin with what another has learnt, from SimCLR to the end of t-SimCNE."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax import sharding
+from simclr_jax.cli import common, pretrain
+from simclr_jax.experiment import build, config, init_from
+from simclr_jax.models.catalog import ENCODERS
+from simclr_jax.train.checkpoint import restore_latest
+from tests.tools import Tiny, begin_in, leave_in, plain
+
+SMALL = {
+    "data.batch_size": "32",
+    "method.hidden": "16",
+    "log_every": "1",
+    "checkpoint.every": "10",
+    "steps": "4",
+}
+STAGE = "configs/tsimcne_quickstart.py:stage={},init_from={}"
+
+
+@pytest.fixture(autouse=True)
+def alone(in_process, monkeypatch):
+    """All runs here are within the test's process, on one device, and small."""
+    monkeypatch.setattr(pretrain, "draw_views", lambda *_: None)
+    monkeypatch.setitem(ENCODERS, "resnet10", tiny)
+
+
+def tiny(*, stem: str = "small"):
+    del stem  # the configs set it
+    return Tiny(groups=1)
+
+
+def small(name="configs/quickstart.py", **changes):
+    c = config.load(name)
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    config.override(c, [*changes.items(), *SMALL.items()])
+    return c
+
+
+def assemble(c):
+    return build.assemble(c, sharding.make_mesh(), images=5000, classes=10)
+
+
+def begun(c, workdir):
+    """The state that a run of this config begins with, and what it says of it."""
+    job = init_from.begin(c, assemble(c), sharding.make_mesh(), str(workdir))
+    return job.create(), job.begins
+
+
+def same(a, b):
+    return all((x == y).all() for x, y in zip(plain(a), plain(b), strict=True))
+
+
+def moved(a, b):
+    """Every one of the arrays has changed."""
+    return all((x != y).any() for x, y in zip(plain(a), plain(b), strict=True))
+
+
+def test_what_fits_of_simclr_is_taken(tmp_path):
+    """Its encoder and probe; of its head what has the same shape, and no batch norm."""
+    old = leave_in(tmp_path / "0", small(method__out="24"))
+    c = small(STAGE.format(1, tmp_path / "0"))
+    state, said = begun(c, tmp_path / "1")
+    fresh = assemble(c).create()
+    for part in ("encoder", "probe"):
+        assert same(state.params[part], old.params[part])
+    online, before = state.model_state["online"], old.model_state["online"]
+    assert set(online) == {"encoder"}
+    assert same(online["encoder"], before["encoder"])
+    head, theirs = state.params["projector"], old.params["projector"]
+    assert same(head["dense1"]["kernel"], theirs["dense1"]["kernel"])
+    assert same(head["dense1"]["bias"], fresh.params["projector"]["dense1"]["bias"])
+    assert same(head["dense2"], fresh.params["projector"]["dense2"])
+    assert same(state.opt_state, fresh.opt_state)
+    assert int(state.step) == 0
+    count = len(jax.tree.leaves(state.params))
+    assert said.splitlines() == [
+        f"begins with {tmp_path / '0'} (simclr, resnet10, step 3): {count - 3} of "
+        f"{count} arrays of parameters, 2 of 2 of statistics",
+        "fresh here: projector/dense1, projector/dense2",
+        "left there: projector/bn1, projector/bn2, projector/dense2",
+    ]
+
+
+BYOL = {"method__name": "byol"}
+MOCO = {"method__name": "moco", "method__queue": "64"}
+
+
+def test_the_kept_branch_goes_into_online_and_target(tmp_path):
+    """From BYOL, whose target is another network, to MoCo, which has one too."""
+    old = leave_in(tmp_path / "0", small(**BYOL))
+    assert moved(old.target_params["encoder"], old.params["encoder"])
+    c = small(**MOCO, init_from=str(tmp_path / "0"))
+    state, said = begun(c, tmp_path / "1")
+    fresh = assemble(c).create()
+    for params in (state.params, state.target_params):
+        assert same(params["encoder"], old.params["encoder"])
+    for branch in ("online", "target"):
+        stats = state.model_state[branch]["encoder"]
+        assert same(stats, old.model_state["online"]["encoder"])
+    assert same(state.method_state, fresh.method_state)
+    assert "left there: predictor/" in said
+    leaves = jax.tree.leaves((state.params, state.target_params, state.model_state))
+    assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
+
+
+def test_of_the_same_method_both_branches_are_taken(tmp_path):
+    old = leave_in(tmp_path / "0", small(**BYOL))
+    state, _ = begun(small(**BYOL, init_from=str(tmp_path / "0")), tmp_path / "1")
+    assert same(state.params, old.params)
+    assert same(state.target_params, old.target_params)
+    for branch in ("online", "target"):
+        assert same(state.model_state[branch], old.model_state[branch])
+    leaves = jax.tree.leaves((state.params, state.target_params, state.model_state))
+    assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
+
+
+def test_the_target_is_taken_where_it_is_kept(tmp_path, monkeypatch):
+    make = build.build_method
+
+    def keeping(c, **words):
+        method = make(c, **words)
+        kept = "target" if c.method.name == "byol" else "online"
+        return method._replace(keep=kept)
+
+    monkeypatch.setattr(build, "build_method", keeping)
+    old = leave_in(tmp_path / "0", small(**BYOL))
+    state, _ = begun(small(init_from=str(tmp_path / "0")), tmp_path / "1")
+    assert same(state.params["encoder"], old.target_params["encoder"])
+    stats = state.model_state["online"]["encoder"]
+    assert same(stats, old.model_state["target"]["encoder"])
+
+
+# The stages, through the door.
+
+
+def final(workdir):
+    c = config.restored(build.read_saved(workdir))
+    job = build.assemble(c, sharding.make_mesh(), **build.sizes(workdir))
+    return restore_latest(workdir / "checkpoints", build.abstract(job))
+
+
+def losses(workdir):
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line)["loss"] for line in text.splitlines()]
+
+
+def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
+    """Only the new layer moves, and statistics; stopped and resumed it is the same."""
+    old = leave_in(tmp_path / "1", small(STAGE.format(1, "")))
+    c = small(STAGE.format(2, tmp_path / "1"))
+    start, _ = begun(c, tmp_path / "2")
+    pretrain.pretrain(c, str(tmp_path / "2"))
+    said = capsys.readouterr().err
+    assert "fresh here: projector/dense2\nleft there: projector/dense2\n" in said
+    state, step = final(tmp_path / "2")
+    assert step == 4
+    assert same(state.params["encoder"], old.params["encoder"])
+    head, before = state.params["projector"], old.params["projector"]
+    assert same(head["dense1"], before["dense1"])
+    assert moved(head["dense2"], start.params["projector"]["dense2"])
+    assert moved(state.model_state, old.model_state)
+    assert moved(state.params["probe"], old.params["probe"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(common.Told, "__call__", lambda self, done: done == 2)
+        with pytest.raises(common.Again, match="saved at step 2 of 4"):
+            pretrain.pretrain(c, str(tmp_path / "parts"))
+    shutil.move(tmp_path / "1", tmp_path / "gone")  # a resumed run does not ask for it
+    capsys.readouterr()
+    pretrain.pretrain(c, str(tmp_path / "parts"))
+    assert "begins with" not in capsys.readouterr().err
+    resumed, _ = final(tmp_path / "parts")
+    assert same(resumed, state)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "2")
+
+    last, said = begun(small(STAGE.format(3, tmp_path / "2")), tmp_path / "3")
+    assert same(last.params, state.params)
+    assert same(last.model_state, state.model_state)
+    assert "fresh here: nothing\nleft there: nothing" in said
+
+
+def test_what_it_was_worth_at_first_is_said(tmp_path, monkeypatch, capsys):
+    """kNN accuracy of what was taken over, once, before the first step."""
+    leave_in(tmp_path / "0", small())
+    judged = []
+
+    def judge(state, alive):
+        judged.append(int(state.step))
+        return {"knn_accuracy": 0.375}
+
+    monkeypatch.setattr(pretrain, "make_judge", lambda *_: judge)
+    taking = small(init_from=str(tmp_path / "0"))
+    for c, name in ((small(), "1"), (taking, "2"), (taking, "2")):
+        pretrain.pretrain(c, str(tmp_path / name))
+    said = capsys.readouterr().err
+    assert said.count("kNN accuracy before the first step: 37.5 %") == 1
+    assert judged == [0]
+
+
+@pytest.mark.long
+def test_the_new_last_layer_starts_wide():
+    """Kernel N(0, 1), bias as PyTorch's, uniform within 1 / sqrt(1024)."""
+    c = config.load("configs/tsimcne_cifar10.py:stage=2,init_from=x")
+    c.encoder.name, c.data.batch_size = "resnet18", 8
+    job = build.assemble(c, sharding.make_mesh(), images=60_000, classes=10)
+    last = job.create().params["projector"]["dense2"]
+    assert last["kernel"].shape == (1024, 2)
+    assert np.std(last["kernel"]) == pytest.approx(1, rel=0.05)
+    assert np.abs(last["kernel"]).max() > 2
+    assert 0 < np.abs(last["bias"]).max() <= 1 / 32
+
+
+@pytest.mark.parametrize(
+    ("begin", "message"),
+    [
+        (lambda path: None, r"init_from=.*/0: .* is no work directory"),
+        (lambda path: begin_in(path, small()), r"init_from=.*/0: .* no checkpoint yet"),
+        (
+            lambda path: leave_in(path, small()),
+            r"nothing of the encoder of .*/0 \(simclr, resnet10, step 3\) fits",
+        ),
+    ],
+)
+def test_mistakes_before_anything_is_begun(tmp_path, begin, message):
+    begin(tmp_path / "0")
+    c = small(init_from=str(tmp_path / "0"))
+    config.rename(c, "encoder", "resnet18")
+    with pytest.raises(common.Mistake, match=message):
+        pretrain.pretrain(c, str(tmp_path / "1"))
+    assert not (tmp_path / "1").exists()
