@@ -70,7 +70,7 @@ env:
 	  echo "Building $(VENV) with uv (about 3 GB)."; rm -rf $(VENV); \
 	  export UV_PYTHON_DOWNLOADS=never; \
 	  uv venv --quiet --seed --python "$(BASE)" $(VENV) && \
-	  uv pip sync --quiet --require-hashes --python $(PY) requirements.lock; \
+	  uv pip sync --quiet --compile-bytecode --require-hashes --python $(PY) requirements.lock; \
 	}; \
 	build_with_pip() { \
 	  echo "Building $(VENV) with pip (about 3 GB, some minutes; uv is faster)."; \

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from simclr_jax.tree import by_path
+
 PLAIN = {"byol", "haiku", "optax", "jax"}  # packages whose classes become a Box
 NUMBERS = "biuf"  # NumPy's letters for what its bytes alone tell
 BRANCHES = ("online_params", "target_params", "online_state", "target_state")
