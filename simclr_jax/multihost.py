@@ -1,8 +1,10 @@
-"""The processes of one run: who goes first, and what all of them must see alike."""
+"""The processes of one run: what process 0 does first, what all must read alike."""
 
 import contextlib
 import itertools
+import os
 import zlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -11,20 +13,24 @@ from jax.experimental import multihost_utils
 
 PATIENCE = 24 * 3600  # seconds; a data set may have to be downloaded and prepared
 
-_turns = itertools.count()  # counted alike in every process
+_barriers = itertools.count()  # the same number in every process
+
+
+class StorageNotShared(ValueError):
+    """The processes of a run read different content under the same path."""
 
 
 @contextlib.contextmanager
-def first_goes_first():
-    """Inside, process 0 is done before the others begin: they find what it made.
+def first_goes_first() -> Iterator[None]:
+    """Process 0 runs the body before the others do, so that they read what it wrote.
 
-    If it fails the others begin all the same, and meet what it met. They wait at the
-    coordination service, where a collective would give up after half a minute.
+    If it fails, the others run the body all the same and meet the same error. They wait
+    at the coordination service, as a collective would give up after half a minute.
     """
-    turn = f"simclr_jax turn {next(_turns)}"
+    barrier = f"simclr_jax turn {next(_barriers)}"
 
     def wait():
-        ocp.multihost.get_barrier_sync_fn()(key=turn, timeout_ms=1000 * PATIENCE)
+        ocp.multihost.get_barrier_sync_fn()(key=barrier, timeout_ms=1000 * PATIENCE)
 
     several, first = jax.process_count() > 1, jax.process_index() == 0
     if several and not first:
@@ -36,18 +42,18 @@ def first_goes_first():
             wait()
 
 
-def agree(seen: str, where) -> None:
-    """Makes sure that all processes read the same under a path.
+def agree(content: str, path: str | os.PathLike) -> None:
+    """Checks that all processes read the same content under a path.
 
     Raises:
-      ValueError: in every process, if they do not: they do not share the storage.
+      StorageNotShared: in every process, if they do not.
     """
     if jax.process_count() == 1:
         return
-    mine = np.uint32(zlib.crc32(seen.encode()))
-    if len(np.unique(multihost_utils.process_allgather(mine))) > 1:
-        raise ValueError(
-            f"The processes do not see the same under {where}. A run in several "
+    checksum = np.uint32(zlib.crc32(content.encode()))
+    if len(np.unique(multihost_utils.process_allgather(checksum))) > 1:
+        raise StorageNotShared(
+            f"The processes do not see the same under {path}. A run in several "
             "processes needs a work directory that all of them share, on a common "
             "file system or in a bucket."
         )

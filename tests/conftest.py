@@ -24,7 +24,7 @@ import jax
 import pytest
 
 from simclr_jax import sharding
-from simclr_jax.cli import common
+from simclr_jax.cli import runtime
 from simclr_jax.storage import bucket, retry
 from tests.buckets.emulator import Emulator
 
@@ -40,10 +40,10 @@ for key, value in (
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Lets a door's `main` run inside the test: on one device, joining no cluster."""
+    """Lets a command run inside the test: on one device, joining no cluster."""
     mesh = sharding.make_mesh(jax.devices()[:1])
     monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
-    monkeypatch.setattr(common, "join_cluster", lambda: None)
+    monkeypatch.setattr(runtime, "join_cluster", lambda: None)
 
 
 @pytest.fixture(scope="session")

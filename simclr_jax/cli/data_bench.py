@@ -22,6 +22,8 @@ from simclr_jax.data.sampler import Order
 from simclr_jax.data.sources import open_source
 from simclr_jax.experiment import build, config
 
+EXAMPLE = "python -m simclr_jax data bench --config configs/quickstart.py"
+
 PIXELS = 2**23  # of all views of a measured batch, at most: part of a second
 WARM = 2  # batches that are not counted: the programs are built with them
 ENDLESS = 2**40  # steps
@@ -36,9 +38,9 @@ class Delivered(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    """Measures as the command line says; see door.leave for the exit codes."""
+    """Measures as the command line says; see common.run_and_exit for the exit codes."""
     c, asked = read(argv)
-    with common.checking():
+    with common.usage_errors():
         source = open_source(c.data.name, data_dir=c.data.data_dir, split=c.data.split)
         words = {"batch_size": c.data.batch_size, "colour": c.data.colour}
         words |= {"seconds": asked.seconds}
@@ -52,15 +54,17 @@ def read(argv: list[str]):
     """The config that a command line means, and what it asks for.
 
     Raises:
-      door.Mistake: with the nearest right spelling of what is wrong.
+      UsageError: with the nearest right spelling of what is wrong.
       SystemExit: for words that are not understood at all; the message is printed.
     """
-    parser = common.Parser(prog="simclr_jax data bench", description=__doc__)
+    parser = common.Parser(
+        prog="simclr_jax data bench", description=__doc__, example=EXAMPLE
+    )
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
     parser.add_argument("--step_ms", type=float, default=100.0, help="of a step")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each stage")
     asked, changes = parser.parse_with_changes(argv)
-    with common.checking():
+    with common.usage_errors():
         return config.read(asked.config, changes), asked
 
 
@@ -181,4 +185,4 @@ class _Counted:
 
 
 if __name__ == "__main__":
-    common.leave(main)
+    common.run_and_exit(main)

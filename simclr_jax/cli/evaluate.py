@@ -19,15 +19,18 @@ from etils import epath
 from tqdm import tqdm
 
 from simclr_jax import sharding
-from simclr_jax.cli import common
+from simclr_jax.cli import common, runtime
 from simclr_jax.evaluate import embedding_2d, plots
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear, linear_augmented
 from simclr_jax.experiment import build, config
+from simclr_jax.experiment.workdir import check_inputs
 from simclr_jax.storage import files
 from simclr_jax.storage.access import check_folder
 from simclr_jax.storage.paths import absolute
 from simclr_jax.train.checkpoint import restore_latest
+
+EXAMPLE = "python -m simclr_jax evaluate --workdir runs/quickstart --protocol knn"
 
 MAY_SET = (
     *("evaluate.", "data.name", "data.data_dir", "data.eval_split"),
@@ -36,19 +39,19 @@ MAY_SET = (
 
 
 def main(argv: list[str]) -> None:
-    """Judges as the command line says; see door.leave for the exit codes."""
+    """Judges as the command line says; see common.run_and_exit for the exit codes."""
     arguments, changes = read(argv)
-    with common.checking():
+    with common.usage_errors():
         check_folder(arguments.workdir, write=True)
         c = read_config(arguments.workdir, changes)
-        common.check_data(c, arguments.workdir)
-    common.join_cluster()
+        check_inputs(c, arguments.workdir)
+    runtime.join_cluster()
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
-        with common.checking():
+        with common.usage_errors():
             judged = Judged(c, arguments.workdir, mesh)
         if arguments.protocol:
-            with common.checking():
+            with common.usage_errors():
                 judged.need_labels(arguments.protocol)
             judged.warn()
             usual = "z" if arguments.protocol == "map2d" else "h"
@@ -59,7 +62,9 @@ def main(argv: list[str]) -> None:
 
 def read(argv: list[str]):
     """What a command line says: (arguments, changes of the config)."""
-    words = common.Parser(prog="simclr_jax evaluate", description=__doc__)
+    words = common.Parser(
+        prog="simclr_jax evaluate", description=__doc__, example=EXAMPLE
+    )
     words.add_argument("--workdir", required=True)
     words.add_argument("--protocol", default="", choices=list(config.PROTOCOLS))
     words.add_argument("--features", default="", choices=["h", "z"])
@@ -67,7 +72,7 @@ def read(argv: list[str]):
     if arguments.features and not arguments.protocol:
         known = ", ".join(config.PROTOCOLS)
         words.error(f"--features goes with a --protocol: {known}.")
-    with common.checking():
+    with common.usage_errors():
         arguments.workdir = absolute(arguments.workdir)
     return arguments, changes
 
@@ -132,7 +137,7 @@ class Judged:
     def score(self, protocol: str, feature: str, *, trained: bool = True) -> float:
         """Accuracy in [0, 1] by a protocol, noted in results.json."""
         chosen = self.c.evaluate[protocol].to_dict()
-        with common.checking(begun=True):  # settings that do not suit the data
+        with common.usage_errors(started=True):  # settings that do not suit the data
             if protocol == "linear_augmented":
                 said = self._linear_augmented(feature, chosen)
             else:
@@ -276,4 +281,4 @@ class Judged:
 
 
 if __name__ == "__main__":
-    common.leave(main)
+    common.run_and_exit(main)

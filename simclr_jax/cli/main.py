@@ -18,7 +18,7 @@ COMMANDS = {  # command: (module of `simclr_jax.cli`, what it does)
 
 def main() -> None:
     """Runs the command that the command line names and ends the process."""
-    common.leave(run)
+    common.run_and_exit(run)
 
 
 def run(argv: list[str]) -> None:

@@ -28,12 +28,16 @@ from simclr_jax.plan.cost import cost
 from simclr_jax.plan.jaxpr_flops import flops
 from simclr_jax.suggest import check_name
 
+EXAMPLE = (
+    "python -m simclr_jax plan --config configs/simclr_imagenet.py --topology v5e:8x8"
+)
+
 
 def main(argv: list[str]) -> None:
-    """Plans as the command line says; see door.leave for the exit codes."""
+    """Plans as the command line says; see common.run_and_exit for the exit codes."""
     c, asked = read(argv)
     jax.config.update("jax_platforms", "cpu")  # for what is computed on the way
-    with common.checking():
+    with common.usage_errors():
         source, where = None, {"data_dir": c.data.data_dir, "split": c.data.split}
         if asked.input:  # opened first: compiling takes minutes
             source = open_source(asked.input, **where)
@@ -51,10 +55,10 @@ def read(argv: list[str]):
     """The config that a command line means, and what it asks for.
 
     Raises:
-      door.Mistake: with the nearest right spelling of what is wrong.
+      UsageError: with the nearest right spelling of what is wrong.
       SystemExit: for words that are not understood at all; the message is printed.
     """
-    parser = common.Parser(prog="simclr_jax plan", description=__doc__)
+    parser = common.Parser(prog="simclr_jax plan", description=__doc__, example=EXAMPLE)
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
     parser.add_argument("--topology", required=True, help="such as v5e:8x8 or v4:4x4x4")
     parser.add_argument("--json", help="a file for the plan")
@@ -62,7 +66,7 @@ def read(argv: list[str]):
     parser.add_argument("--images", type=int, default=1_281_167, help="in training")
     parser.add_argument("--classes", type=int, default=1000, help="0: without labels")
     asked, changes = parser.parse_with_changes(argv)
-    with common.checking():
+    with common.usage_errors():
         return config.read(asked.config, changes), asked
 
 
@@ -225,4 +229,4 @@ def remedies(c: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    common.leave(main)
+    common.run_and_exit(main)

@@ -8,28 +8,34 @@ import jax
 from etils import epath
 
 from simclr_jax import multihost, sharding
-from simclr_jax.cli import common
+from simclr_jax.cli import common, runtime
 from simclr_jax.data import pipeline, tfdata
 from simclr_jax.data.prefetch import feed
 from simclr_jax.evaluate import plots
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.experiment import build, config, init_from
+from simclr_jax.experiment.workdir import check_inputs
 from simclr_jax.storage.access import check_folder
 from simclr_jax.storage.paths import absolute
 from simclr_jax.train import loop
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.log import Log
 
+EXAMPLE = (
+    "python -m simclr_jax pretrain "
+    "--config configs/quickstart.py --workdir runs/quickstart"
+)
+
 GALLERY = 8  # pictures in views.png
 
 
 def main(argv: list[str]) -> None:
-    """Trains as the command line says; see door.leave for the exit codes."""
+    """Trains as the command line says; see common.run_and_exit for the exit codes."""
     c, workdir = read(argv)
-    with common.checking():
+    with common.usage_errors():
         check_folder(workdir, write=True)
-        common.check_data(c, workdir)
-    common.join_cluster()
+        check_inputs(c, workdir)
+    runtime.join_cluster()
     pretrain(c, workdir)
 
 
@@ -37,14 +43,16 @@ def read(argv: list[str]):
     """The config and the work directory that a command line means.
 
     Raises:
-      door.Mistake: with the nearest right spelling of what is wrong.
+      UsageError: with the nearest right spelling of what is wrong.
       SystemExit: for words that are not understood at all; the message is printed.
     """
-    parser = common.Parser(prog="simclr_jax pretrain", description=__doc__)
+    parser = common.Parser(
+        prog="simclr_jax pretrain", description=__doc__, example=EXAMPLE
+    )
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
     parser.add_argument("--workdir", required=True, help="where everything is kept")
     arguments, changes = parser.parse_with_changes(argv)
-    with common.checking():
+    with common.usage_errors():
         c = config.read(arguments.config, changes)
         return c, absolute(arguments.workdir)
 
@@ -56,12 +64,12 @@ def pretrain(c, workdir: str):
       the final TrainState.
 
     Raises:
-      door.Mistake: before anything is begun, if the config cannot be run.
-      door.Again: if told to stop; the state was saved.
+      UsageError: before anything is begun, if the config cannot be run.
+      Preempted: if told to stop; the state was saved.
     """
-    common.begin_again_if_told()
+    runtime.exit_on_sigterm()
     mesh = sharding.make_mesh()
-    with common.checking(), jax.set_mesh(mesh):
+    with common.usage_errors(), jax.set_mesh(mesh):
         source = build.open_data(c, c.data.split, workdir)
         config.check_batch(c, mesh.size, jax.process_count(), len(source))
         job = build.assemble(c, mesh, images=len(source), classes=source.classes)
@@ -85,12 +93,12 @@ def train(c, job: build.Run, source, judge, mesh, workdir: str):
         before_commit=lambda: log.copy(),  # no checkpoint is ahead of the metrics
     )
     start = checkpoints.latest or 0
-    with common.checking():
+    with common.usage_errors():
         multihost.agree(str(start), checkpoints.directory)
     log = Log(workdir, start, job.total, active=first)
     introduce(c, job, source, mesh, start, workdir, log, judged=judge is not None)
     state = checkpoints.restore(build.abstract(job), start) if start else job.create()
-    alive = common.Watchdog()
+    alive = runtime.Watchdog()
     if job.begins and judge and not start:  # what it was worth before it learnt more
         accuracy = judge(state, alive)["knn_accuracy"]
         log.say(f"kNN accuracy before the first step: {100 * accuracy:.1f} %")
@@ -123,13 +131,15 @@ def train(c, job: build.Run, source, judge, mesh, workdir: str):
         log=log,
         checkpoints=checkpoints,
         judge=judge,
-        stop=common.Told(checkpoints.preempted),
+        stop=runtime.StopSignal(checkpoints.preempted),
         alive=alive,
     )
     checkpoints.close()
     log.close()
     if done < job.total:
-        raise common.Again(f"told to stop; saved at step {done} of {job.total}.")
+        raise common.Preempted(
+            f"stopped by a signal; saved at step {done} of {job.total}."
+        )
     log.say(f"done: {done} steps; everything is in {workdir}")
     return state
 
@@ -209,4 +219,4 @@ def draw_views(c, source, workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    common.leave(main)
+    common.run_and_exit(main)

@@ -1,31 +1,27 @@
-"""The reproducing door: a row of a paper's table as one command.
+"""Reproduces a row of a paper's table with one command.
 
 python -m simclr_jax reproduce --list
 python -m simclr_jax reproduce ROW [--workdir DIR] [--launch] [--config.KEY=value ...]
 python -m simclr_jax reproduce [ROW] --card DIR
 
-ROW alone says in what our recipe differs from the published one, and which commands it
-stands for. With --workdir it runs them, here, and writes DIR/card.json and card.md: the
-number beside the published one, and whether anything was changed. With --launch it says
-the lines for clusters instead. --card writes the card of a run that was made otherwise,
-or, where there is one, holds it against the work directory.
+ROW alone prints where our recipe differs from the published one and the commands that
+train and evaluate it. With --workdir they are run, here, and DIR/card.json and card.md
+are written: the measured number beside the published one, and what was changed. With
+--launch the lines for clusters are printed instead. --card writes the card of a run
+that was started otherwise; if it has one, the card is compared with the work directory.
 """
 
+import argparse
 import json
-import math
 import os
-import re
 import shlex
 import signal
 import subprocess
 import sys
 
-from etils import epath
-
 from simclr_jax.cli import common
-from simclr_jax.experiment import build, cards, config
-from simclr_jax.reproduce.row import PLANNED, Row
-from simclr_jax.reproduce.rows import ROWS
+from simclr_jax.reproduce import card as cards
+from simclr_jax.reproduce.rows import ROWS, Row, chip_hours
 from simclr_jax.storage.paths import absolute
 from simclr_jax.suggest import check_name
 
@@ -34,189 +30,186 @@ LAUNCHERS = (
     "sbatch launch/slurm.sbatch",
     "launch/tpu_vm.sh NAME ZONE TYPE SLICES IMAGE",
 )
+COLUMNS = (
+    *("row", "paper", "model", "epochs", "batch", "protocol", "published %"),
+    *("chip-hours", "here %"),
+)
+
+Changes = list[tuple[str, str]]  # (config key, text), as on the command line
 
 
 def main(argv: list[str]) -> None:
-    """Does as the command line says; see door.leave for the exit codes."""
-    asked, changes = read(argv)
-    with common.checking():
-        if asked.list:
+    """Runs the command; see `common.run_and_exit` for the exit codes."""
+    args, changes = read(argv)
+    with common.usage_errors():
+        if args.list:
             print(table())
-        elif asked.card:
-            settle(asked.row, asked.card)
+        elif args.card:
+            check_card(args.row, args.card)
         else:
-            follow(ROWS[asked.row], asked, changes)
+            reproduce(ROWS[args.row], args, changes)
 
 
-def read(argv: list[str]):
-    """What a command line says: (arguments, changes of the config)."""
-    words = common.Parser(prog="simclr_jax reproduce", description=__doc__)
-    words.add_argument("row", nargs="?", default="", metavar="ROW")
-    words.add_argument("--list", action="store_true", help="all rows")
-    words.add_argument("--workdir", default="", help="run it, and keep everything here")
-    words.add_argument("--launch", action="store_true", help="lines for clusters")
-    words.add_argument("--card", default="", metavar="DIR", help="of a finished run")
-    asked, changes = words.parse_with_changes(argv)
-    if bool(asked.list) + bool(asked.card or asked.row) != 1:
-        words.error("wants --list, a ROW, or --card DIR.")
-    if asked.list or asked.card:
-        extra = [*changes, *filter(None, (asked.workdir, asked.launch))]
+def read(argv: list[str]) -> tuple[argparse.Namespace, Changes]:
+    """Parses the command line.
+
+    Returns:
+      the arguments, with absolute paths, and the changes of the config.
+
+    Raises:
+      UsageError: an unknown row or a path that cannot be used.
+      SystemExit: wrong arguments; the message is printed.
+    """
+    parser = common.Parser(
+        prog="simclr_jax reproduce",
+        description=__doc__,
+        example="python -m simclr_jax reproduce quickstart --workdir runs/row",
+    )
+    parser.add_argument("row", nargs="?", default="", metavar="ROW")
+    parser.add_argument("--list", action="store_true", help="print all rows")
+    parser.add_argument("--workdir", default="", help="run the row, in this folder")
+    parser.add_argument("--launch", action="store_true", help="lines for clusters")
+    parser.add_argument("--card", default="", metavar="DIR", help="of a finished run")
+    args, changes = parser.parse_with_changes(argv)
+    if bool(args.list) + bool(args.card or args.row) != 1:
+        parser.error("one of --list, ROW and --card DIR is required.")
+    if args.list or args.card:
+        extra = [*changes, *filter(None, (args.workdir, args.launch))]
         if extra:
-            words.error(f"{'--list' if asked.list else '--card DIR'} stands alone.")
-    if asked.row:
-        with common.checking():
-            check_name(asked.row, ROWS, "ROW")
-    with common.checking():
-        asked.workdir, asked.card = map(absolute, (asked.workdir, asked.card))
-    return asked, changes
+            option = "--list" if args.list else "--card DIR"
+            parser.error(f"{option} takes no other options.")
+    with common.usage_errors():
+        if args.row:
+            check_name(args.row, ROWS, "ROW")
+        args.workdir, args.card = map(absolute, (args.workdir, args.card))
+    return args, changes
 
 
 # All rows.
 
 
 def table() -> str:
-    """The rows for people."""
-    head = ("row", "paper", "model", "epochs", "batch", "protocol")
-    head = (*head, "published %", "chip-hours", "here %")
-    kept = cards.kept()
-    lines = [head]
+    """All rows with what was published and what was measured here, in columns."""
+    committed = cards.committed()
+    lines = [COLUMNS]
     for row in ROWS.values():
-        shown = str(row.published) + " (our own)" * row.own
-        mine = "no card" if row.own else "not run"
-        if row.name in kept:
-            mine = str(kept[row.name]["measured"])
-        about = (row.name, row.paper, row.model, str(row.epochs), str(row.batch))
-        judged = f"{row.protocol} of {row.features}"
-        lines.append((*about, judged, shown, chip_hours(row), mine))
+        measured = "no card" if row.internal else "not run"
+        if row.name in committed:
+            measured = str(committed[row.name]["measured"])
+        lines.append((*_cells(row), measured))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
-        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True))
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         for line in lines
     ]
-    note = "chip-hours: from roof to estimate, by simclr_jax.plan; not measured"
+    note = "chip-hours: roof to estimate by `plan`; not measured"
     return "\n".join([*map(str.rstrip, text), "", note])
 
 
-def chip_hours(row: Row) -> str:
-    """Of the whole run, as planned; "-" where this row's step was not."""
-    if not row.planned:
+def _cells(row: Row) -> tuple[str, ...]:
+    """A line of the table, without its last column."""
+    return (
+        *(row.name, row.paper, row.model, str(row.epochs), str(row.batch)),
+        f"{row.protocol} of {row.features}",
+        str(row.published) + " (our own)" * row.internal,
+        chip_hours_text(row),
+    )
+
+
+def chip_hours_text(row: Row) -> str:
+    """`LOW to HIGH CHIP`, or "-" where no plan has this row's step."""
+    hours = chip_hours(row)
+    if row.plan is None or hours is None:
         return "-"
-    topology, low, high = PLANNED[row.planned]
-    chip, _, sides = topology.partition(":")
-    chips = math.prod(map(int, re.findall(r"\d+", sides)))
-    (text, _), *_ = cards.stages(row, "DIR")
-    steps, _ = build.length(cards.effective(row, text, []), row.images)
-    low, high = (steps * ms * chips / 3.6e6 for ms in (low, high))
-    return f"{low:.0f} to {high:.0f} {chip}"
+    low, high = hours
+    return f"{low:.0f} to {high:.0f} {row.plan.topology.partition(':')[0]}"
 
 
 # One row.
 
 
-def follow(row: Row, asked, changes: list[tuple[str, str]]) -> None:
-    """Says what a row is; runs it if asked to."""
-    print(described(row, changes))
-    orders = commands(row, asked.workdir or "DIR", changes)
-    if asked.launch:
-        print(launched(row, orders, asked.workdir or "DIR"))
+def reproduce(row: Row, args: argparse.Namespace, changes: Changes) -> None:
+    """Prints what a row is; with --workdir and without --launch also runs it."""
+    from simclr_jax.experiment import reproduction
+
+    print(description(row, changes))
+    commands = reproduction.commands(row, args.workdir or "DIR", changes)
+    if args.launch:
+        print(launch_lines(row, commands, args.workdir or "DIR"))
         return
-    print("\nIt stands for:\n")
-    print("\n".join(shlex.join(["python", *order]) for order in orders))
-    if not asked.workdir:
+    print("\nIts commands:\n")
+    print("\n".join(shlex.join(["python", *command]) for command in commands))
+    if not args.workdir:
         return
-    for order in orders:
-        obey([sys.executable, *map(_from_anywhere, order)])
-    conclude(row, asked.workdir, "with the run")
+    root = str(reproduction.ROOT)
+    for command in commands:
+        paths = [f"{root}/{x}" if x.startswith("configs/") else x for x in command]
+        run_command([sys.executable, *paths], root)
+    write_card(row, args.workdir, "with the run")
 
 
-def described(row: Row, changes: list[tuple[str, str]]) -> str:
-    """What a row claims, where we differ, and what a user's changes make of that.
+def description(row: Row, changes: Changes) -> str:
+    """What was published, where our recipe differs, and the user's changes.
 
     Raises:
       ValueError: for changes that the config does not take.
     """
+    from simclr_jax.experiment import reproduction
+
     lines = [
         f"{row.name}: {row.paper}, {row.table}: {row.model}, {row.epochs} epochs, "
         f"batch {row.batch}",
-        f"{'measured by us' if row.own else 'published'}: {row.published} % by "
+        f"{'measured by us' if row.internal else 'published'}: {row.published} % by "
         f"{row.protocol} of {row.features}",
     ]
-    if row.differs:
-        lines.append("\nOurs differs from the published recipe in")
+    if row.differences:
+        lines.append("\nOur recipe differs from the published one in")
     lines += [
-        f"  {each.field}: {each.published}; ours {each.ours} ({each.why})"
-        for each in row.differs
+        f"  {x.field}: {x.published}; ours {x.ours} ({x.why})" for x in row.differences
     ]
-    for text, folder in cards.stages(row, "DIR"):
-        own, mine = (
-            config.plain(cards.effective(row, text, some)) for some in ([], changes)
-        )
-        changed = config.differences(own, mine)
-        if changed:
-            lines.append(f"\nYour changes of {folder}:")
-            lines += [f"  {line}" for line in changed]
+    for text, fields in reproduction.changed_fields(row, changes).items():
+        lines += [f"\nYour changes of {text}:", *(f"  {line}" for line in fields)]
     return "\n".join(lines)
 
 
-def commands(row: Row, workdir: str, changes: list[tuple[str, str]]) -> list[list[str]]:
-    """The calls of our doors that a row stands for, in order."""
-    judging = tuple(f"evaluate.{name}." for name in config.PROTOCOLS)
-    training = [pair for pair in changes if not pair[0].startswith(judging)]
-    settings = [pair for pair in changes if pair[0].startswith(judging)]
-    runs = cards.stages(row, workdir)
-    orders = [
-        [
-            *("-m", "simclr_jax", "pretrain", "--config", text, "--workdir", folder),
-            *flags([*row.changes.items(), *training]),
-        ]
-        for text, folder in runs
-    ]
-    last = runs[-1][1]
-    judged = ["-m", "simclr_jax", "evaluate", "--workdir", last]
-    judged += ["--protocol", row.protocol, "--features", row.features]
-    return [*orders, [*judged, *flags([*row.judged.items(), *settings])]]
-
-
-def flags(changes: list[tuple[str, str]]) -> list[str]:
-    return [f"--config.{key}={text}" for key, text in changes]
-
-
-def launched(row: Row, orders: list[list[str]], workdir: str) -> str:
-    """The same for clusters; see launch/README.md."""
-    *training, judging = orders
-    lines = ["\nOne of these; capitals are yours to fill in, and see launch/README.md:"]
+def launch_lines(row: Row, commands: list[list[str]], workdir: str) -> str:
+    """The same commands for clusters; see launch/README.md."""
+    *training, evaluation = commands
+    lines = ["\nOne of these; fill in the capitals, see launch/README.md:"]
     for launcher in LAUNCHERS:
-        lines += [""] + [f"{launcher} {shlex.join(order[2:])}" for order in training]
-    lines += ["\nThen:\n", shlex.join(["python", *judging])]
+        lines += ["", *(f"{launcher} {shlex.join(line[2:])}" for line in training)]
+    lines += ["\nThen:\n", shlex.join(["python", *evaluation])]
     lines.append(f"python -m simclr_jax reproduce {row.name} --card {workdir}")
     return "\n".join(lines)
 
 
-def _from_anywhere(word: str) -> str:
-    """The configs are the project's; all other paths are the caller's."""
-    return f"{cards.ROOT}/{word}" if word.startswith("configs/") else word
+def run_command(command: list[str], root: str) -> None:
+    """Runs a command of this package and forwards SIGTERM to it.
 
+    Args:
+      command: with its interpreter.
+      root: folder of the package, for PYTHONPATH.
 
-def obey(command: list[str]) -> None:
-    """Runs a door and passes on what it is told and how it ends."""
-    before = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join(filter(None, [str(cards.ROOT), before]))
-    children, asked = [], []
+    Raises:
+      SystemExit: with the command's exit code, if it is not 0.
+    """
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    children, stopped = [], []
 
     def stop(*_):
-        asked.append(True)
+        stopped.append(True)
         for child in children:
             child.terminate()
 
-    # Ctrl-C reaches the child by itself; it then saves, and this process waits for it.
-    hear = {signal.SIGINT: lambda *_: None, signal.SIGTERM: stop}
-    before = {number: signal.signal(number, do) for number, do in hear.items()}
+    # Ctrl-C reaches the child directly; it then saves, and this process waits for it.
+    handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: stop}
+    previous = {number: signal.signal(number, f) for number, f in handlers.items()}
     children.append(subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}))
-    if asked:  # while there was no child yet
+    if stopped:  # while there was no child yet
         stop()
     code = children[0].wait()
-    for number, do in before.items():
-        signal.signal(number, do)
+    for number, handler in previous.items():
+        signal.signal(number, handler)
     if code:
         raise SystemExit(code if code > 0 else 128 - code)
 
@@ -224,53 +217,48 @@ def obey(command: list[str]) -> None:
 # A finished run.
 
 
-def settle(name: str, workdir: str) -> None:
-    """Writes the card of a work directory, or holds the one it has against it."""
-    path = epath.Path(workdir) / "card.json"
-    if not path.exists():
-        conclude(ROWS[name or owner(workdir)], workdir, "afterwards")
-        return
-    said = build.read_saved(workdir, "card.json")
-    if not {"row", "environment"} <= said.keys():
-        raise ValueError(f"{path} is no card. Without it, --card writes one.")
-    whose = name or said["row"]["name"]
-    check_name(whose, ROWS, str(path))
-    wrong = cards.verify(said, ROWS[whose], workdir)
-    if wrong:
-        print(f"{path} is not of what lies beside it:", *wrong, sep="\n  ")
-        print("Without it, --card writes another.")
-        raise SystemExit(common.FAILED)
-    print(f"{path}: {whose}, as it says")
+def check_card(name: str, workdir: str) -> None:
+    """Writes the card of a work directory; if it has one, compares the two.
 
-
-def owner(workdir: str) -> str:
-    """The row that a run without a card is of.
+    Args:
+      name: of the row, or "" for the one that matches.
+      workdir: of a finished run.
 
     Raises:
-      ValueError: if that is not one row.
+      ValueError: no row matches, or what is there is damaged.
+      SystemExit: the card is not that of the work directory; the lines are printed.
     """
-    found = {}
-    for name, row in ROWS.items():
-        runs = cards.stages(row, workdir)
-        if all((epath.Path(f) / "config.json").exists() for _, f in runs):
-            found[name] = sum(len(cards.recipe(row, *each)) for each in runs)
-    if not found:
-        raise ValueError(f"{workdir} is no work directory: it has no config.json.")
-    exact = [name for name, lines in found.items() if not lines]
-    scored = [name for name in exact if cards.score(ROWS[name], workdir)]
-    chosen = scored or exact
-    if len(chosen) == 1:
-        return chosen[0]
-    near = ", ".join(chosen) or f"the nearest is {min(found, key=lambda n: found[n])}"
-    raise ValueError(f"{workdir}: whose row is it? Say ROW --card DIR; {near}.")
+    from etils import epath
+
+    from simclr_jax.experiment.cards import find_row, read, verify
+
+    path = epath.Path(workdir) / "card.json"
+    if not path.exists():
+        write_card(ROWS[name or find_row(workdir)], workdir, "afterwards")
+        return
+    card = read(workdir)
+    row = ROWS[name or card["row"]["name"]]
+    lines = verify(card, row, workdir)
+    if lines:
+        print(f"{path} differs from the work directory:", *lines, sep="\n  ")
+        print("Remove it, and --card DIR writes a new one.")
+        raise SystemExit(common.FAILED)
+    print(f"{path}: {row.name}, matches the work directory")
 
 
-def conclude(row: Row, workdir: str, when: str) -> None:
-    made = cards.make(row, workdir, when)
-    cards.write(made, workdir)
-    print(f"\n{cards.report(json.loads(json.dumps(made)))}")
+def write_card(row: Row, workdir: str, written: str) -> None:
+    """Writes the card of a finished run and prints it.
+
+    Raises:
+      ValueError: as `experiment.cards.make`.
+    """
+    from simclr_jax.experiment.cards import make
+
+    card = make(row, workdir, written)
+    cards.write(card, workdir)
+    print(f"\n{cards.report(json.loads(json.dumps(card)))}")
     print(f"{workdir}: card.json, card.md")
 
 
 if __name__ == "__main__":
-    common.leave(main)
+    common.run_and_exit(main)

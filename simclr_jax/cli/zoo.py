@@ -17,17 +17,19 @@ from simclr_jax.zoo import published
 from simclr_jax.zoo.formats import FORMATS
 from simclr_jax.zoo.network import INPUTS, PARTS
 
+EXAMPLE = "python -m simclr_jax zoo list"
+
 
 def main(argv: list[str]) -> None:
-    """Does as the command line says; see door.leave for the exit codes."""
+    """Does as the command line says; see common.run_and_exit for the exit codes."""
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
         return
     asked, changes = read(argv)
-    with common.checking():
+    with common.usage_errors():
         for path, write in folders(argv[0], asked):
             check_folder(path, write=write)
-    with common.checking(begun=True):
+    with common.usage_errors(started=True):
         COMMANDS[argv[0]](asked, changes)
 
 
@@ -35,12 +37,14 @@ def read(argv: list[str]):
     """What a command line says: (arguments, changes of the config).
 
     Raises:
-      door.Mistake: there is no such command, with the nearest right spelling.
+      UsageError: there is no such command, with the nearest right spelling.
       SystemExit: for words that are not understood; the message is printed.
     """
-    with common.checking():
+    with common.usage_errors():
         check_name(argv[0], COMMANDS, "simclr_jax.zoo")
-    words = common.Parser(prog=f"simclr_jax.zoo {argv[0]}", description=__doc__)
+    words = common.Parser(
+        prog=f"simclr_jax.zoo {argv[0]}", description=__doc__, example=EXAMPLE
+    )
     if argv[0] == "import":
         formats = ", ".join(FORMATS)
         words.add_argument("--from", dest="format", required=True, help=formats)
@@ -56,7 +60,7 @@ def read(argv: list[str]):
     asked, changes = words.parse_with_changes(argv[1:])
     if changes and argv[0] != "import":
         words.error(f"{argv[0]} takes what is there as it is: no --config.KEY=VALUE.")
-    with common.checking():
+    with common.usage_errors():
         for name in vars(asked).keys() & {"source", "workdir", "out"}:
             setattr(asked, name, absolute(getattr(asked, name)))
     return asked, changes
@@ -117,4 +121,4 @@ COMMANDS = {"import": bring, "export": take_out, "list": show}
 
 
 if __name__ == "__main__":
-    common.leave(main)
+    common.run_and_exit(main)

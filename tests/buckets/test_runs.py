@@ -180,7 +180,7 @@ def test_killed_and_told_to_stop_and_resumed(emulator, local, tmp_path):
     work = Command(emulator, tmp_path, *arguments)
     work.wait_for(r"step 4\d/60")
     work.process.send_signal(signal.SIGTERM)
-    assert re.search(r"try again: told to stop; saved at step \d\d of 60", work.end(75))
+    assert re.search(r"try again: stopped by a signal; saved at step \d\d of 60", work.end(75))
     work = Command(emulator, tmp_path, *arguments)
     assert "going on from the checkpoint of step" in work.end()
     check_equal(emulator, "run", local, tmp_path)

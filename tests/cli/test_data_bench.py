@@ -57,7 +57,7 @@ def test_the_door(capsys):
     said = capsys.readouterr().out
     assert "\ngather, draw " in said
     assert "decode" not in said
-    with pytest.raises(common.Mistake, match="Did you mean 'train'"):
+    with pytest.raises(common.UsageError, match="Did you mean 'train'"):
         data_bench.main([*small, "--config.data.split=trian"])
 
 

@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import Mesh
 
 from simclr_jax import sharding
-from simclr_jax.cli import common, pretrain
+from simclr_jax.cli import common, pretrain, runtime
 from simclr_jax.data import pipeline
 from simclr_jax.data.errors import UnreadablePicture
 from simclr_jax.experiment import build, config
@@ -96,8 +96,8 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, co
     """Metrics and final state to the bit, over a stop between two log lines."""
     train(tmp_path / "whole", f"--config.data.colour={colour}")
     with monkeypatch.context() as patch:
-        patch.setattr(common.Told, "__call__", lambda self, done: done == 3)
-        with pytest.raises(common.Again, match="saved at step 3 of 6"):
+        patch.setattr(runtime.StopSignal, "__call__", lambda self, done: done == 3)
+        with pytest.raises(common.Preempted, match="saved at step 3 of 6"):
             train(tmp_path / "parts", f"--config.data.colour={colour}")
     train(tmp_path / "parts", f"--config.data.colour={colour}")
 
@@ -156,8 +156,8 @@ def test_a_run_that_stopped_before_its_first_line_is_judged(
 ):
     from simclr_jax.cli import evaluate
 
-    monkeypatch.setattr(common.Told, "__call__", lambda self, done: done == 1)
-    with pytest.raises(common.Again):
+    monkeypatch.setattr(runtime.StopSignal, "__call__", lambda self, done: done == 1)
+    with pytest.raises(common.Preempted):
         train(tmp_path, "--config.log_every=5", *FEW)
     assert not (tmp_path / "metrics.jsonl").exists()
     evaluate.main([f"--workdir={tmp_path}"])
@@ -179,7 +179,7 @@ def test_a_resumed_run_may_change_little(tmp_path):
     train(tmp_path)
     more = ["--config.checkpoint.keep=2", "--config.evaluate.every=6"]
     train(tmp_path, "--config.log_every=3", "--config.patience=50", *more)
-    with pytest.raises(common.Mistake, match=r"optim\.lr: was 0\.\d+, now 0\.25"):
+    with pytest.raises(common.UsageError, match=r"optim\.lr: was 0\.\d+, now 0\.25"):
         train(tmp_path, "--config.optim.lr=0.25")
 
 
@@ -198,7 +198,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
     """Real writes that fail: after the first checkpoint no file may grow."""
     script = f"""
 import resource, signal
-from simclr_jax import door, pretrain
+from simclr_jax.cli import common, pretrain
 from simclr_jax.train import loop
 
 def run(step, state, batches, plan, *, checkpoints, **rest):
@@ -210,7 +210,7 @@ def run(step, state, batches, plan, *, checkpoints, **rest):
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 loop_run, loop.run = loop.run, run
 words = {["--config=configs/quickstart.py", *SMALL]!r}
-door.leave(lambda argv: pretrain.main([*words, "--workdir={tmp_path}"]))
+common.run_and_exit(lambda argv: pretrain.main([*words, "--workdir={tmp_path}"]))
 """
     said = subprocess.run(
         [sys.executable, "-c", script],
@@ -239,7 +239,7 @@ def test_a_disk_without_space_is_called_so(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", full)
     with pytest.raises(CheckpointError, match="no space left on the device") as error:
         train(tmp_path)
-    assert common.report(error.value) == common.FAILED
+    assert runtime.report(error.value) == common.FAILED
 
 
 @pytest.mark.long
@@ -280,9 +280,9 @@ def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path):
     ],
 )
 def test_mistakes_before_anything_is_begun(tmp_path, argument, message, capsys):
-    with pytest.raises(common.Mistake) as error:
+    with pytest.raises(common.UsageError) as error:
         train(tmp_path / "work", argument)
-    assert common.report(error.value) == common.USAGE
+    assert runtime.report(error.value) == common.USAGE
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
@@ -293,17 +293,17 @@ def test_mistakes_before_anything_is_begun(tmp_path, argument, message, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["config.epochs=3"], "left-over word 'config.epochs=3'"),
+        (["config.epochs=3"], "unknown argument 'config.epochs=3'"),
         (["--confg", "x"], "Did you mean --config?"),
-        (["--config.seed"], "--config.seed wants a value"),
+        (["--config.seed"], "--config.seed needs a value"),
         (["--config", "configs/quickstrt.py"], "Did you mean configs/quickstart.py"),
         (["--config", "configs/quickstart.py:epochs=3"], "unknown 'epochs'"),
     ],
 )
 def test_mistakes_of_the_command_line(tmp_path, arguments, message, capsys):
-    with pytest.raises((SystemExit, common.Mistake)) as error:
+    with pytest.raises((SystemExit, common.UsageError)) as error:
         train(tmp_path, *arguments)
-    code = getattr(error.value, "code", None) or common.report(error.value)
+    code = getattr(error.value, "code", None) or runtime.report(error.value)
     assert code == common.USAGE
     assert message in capsys.readouterr().err
 
@@ -312,7 +312,9 @@ def test_a_misspelt_flag_is_named_before_the_one_that_it_leaves_out(capsys):
     with pytest.raises(SystemExit) as error:
         pretrain.read(["--confg", "configs/quickstart.py", "--workdir", "somewhere"])
     assert error.value.code == common.USAGE
-    assert "unknown '--confg'. Did you mean --config?" in capsys.readouterr().err
+    assert (
+        "unknown argument '--confg'. Did you mean --config?" in capsys.readouterr().err
+    )
 
 
 def test_what_is_said_first(capsys):
@@ -336,17 +338,17 @@ def test_what_is_said_first(capsys):
 def test_told_to_stop_before_the_first_step():
     before = signal.getsignal(signal.SIGTERM)
     try:
-        common.begin_again_if_told()
-        with pytest.raises(common.Again, match="before the first step") as error:
+        runtime.exit_on_sigterm()
+        with pytest.raises(common.Preempted, match="before the first step") as error:
             signal.raise_signal(signal.SIGTERM)
-        assert common.report(error.value) == common.AGAIN
+        assert runtime.report(error.value) == common.TRY_AGAIN
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def test_too_little_memory_is_one_line_that_helps(capsys):
     full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9 GiB.\nat 7")
-    assert common.report(full) == common.FAILED
+    assert runtime.report(full) == common.FAILED
     said = capsys.readouterr().err
     assert "optim.microbatches" in said
     assert "9 GiB" in said
@@ -356,7 +358,7 @@ def test_too_little_memory_is_one_line_that_helps(capsys):
 def test_a_batch_must_divide_over_the_devices(tmp_path, monkeypatch):
     mesh = Mesh(jax.devices(), sharding.DATA)
     monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
-    with pytest.raises(common.Mistake, match=r"over 8 devices .* 24 or 32"):
+    with pytest.raises(common.UsageError, match=r"over 8 devices .* 24 or 32"):
         train(tmp_path, "--config.data.batch_size=28")
 
 
@@ -387,7 +389,7 @@ def test_a_path_that_is_wrong_is_found_first(
     config_file = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
     flags = {"--workdir": "gs://bucket/run"} | {flag: path}
     words = [f"{name}={value}" for name, value in flags.items()]
-    with pytest.raises(common.Mistake, match=message) as caught:
+    with pytest.raises(common.UsageError, match=message) as caught:
         pretrain.main([f"--config={config_file}", *words])
     assert len(str(caught.value).splitlines()) == 1
     assert [*tmp_path.iterdir()] == []
@@ -397,26 +399,26 @@ def test_a_path_that_is_wrong_is_found_first(
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (BucketUnavailable("read", "gs://b/x", "503"), common.AGAIN),
-        (BucketDenied("read", "gs://b/x", "403"), common.AGAIN),
+        (BucketUnavailable("read", "gs://b/x", "503"), common.TRY_AGAIN),
+        (BucketDenied("read", "gs://b/x", "403"), common.TRY_AGAIN),
         (ObjectMissing("read", "gs://b/x", "404"), common.FAILED),
         (BucketError("read", "gs://b/x", "400"), common.FAILED),
-        (checkpoint.CheckpointUnavailable("403"), common.AGAIN),
+        (checkpoint.CheckpointUnavailable("403"), common.TRY_AGAIN),
         (CheckpointError("damaged"), common.FAILED),
     ],
 )
 def test_what_an_error_of_the_storage_ends_with(error, code, capsys):
-    assert common.report(error) == code
+    assert runtime.report(error) == code
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_closed_bucket_is_a_mistake_only_before_anything_is_begun():
     denied = BucketDenied("read", "gs://b/x", "403")
-    with pytest.raises(common.Mistake), common.checking():
+    with pytest.raises(common.UsageError), common.usage_errors():
         raise denied
-    with pytest.raises(BucketDenied), common.checking(begun=True):
+    with pytest.raises(BucketDenied), common.usage_errors(started=True):
         raise denied
-    with pytest.raises(BucketUnavailable), common.checking():
+    with pytest.raises(BucketUnavailable), common.usage_errors():
         raise BucketUnavailable("read", "gs://b/x", "503")
 
 
@@ -451,7 +453,7 @@ def test_pictures_without_labels(tmp_path, folder, capsys):
     evaluate.main([f"--workdir={tmp_path / 'work'}", *changes])
     assert "has no labels: no accuracies" in capsys.readouterr().out
     assert (tmp_path / "work" / "embedding.png").exists()
-    with pytest.raises(common.Mistake, match="knn needs labels"):
+    with pytest.raises(common.UsageError, match="knn needs labels"):
         evaluate.main([f"--workdir={tmp_path / 'work'}", "--protocol=knn", *changes])
 
 
@@ -461,7 +463,7 @@ def test_an_unreadable_picture_is_named(tmp_path, folder, name, capsys):
     (folder / name).write_bytes(b"GIF89a, but not really")
     with pytest.raises(Exception, match=f"{name} is not a readable") as error:
         train(tmp_path / "work", *OWN, f"--config.data.name={folder}")
-    assert common.report(error.value) == common.FAILED
+    assert runtime.report(error.value) == common.FAILED
     assert "Traceback" not in capsys.readouterr().err
     saved = sorted(p.name for p in (tmp_path / "work").glob("checkpoints/*"))
     assert bool(saved) == (name != "00.png")  # what was learnt is kept
@@ -473,19 +475,19 @@ def test_other_pictures_are_not_gone_on_with(tmp_path, folder):
     changes = (*OWN, f"--config.data.name={folder}")
     train(tmp_path / "work", *changes)
     (folder / "00.png").unlink()
-    with pytest.raises(common.Mistake, match="pictures: was 12, now 11"):
+    with pytest.raises(common.UsageError, match="pictures: was 12, now 11"):
         train(tmp_path / "work", *changes)
 
 
 def test_an_empty_folder(tmp_path):
     (tmp_path / "none").mkdir()
-    with pytest.raises(common.Mistake, match="none"):
+    with pytest.raises(common.UsageError, match="none"):
         train(tmp_path / "work", f"--config.data.name={tmp_path / 'none'}")
 
 
 def test_a_work_directory_that_cannot_be(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(common.Mistake) as error:
+    with pytest.raises(common.UsageError) as error:
         train(tmp_path / "file")
     assert "file" in str(error.value)
 

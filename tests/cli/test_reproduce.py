@@ -231,7 +231,7 @@ def test_what_was_altered_after_the_card_is_found(
 
 def test_what_is_no_card_is_said_to_be_none(tmp_path):
     save(finish(tmp_path, QUICK), "card.json", {"measured": 50.0})
-    with pytest.raises(common.Mistake, match="is no card"):
+    with pytest.raises(common.UsageError, match="is no card"):
         reproduce.main(["--card", str(tmp_path)])
 
 
@@ -313,7 +313,7 @@ def test_launch_only_says_lines(capsys, monkeypatch):
     ],
 )
 def test_mistakes_are_said_in_a_line(words, said):
-    with pytest.raises(common.Mistake, match=re.escape(said)):
+    with pytest.raises(common.UsageError, match=re.escape(said)):
         reproduce.main(words)
 
 
@@ -360,7 +360,7 @@ def test_a_row_is_run_and_its_card_written(tmp_path, monkeypatch, capsys):
 def test_how_a_door_ends_is_passed_on_and_so_is_a_signal():
     with pytest.raises(SystemExit) as end:
         reproduce.obey([sys.executable, "-c", "raise SystemExit(75)"])
-    assert end.value.code == common.AGAIN
+    assert end.value.code == common.TRY_AGAIN
     told = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
     told.start()
     with pytest.raises(SystemExit) as end:

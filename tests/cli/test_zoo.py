@@ -47,7 +47,7 @@ def test_the_list(capsys):
     ],
 )
 def test_mistakes(words, message):
-    with pytest.raises(common.Mistake, match=message):
+    with pytest.raises(common.UsageError, match=message):
         zoo.main(words)
 
 

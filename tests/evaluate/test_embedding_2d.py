@@ -150,5 +150,5 @@ def test_pixels_are_those_of_the_pictures_in_order(workdir):
 def test_a_map_by_its_protocol(workdir, in_process, capsys):
     evaluate.main([f"--workdir={workdir}", "--protocol=map2d"])
     assert capsys.readouterr().out.startswith("map2d             z ")
-    with pytest.raises(common.Mistake, match="these have 32 coordinates"):
+    with pytest.raises(common.UsageError, match="these have 32 coordinates"):
         evaluate.main([f"--workdir={workdir}", "--protocol=map2d", "--features=h"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import sharding
-from simclr_jax.cli import common, pretrain
+from simclr_jax.cli import common, pretrain, runtime
 from simclr_jax.experiment import build, config, init_from
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.train.checkpoint import restore_latest
@@ -169,8 +169,8 @@ def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
     assert moved(state.params["probe"], old.params["probe"])
 
     with monkeypatch.context() as patch:
-        patch.setattr(common.Told, "__call__", lambda self, done: done == 2)
-        with pytest.raises(common.Again, match="saved at step 2 of 4"):
+        patch.setattr(runtime.StopSignal, "__call__", lambda self, done: done == 2)
+        with pytest.raises(common.Preempted, match="saved at step 2 of 4"):
             pretrain.pretrain(c, str(tmp_path / "parts"))
     shutil.move(tmp_path / "1", tmp_path / "gone")  # a resumed run does not ask for it
     capsys.readouterr()
@@ -232,6 +232,6 @@ def test_mistakes_before_anything_is_begun(tmp_path, begin, message):
     begin(tmp_path / "0")
     c = small(init_from=str(tmp_path / "0"))
     config.rename(c, "encoder", "resnet18")
-    with pytest.raises(common.Mistake, match=message):
+    with pytest.raises(common.UsageError, match=message):
         pretrain.pretrain(c, str(tmp_path / "1"))
     assert not (tmp_path / "1").exists()

@@ -77,7 +77,7 @@ os.write(1, f"{place} {sys.argv[1:]}\\n".encode())
 def test_what_may_be_repeated_is_queued_again(tmp_path, code):
     done, asked = run(tmp_path, f"exit {code}", "--config=x")
     assert done.returncode == code
-    assert asked == ("requeue 7" if code in (common.AGAIN, 134) else None)
+    assert asked == ("requeue 7" if code in (common.TRY_AGAIN, 134) else None)
 
 
 @pytest.mark.parametrize(("before", "again"), [("99", True), ("100", False)])

@@ -65,7 +65,7 @@ def test_without_the_compiler_a_line_says_how_to_get_it(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     words = ["--config=configs/quickstart.py", "--topology=v5e:2x2"]
-    with pytest.raises(common.Mistake, match=r"pip install 'jax\[tpu\]==\d"):
+    with pytest.raises(common.UsageError, match=r"pip install 'jax\[tpu\]==\d"):
         plan.main(words)
 
 
@@ -195,7 +195,7 @@ def test_a_plan_may_measure_the_hosts_part(monkeypatch):
     """On pictures that are there: how many cores the chips keep busy."""
     c = config.load("configs/simclr_cifar10.py")
     words = ["--config=configs/simclr_cifar10.py", "--topology=v5e:2x2"]
-    with pytest.raises(common.Mistake, match="cifar10_mini"):
+    with pytest.raises(common.UsageError, match="cifar10_mini"):
         plan.main([*words, "--input=cifar10_mni"])
     monkeypatch.setattr(data_bench, "measure", partial(data_bench.measure, seconds=0.1))
     found = plan.input_of(c, open_source("cifar10_mini", split="train"))
