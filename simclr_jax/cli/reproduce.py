@@ -91,7 +91,7 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, Changes]:
 def table() -> str:
     """All rows with what was published and what was measured here, in columns."""
     committed = cards.committed()
-    lines = [COLUMNS]
+    lines: list[tuple[str, ...]] = [COLUMNS]
     for row in ROWS.values():
         measured = "no card" if row.internal else "not run"
         if row.name in committed:

@@ -1,12 +1,10 @@
-"""The card of a run: what was measured beside what was published, and how alike.
+"""The card of a run: what was measured beside what was published, and what differs.
 
-It rests on what the work directory says of itself, config.json, data.json and
-results.json, so whoever has that can make the card again.
+It is made from config.json, data.json and results.json of the work directory alone, so
+that it can be made again from these.
 """
 
-import hashlib
 import json
-import pathlib
 import platform
 from typing import Any
 
@@ -14,176 +12,232 @@ import flax
 import jax
 from etils import epath
 
+from simclr_jax import fingerprint
 from simclr_jax.experiment import build, config
-from simclr_jax.reproduce.row import Row
+from simclr_jax.experiment.reproduction import row_config
+from simclr_jax.experiment.workdir import read_saved
+from simclr_jax.reproduce.card import is_intact
+from simclr_jax.reproduce.rows import ROWS, Row, entry, runs
+from simclr_jax.suggest import check_name
 
-ROOT = pathlib.Path(__file__).parents[2]
-KEPT = pathlib.Path(__file__).parents[1] / "reproduce" / "cards"
-# What leaves a run the same reproduction: another seed, where the state lies, what is
-# judged on the way, and what a resumed run may change. Scores carry their own settings.
+# Fields of which a reproduction may have other values: the seed, how the state is
+# sharded, and what a resumed run may change. A score has its own settings beside it.
 FREE = ("seed", "placement", *config.MAY_CHANGE)
 
 
-def stages(row: Row, workdir: str) -> list[tuple[str, str]]:
-    """(config, work directory) of the runs that a row takes, one after the other.
-
-    The config is as `--config` has it, from the project's root; all but the first
-    begin from the work directory before.
-    """
-    if row.stages == 1:
-        return [(f"configs/{row.config}", workdir)]
-    folders = [f"{workdir}/stage{n}" for n in range(1, row.stages + 1)]
-    texts = [f"configs/{row.config}"]
-    texts += [
-        f"configs/{row.config}:stage={n},init_from={before}"
-        for n, before in enumerate(folders[:-1], start=2)
-    ]
-    return list(zip(texts, folders, strict=True))
-
-
-def effective(row: Row, text: str, changes: list[tuple[str, str]]):
-    """The config that one of a row's runs comes to, with a user's changes.
-
-    Raises:
-      ValueError: as `config.read`.
-    """
-    own = [*row.changes.items(), *row.judged.items()]
-    return config.read(f"{ROOT}/{text}", [*own, *changes])
-
-
-# A card.
-
-
-def make(row: Row, workdir: str, when: str) -> dict[str, Any]:
-    """The card of a work directory, but for its own fingerprint.
+def make(row: Row, workdir: str, written: str) -> dict[str, Any]:
+    """The card of a work directory, without its own fingerprint.
 
     Args:
-      row: what the run is said to reproduce.
-      workdir: in which pretrain and evaluate have been; of all stages.
-      when: whether the machine that writes this has also done it, "with the run" or
-        "afterwards".
+      row: which the run reproduces.
+      workdir: of all stages, after pretrain and evaluate.
+      written: "with the run" if this machine has also done the run, else "afterwards".
 
     Returns:
-      row, published, measured in % (None: not run), difference (None where the two
-      cannot be compared), refused (why not), reproduction (whether the recipe is the
-      row's), departures (in what it is not), step, seeds, environment and fingerprints.
+      row, published, measured in % (None: not run), difference (None if the two are
+      not comparable), refused (why they are not), reproduction (whether the recipe is
+      the row's), departures (in what it is not), step, seed, environment and
+      fingerprints.
 
     Raises:
       ValueError: there is no run, or one of its files is damaged.
     """
-    runs = stages(row, workdir)
-    departures = []
-    for text, folder in runs:
-        departures += [
-            f"{epath.Path(folder).name}, {line}" if row.stages > 1 else line
-            for line in recipe(row, text, folder)
-        ]
-    text, folder = runs[-1]
-    saved, data = build.read_saved(folder), build.read_saved(folder, "data.json")
-    said = score(row, workdir)
-    wanted = evaluation(row, config.plain(effective(row, text, [])), {})
-    judged = evaluation(row, saved, said) if said else {}
-    refused = config.differences(wanted, judged) if said else []
-    if said:
-        departures += _unfinished(saved, data, said)
-    measured = round(100 * said["accuracy"], 2) if said else None
-    alike = measured is not None and not refused
+    text, folder = runs(row, workdir)[-1]
+    saved, score = read_saved(folder), read_score(row, workdir)
+    settings = evaluation(row, saved, score) if score else {}
+    published = evaluation(row, config.plain(row_config(row, text, [])), {})
+    refused = config.differences(published, settings) if score else []
+    departed = all_departures(row, workdir)
+    measured = round(100 * score["accuracy"], 2) if score else None
+    comparable = measured is not None and not refused
     return {
-        "row": json.loads(json.dumps(about(row))),
+        "row": json.loads(json.dumps(entry(row))),
         "published": row.published,
         "measured": measured,
-        "difference": round(measured - row.published, 2) if alike else None,
+        "difference": round(measured - row.published, 2) if comparable else None,
         "refused": refused,
-        "reproduction": not departures,
-        "departures": departures,
-        "step": said["step"] if said else None,
+        "reproduction": not departed,
+        "departures": departed,
+        "step": score["step"] if score else None,
         "seed": saved["seed"],
-        "environment": environment(when),
+        "environment": environment(written),
         "fingerprints": {
-            "config": fingerprint([bare(build.read_saved(f)) for _, f in runs]),
-            "data": fingerprint(data),
-            "evaluation": fingerprint(judged),
-            "score": fingerprint(said),
+            "config": fingerprint_of_recipe(
+                [read_saved(folder) for _, folder in runs(row, workdir)]
+            ),
+            "data": fingerprint.of_json(read_saved(folder, "data.json")),
+            "evaluation": fingerprint.of_json(settings),
+            "score": fingerprint.of_json(score),
         },
     }
 
 
-def about(row: Row) -> dict[str, Any]:
-    """A row as JSON has it, but for what its card has elsewhere or nobody asks."""
-    plain = row._asdict() | {"differs": [each._asdict() for each in row.differs]}
-    return {key: x for key, x in plain.items() if key not in ("published", "planned")}
+def verify(card: dict[str, Any], row: Row, workdir: str) -> list[str]:
+    """The fields of a card that differ from its work directory as it is now.
+
+    Returns:
+      lines that begin with the field; [] if all agree.
+
+    Raises:
+      ValueError: as `make`.
+    """
+    current = make(row, workdir, card["environment"]["written"])
+    ignored = ("environment", "fingerprint")
+    old, new = (
+        {key: value for key, value in fields.items() if key not in ignored}
+        for fields in (card, current)
+    )
+    lines = config.differences(old, new)
+    if not is_intact(card):
+        lines.insert(0, "fingerprint: the card was changed after it was written")
+    return lines
 
 
-def recipe(row: Row, text: str, folder: str) -> list[str]:
-    """In what a run departs from the row's own: lines that begin with the field."""
-    saved, data = build.read_saved(folder), build.read_saved(folder, "data.json")
-    own = config.plain(effective(row, text, []))
-    for c in (saved, own):  # the folder may have been moved with those beside it
+def read(workdir: str) -> dict[str, Any]:
+    """The card in a work directory.
+
+    Raises:
+      ValueError: it is not there, or not a card of one of the rows.
+    """
+    card = read_saved(workdir, "card.json")
+    path = epath.Path(workdir) / "card.json"
+    if not {"row", "environment"} <= card.keys():
+        raise ValueError(
+            f"{path} is not a card. Remove it, and --card DIR writes a new one."
+        )
+    check_name(card["row"]["name"], ROWS, str(path))
+    return card
+
+
+def find_row(workdir: str) -> str:
+    """The name of the row that a run without a card reproduces.
+
+    Raises:
+      ValueError: if that is not exactly one row.
+    """
+    departed = {}
+    for name, row in ROWS.items():
+        folders = [epath.Path(folder) for _, folder in runs(row, workdir)]
+        if all((folder / "config.json").exists() for folder in folders):
+            departed[name] = sum(len(departures(row, *x)) for x in runs(row, workdir))
+    if not departed:
+        raise ValueError(f"{workdir} is no work directory: it has no config.json.")
+    exact = [name for name, number in departed.items() if not number]
+    scored = [name for name in exact if read_score(ROWS[name], workdir)]
+    names = scored or exact
+    if len(names) == 1:
+        return names[0]
+    nearest = min(departed, key=lambda name: departed[name])
+    hint = f"It may be {', '.join(names)}" if names else f"The nearest is {nearest}"
+    raise ValueError(f"{workdir} does not match one row. {hint}. Use ROW --card DIR.")
+
+
+# Whether the recipe is the row's.
+
+
+def all_departures(row: Row, workdir: str) -> list[str]:
+    """In what a row's runs and the score depart from the row; lines with the field."""
+    lines = []
+    for text, folder in runs(row, workdir):
+        stage = f"{epath.Path(folder).name}, " if row.stages > 1 else ""
+        lines += [f"{stage}{line}" for line in departures(row, text, folder)]
+    score = read_score(row, workdir)
+    if score:  # it may be of an earlier step than the last
+        _, folder = runs(row, workdir)[-1]
+        saved = config.restored(read_saved(folder))
+        images = read_saved(folder, "data.json")["pictures"]
+        total, _ = build.length(saved, images)
+        lines += config.differences({"step": total}, {"step": score["step"]})
+    return lines
+
+
+def departures(row: Row, text: str, folder: str) -> list[str]:
+    """In what one run departs from the row: lines that begin with the field.
+
+    Args:
+      row: the row.
+      text: the config of the run, as returned by `runs`.
+      folder: its work directory.
+    """
+    saved, data = read_saved(folder), read_saved(folder, "data.json")
+    original = config.plain(row_config(row, text, []))
+    for c in (saved, original):  # all stages may have been moved together
         c["init_from"] = epath.Path(c["init_from"]).name if c["init_from"] else ""
     lines = [
         line
-        for line in config.differences(own, saved, FREE)
-        if not _as_published(row, line)
+        for line in config.differences(original, saved, FREE)
+        if not _is_published(row, line)
     ]
-    pictures = {"pictures": row.images}, {"pictures": data["pictures"]}
-    lines += config.differences(*pictures)
+    lines += config.differences(
+        {"pictures": row.images}, {"pictures": data["pictures"]}
+    )
     if (epath.Path(folder) / "import.json").exists():
         lines.append("import.json: the weights were trained elsewhere")
     return lines
 
 
-def _as_published(row: Row, line: str) -> bool:
-    """Whether a field departs from ours only to be as the paper has it."""
-    known = {each.field: each.published for each in row.differs}
+def _is_published(row: Row, line: str) -> bool:
+    """Whether a field differs from our config because it has the published value."""
+    published = {x.field: x.published for x in row.differences}
     field = line.partition(":")[0]
-    return field in known and line.endswith(f", now {known[field]!r}")
+    return field in published and line.endswith(f", now {published[field]!r}")
 
 
-def score(row: Row, workdir: str) -> dict[str, Any]:
-    """The entry of results.json that the row asks for; {} if there is none."""
-    _, folder = stages(row, workdir)[-1]
+def fingerprint_of_recipe(configs: list[dict[str, Any]]) -> str:
+    """Of the plain configs of a row's runs, without the fields that may differ."""
+    return fingerprint.of_json([_fixed(c) for c in configs])
+
+
+def _fixed(c: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A plain config without `FREE` and the work directory that the run starts from."""
+    fixed = {}
+    for key, value in c.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict):
+            fixed[key] = _fixed(value, f"{path}.")
+        elif not path.startswith((*FREE, "init_from")):
+            fixed[key] = value
+    return fixed
+
+
+# The score.
+
+
+def read_score(row: Row, workdir: str) -> dict[str, Any]:
+    """The entry of results.json that the row's number is compared with, or {}."""
+    _, folder = runs(row, workdir)[-1]
     if not (epath.Path(folder) / "results.json").exists():
         return {}
-    found = build.read_saved(folder, "results.json")
-    return found.get(row.protocol, {}).get(row.features, {})
+    results = read_saved(folder, "results.json")
+    return results.get(row.protocol, {}).get(row.features, {})
 
 
-def evaluation(row: Row, c: dict, said: dict) -> dict[str, Any]:
-    """How the score of a run is made: as it says itself, or as its config has it."""
+def evaluation(row: Row, c: dict[str, Any], score: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an evaluation that decide whether two scores are comparable.
+
+    Args:
+      row: the row.
+      c: a plain config, whose settings are used where there is no score.
+      score: as returned by `read_score`.
+    """
     data = c["data"]
     splits = f"{data['bank_split'] or data['split']}, {data['eval_split']}"
-    settings = said["settings"] if said else c["evaluate"][row.protocol]
+    settings = score["settings"] if score else c["evaluate"][row.protocol]
     return {
-        f"evaluate.{row.protocol}": {k: settings[k] for k in settings if k != "seed"},
+        f"evaluate.{row.protocol}": {
+            key: value for key, value in settings.items() if key != "seed"
+        },
         "features": row.features,
-        "data": said["data"] if said else f"{data['name']} ({splits})",
+        "data": score["data"] if score else f"{data['name']} ({splits})",
         "data.image_size": data["image_size"],
     }
 
 
-def _unfinished(saved: dict, data: dict, said: dict) -> list[str]:
-    """Whether the score is of an earlier step than the run's last."""
-    total, _ = build.length(config.restored(saved), data["pictures"])
-    return config.differences({"step": total}, {"step": said["step"]})
-
-
-def bare(c: dict, inside: str = "") -> dict[str, Any]:
-    """A plain config less what is free and the folder that the run began from."""
-    kept = {}
-    for key, x in c.items():
-        path = f"{inside}{key}"
-        if isinstance(x, dict):
-            kept[key] = bare(x, f"{path}.")
-        elif not path.startswith((*FREE, "init_from")):
-            kept[key] = x
-    return kept
-
-
-def environment(when: str) -> dict[str, Any]:
-    """What the card was written with."""
+def environment(written: str) -> dict[str, Any]:
+    """Versions and devices of this process, with which a card is written."""
     devices = jax.devices()
     return {
-        "written": when,
+        "written": written,
         "python": platform.python_version(),
         "jax": jax.__version__,
         "flax": flax.__version__,
@@ -191,82 +245,3 @@ def environment(when: str) -> dict[str, Any]:
         "device_kind": devices[0].device_kind,
         "devices": len(devices),
     }
-
-
-def fingerprint(said) -> str:
-    """SHA-256 of what JSON makes of it, keys in order."""
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-# On disk, and for people.
-
-
-def sealed(card: dict[str, Any]) -> dict[str, Any]:
-    """The card with the fingerprint of all else on it."""
-    return card | {"fingerprint": fingerprint(card)}
-
-
-def write(card: dict[str, Any], workdir: str) -> None:
-    """Writes card.json and card.md."""
-    folder = epath.Path(workdir)
-    (folder / "card.json").write_text(json.dumps(sealed(card), indent=2) + "\n")
-    (folder / "card.md").write_text(report(card))
-
-
-def broken(said: dict[str, Any]) -> list[str]:
-    """Whether a card was changed after it was written."""
-    rest = {key: x for key, x in said.items() if key != "fingerprint"}
-    intact = "fingerprint" in said and said["fingerprint"] == fingerprint(rest)
-    return [] if intact else ["fingerprint: the card was changed after it was written"]
-
-
-def verify(said: dict[str, Any], row: Row, workdir: str) -> list[str]:
-    """What on a card is not as its work directory has it now; [] is what we want."""
-    now = make(row, workdir, said["environment"]["written"])
-    elsewhere = ("environment", "fingerprint")
-    old, new = (
-        {key: x for key, x in each.items() if key not in elsewhere}
-        for each in (said, now)
-    )
-    return broken(said) + config.differences(old, new)
-
-
-def kept() -> dict[str, dict[str, Any]]:
-    """The cards of runs that this project has made, by row."""
-    return {path.stem: json.loads(path.read_text()) for path in KEPT.glob("*.json")}
-
-
-def report(card: dict[str, Any]) -> str:
-    """A card for people, in Markdown."""
-    row, environment = card["row"], card["environment"]
-    measured = "not run" if card["measured"] is None else f"{card['measured']} %"
-    difference = card["difference"]
-    if card["refused"]:
-        compared = "not to be compared:\n\n" + _bullets(card["refused"])
-    else:
-        compared = "-" if difference is None else f"{difference:+.2f} points"
-    recipe = "as the row says" if card["reproduction"] else "not a reproduction:\n\n"
-    differs = [
-        f"{each['field']}: published {each['published']}, here {each['ours']}; "
-        f"{each['why']}"
-        for each in row["differs"]
-    ]
-    told = ", ".join(f"{key} {x}" for key, x in environment.items())
-    prints = [f"{key}: `{x}`" for key, x in card["fingerprints"].items()]
-    return (
-        f"# {row['name']}\n\n"
-        f"{row['paper']}, {row['table']}: {row['model']}, {row['epochs']} epochs, "
-        f"batch {row['batch']}, {row['protocol']} of {row['features']}.\n\n"
-        f"- published: {card['published']} %{' (our own)' if row['own'] else ''}\n"
-        f"- measured: {measured}, seed {card['seed']}\n"
-        f"- difference: {compared}\n"
-        f"- recipe: {recipe}{_bullets(card['departures'])}\n"
-        f"- environment: {told}\n\n"
-        f"Known differences from the published recipe:\n\n"
-        f"{_bullets(differs) or '- none'}\n\n"
-        f"SHA-256:\n\n{_bullets(prints)}\n"
-    )
-
-
-def _bullets(lines: list[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)

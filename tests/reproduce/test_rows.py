@@ -1,20 +1,18 @@
-"""The table of rows: that each is what it says, and stands in the papers."""
+"""The table of rows agrees with the configs, the README and the papers."""
 
 import functools
-import math
 import operator
 import pathlib
 import re
 
 import pytest
 
-from simclr_jax.cli import reproduce
-from simclr_jax.experiment import build, cards, config
-from simclr_jax.reproduce.row import LARGER, PLANNED, SHORTER
-from simclr_jax.reproduce.rows import ROWS
+from simclr_jax.experiment import build, config, schema
+from simclr_jax.experiment.reproduction import row_config
+from simclr_jax.reproduce.rows import DIFFERENCES, PLANS, ROWS, chip_hours, runs
 from simclr_jax.suggest import check_name
 
-READ = {  # once more from the papers, the projects' READMEs and configs/, by hand
+PUBLISHED = {  # read again from the papers, the projects' READMEs and configs/
     "simclr_100_256": 57.5,
     "simclr_100_256_sqrt": 62.8,
     "simclr_800_512": 67.8,
@@ -61,100 +59,106 @@ READ = {  # once more from the papers, the projects' READMEs and configs/, by ha
     "quickstart": 46.8,
     "simclr_cifar10_laptop": 67.7,
 }
-WORDS = {"ResNet": "resnet", "ViT-S": "vit_s", "ViT-B": "vit_b"}
+FAMILIES = {"ResNet": "resnet", "ViT-S": "vit_s", "ViT-B": "vit_b"}
 
 
 @functools.cache
 def configs(name):
-    """Of a row's runs."""
+    """The configs of a row's runs."""
     row = ROWS[name]
-    return [cards.effective(row, text, []) for text, _ in cards.stages(row, "DIR")]
+    return [row_config(row, text, []) for text, _ in runs(row, "DIR")]
 
 
-def at(c, path):
+def field(c, path):
     return functools.reduce(operator.getitem, path.split("."), c)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_its_config_is_what_it_says(name):
+def test_a_row_describes_its_config(name):
     row, last = ROWS[name], configs(name)[-1]
     ours = {
-        each.field: float(each.ours)
-        for each in (LARGER, SHORTER)
-        if each in row.differs
+        difference.field: float(difference.ours)
+        for difference in (DIFFERENCES["larger_batch"], DIFFERENCES["fewer_epochs"])
+        if difference in row.differences
     }
     assert sum(c.epochs for c in configs(name)) == ours.get("epochs", row.epochs)
     batch = ours.get("data.batch_size", row.batch)
     assert {c.data.batch_size for c in configs(name)} == {batch}
-    assert row.protocol in config.PROTOCOLS
+    assert row.protocol in schema.PROTOCOLS
     family, _, rest = row.model.partition("-")
-    word = f"{family}-{rest[0]}" if family == "ViT" else family
+    prefix = FAMILIES[f"{family}-{rest[0]}" if family == "ViT" else family]
     depth = re.match(r"\d+", rest)[0] if family == "ResNet" else ""
-    assert last.encoder.name == WORDS[word] + depth
-    wide = re.search(r"(\d)x", row.model)
-    assert last.encoder.to_dict().get("width", 1) == int(wide[1] if wide else 1)
-    for key, text in (row.changes | row.judged).items():
-        assert at(last, key) == config.value(text, at(last, key), key)
+    assert last.encoder.name == prefix + depth
+    width = re.search(r"(\d)x", row.model)
+    assert last.encoder.to_dict().get("width", 1) == int(width[1] if width else 1)
+    for key, text in (row.changes | row.evaluation).items():
+        assert field(last, key) == schema.parse(text, field(last, key), key)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_where_it_differs_ours_is_what_it_says(name):
+def test_the_steps_of_a_row_are_those_of_its_configs(name):
+    row = ROWS[name]
+    assert row.steps == sum(build.length(c, row.images)[0] for c in configs(name))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_difference_of_a_field_has_the_value_of_the_config(name):
     last = configs(name)[-1]
-    for each in ROWS[name].differs:
-        assert each.published != each.ours
-        if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", each.field):
-            said = at(last, each.field)
-            said = f"{said:g}" if isinstance(said, float) else str(said)
-            assert each.ours.split(" ")[0] == said
+    for difference in ROWS[name].differences:
+        assert difference.published != difference.ours
+        if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", difference.field):
+            value = field(last, difference.field)
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            assert difference.ours.split(" ")[0] == text
 
 
-@pytest.mark.parametrize("name", READ)
-def test_its_number_is_the_published_one(name):
-    assert ROWS[name].published == READ[name]
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_number_of_a_row_is_the_published_one(name):
+    assert ROWS[name].published == PUBLISHED[name]
 
 
-def test_no_two_rows_are_one():
-    same = [
-        (row.config, row.protocol, *row.changes.items(), *row.judged.items())
+def test_rows_differ_from_each_other():
+    keys = [
+        (row.config, row.protocol, *row.changes.items(), *row.evaluation.items())
         for row in ROWS.values()
     ]
-    assert len(set(same)) == len(same)
+    assert len(set(keys)) == len(keys)
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.own])
-def test_our_own_numbers_stand_in_the_configs(name):
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.internal])
+def test_our_own_numbers_are_in_the_docstrings_of_the_configs(name):
     row = ROWS[name]
     text = pathlib.Path("configs", row.config).read_text()
     assert f"{row.published} %" in text.partition('"""\n\nfrom')[0]
 
 
-def test_only_a_papers_row_may_have_a_published_recipe():
-    assert all(bool(row.differs) != row.own for row in ROWS.values())
+def test_published_rows_have_differences_and_internal_ones_have_none():
+    assert all(bool(row.differences) != row.internal for row in ROWS.values())
 
 
-@pytest.mark.parametrize("plan", PLANNED)
-def test_plans_are_those_of_the_readme(plan):
-    topology, low, high = PLANNED[plan]
+def test_every_difference_is_used():
+    used = {x for row in ROWS.values() for x in row.differences}
+    assert used == set(DIFFERENCES.values())
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.config)
+def test_plans_agree_with_the_readme(plan):
     line = (
-        rf"^\| `{re.escape(plan)}` \| (\d+) \| {topology} .* {low} to {high} \| (.*) \|"
+        rf"^\| `{re.escape(plan.config)}` \| (\d+) \| {plan.topology} .* "
+        rf"{plan.roof_ms} to {plan.estimate_ms} \| (.*) \|"
     )
-    found = re.search(line, pathlib.Path("README.md").read_text(), re.M)
-    hours = [float(word) for word in found[2].split(" to ")]
-    chips = math.prod(map(int, re.findall(r"\d+", topology.partition(":")[2])))
-    c = config.load(
-        f"configs/{plan.replace(':', '.py:') if ':' in plan else plan + '.py'}"
-    )
-    rows = [row for row in ROWS.values() if row.planned == plan]
+    batch, hours = re.search(line, pathlib.Path("README.md").read_text(), re.M).groups()
+    stem, _, arguments = plan.config.partition(":")
+    c = config.load(f"configs/{stem}.py:{arguments}")
+    rows = [row for row in ROWS.values() if row.plan == plan]
     assert rows
-    for row in rows:  # its chip-hours are the README's, for as many steps
-        ours = re.match(r"(\d+) to (\d+) v5e", reproduce.chip_hours(row)).groups()
-        steps = build.length(configs(row.name)[0], row.images)[0]
-        ratio = chips * steps / build.length(c, row.images)[0]
-        for mine, theirs in zip(map(float, ours), hours, strict=True):
-            assert abs(mine - theirs * ratio) <= 0.05 * ratio + 0.5
-        assert row.batch == int(found[1])
+    for row in rows:  # the chip-hours follow from the README's hours by the steps
+        ratio = plan.chips * row.steps / build.length(c, row.images)[0]
+        for ours, text in zip(chip_hours(row), hours.split(" to "), strict=True):
+            assert abs(ours - float(text) * ratio) <= 0.05 * ratio + 0.5
+        assert row.batch == int(batch)
 
 
-def test_a_misspelt_row_is_told_the_nearest():
+def test_a_misspelt_row_has_a_suggestion():
     with pytest.raises(ValueError, match="Did you mean 'byol_300'"):
         check_name("byol_30", ROWS, "ROW")

@@ -1,0 +1,69 @@
+"""The configs and commands of a row, with a user's changes of the config."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from simclr_jax.experiment import config, schema
+from simclr_jax.experiment.config import Changes
+from simclr_jax.reproduce.rows import Row, runs
+
+ROOT = pathlib.Path(__file__).parents[2]  # of the project, where configs/ is
+
+
+def row_config(row: Row, text: str, changes: Changes) -> ConfigDict:
+    """The config of one of a row's runs.
+
+    Args:
+      row: whose changes are applied first.
+      text: as returned by `runs`.
+      changes: the user's.
+
+    Raises:
+      ValueError: as `config.read`.
+    """
+    of_row = [*row.changes.items(), *row.evaluation.items()]
+    return config.read(f"{ROOT}/{text}", [*of_row, *changes])
+
+
+def changed_fields(row: Row, changes: Changes) -> dict[str, list[str]]:
+    """What a user's changes alter: lines `key: was A, now B`, by config.
+
+    Raises:
+      ValueError: for changes that the config does not take.
+    """
+    lines = {}
+    for text, _ in runs(row, "DIR"):
+        original, changed = (
+            config.plain(row_config(row, text, some)) for some in ((), changes)
+        )
+        lines[text] = config.differences(original, changed)
+    return {text: changed for text, changed in lines.items() if changed}
+
+
+def commands(row: Row, workdir: str, changes: Changes) -> list[list[str]]:
+    """The commands that train and evaluate a row, in order, as arguments of Python.
+
+    Changes of an evaluation protocol's settings go to the last, which evaluates.
+    """
+    protocols = tuple(f"evaluate.{name}." for name in schema.PROTOCOLS)
+    training = [pair for pair in changes if not pair[0].startswith(protocols)]
+    evaluation = [pair for pair in changes if pair[0].startswith(protocols)]
+    stages = runs(row, workdir)
+    lines = [
+        [
+            *("-m", "simclr_jax", "pretrain", "--config", text, "--workdir", folder),
+            *_flags([*row.changes.items(), *training]),
+        ]
+        for text, folder in stages
+    ]
+    last = [
+        *("-m", "simclr_jax", "evaluate", "--workdir", stages[-1][1]),
+        *("--protocol", row.protocol, "--features", row.features),
+        *_flags([*row.evaluation.items(), *evaluation]),
+    ]
+    return [*lines, last]
+
+
+def _flags(changes: Changes) -> list[str]:
+    return [f"--config.{key}={text}" for key, text in changes]
