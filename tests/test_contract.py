@@ -32,22 +32,20 @@ from tests.tools import (
 pytestmark = pytest.mark.parametrize("name", list(METHODS))
 KEY = jax.random.key(1)
 KEYS = ("loss", "grad_norm", "probe_loss", "spread")
-BATCH = small_batch(32) | {
-    "bad_loss": np.zeros(32, bool),
-    "bad_slope": np.zeros(32, bool),
-}
+BATCH = small_batch(32).replace(index=np.arange(32, dtype=np.int32))
+BAD_LOSS, BAD_SLOPE = -1, -2  # as index
 
 
 @functools.cache
 def method_of(name):
-    """The method; a batch can spoil its loss or the slope of it."""
+    """The method; a batch can make its loss or gradient infinite by its index."""
     method = small_method(name)
 
     def loss(params, state, batch, rng):
         loss, rest = method.loss(params, state, batch, rng)
         first = jax.tree.leaves(params)[0].ravel()[0]
-        loss = jnp.where(batch["bad_loss"].any(), jnp.nan, loss)
-        return loss + _slope(first, batch["bad_slope"].any()), rest
+        loss = jnp.where((batch.index == BAD_LOSS).any(), jnp.nan, loss)
+        return loss + _slope(first, (batch.index == BAD_SLOPE).any()), rest
 
     return method._replace(loss=loss)
 
@@ -162,7 +160,7 @@ def test_devices_send_each_other_embeddings_and_sums_and_no_picture(name):
     for kind, kinds in found:
         shapes = re.findall(r"\[([\d,]*)\]", kinds)
         sizes[kind] += [math.prod(map(int, filter(None, x.split(",")))) for x in shapes]
-    views, n, side, _, colours = np.shape(BATCH["views"])
+    views, n, side, _, colours = np.shape(BATCH.views)
     assert sum(sizes["all-gather"]) <= views * n * SMALL[name]["out"]
     assert max(sizes["all-reduce"]) < n / 8 * side * side * colours  # of one device
 
@@ -188,7 +186,7 @@ def test_by_blocks_there_is_no_matrix_of_all_to_all(name):
     for block in (n, 16) if blocks else (0,):
         words = {"block": block} if blocks else {}
         method = METHODS[name](Tiny(), **SMALL[name] | queue | words)
-        state = jax.eval_shape(method.init, jax.random.key(0), batch["views"])
+        state = jax.eval_shape(method.init, jax.random.key(0), batch.views)
         gradient = jax.grad(method.loss, has_aux=True)
         made = jax.make_jaxpr(gradient)(state.params, state.blind(), batch, KEY)
         assert (largest(made.jaxpr) >= n * n) == (block == n)
@@ -211,13 +209,13 @@ def test_the_probe_teaches_the_encoder_nothing(name):
             np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize("what", ["bad_loss", "bad_slope"])
-def test_a_step_that_is_not_finite_leaves_everything_but_the_count(name, what):
+@pytest.mark.parametrize("bad", [BAD_LOSS, BAD_SLOPE])
+def test_a_step_that_is_not_finite_leaves_everything_but_the_count(name, bad):
     step, state, batch = begin(name)
     state, _ = step(state, batch)
     before = jax.tree.map(jnp.copy, state)
-    spoilt = jax.device_put(np.ones(32, bool), batch[what].sharding)
-    state, metrics = step(state, batch | {what: spoilt})
+    spoilt = jax.device_put(np.full(32, bad, np.int32), batch.index.sharding)
+    state, metrics = step(state, batch.replace(index=spoilt))
     assert int(metrics["streak"]) == int(metrics["skipped"]) == 1
     assert int(state.step) == 2
     for part in ("params", "opt_state", "model_state", "method_state", "target_params"):

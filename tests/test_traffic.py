@@ -29,9 +29,9 @@ def test_one_gather_of_z_and_no_image_traffic(where):
         if where != "host":
             prepare = augment_device.prepare(views)
             draw = augment.draw if where == "device" else decoded_cache.draw
-            batch["draws"] = draw(views, 0, 0, 0, np.arange(n))
+            batch = batch.replace(draws=draw(views, 0, 0, 0, np.arange(n)))
         if "cut" in where:
-            batch["picture"] = batch.pop("views")[0]
+            batch = batch.replace(picture=batch.views[0], views=())
         batch = jax.device_put(batch, by_batch(mesh))
         step = compiled_step(method, tx, mesh, prepare=prepare)
         found = collectives(step.lower(state, batch).compile())

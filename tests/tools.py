@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax import sharding
+from simclr_jax.batch import Batch
 from simclr_jax.data.sources import open_source
 from simclr_jax.experiment import build
 from simclr_jax.methods.catalog import METHODS
@@ -56,13 +57,14 @@ def small_method(name: str, probe: bool = True, encoder=None):
     return with_probe(method, CLASSES) if probe else method
 
 
-def small_batch(n: int = 16, side: int = 8, seed: int = 0) -> dict:
+def small_batch(n: int = 16, side: int = 8, seed: int = 0) -> Batch:
     """Two views of n pictures of noise, and labels."""
     draw = np.random.default_rng(seed)
     views = tuple(
         draw.integers(0, 256, (n, side, side, 3)).astype(np.uint8) for _ in range(2)
     )
-    return {"views": views, "label": draw.integers(0, CLASSES, n).astype(np.int32)}
+    label = draw.integers(0, CLASSES, n).astype(np.int32)
+    return Batch(label=label, views=views)
 
 
 def small_state(method, tx, batch, mesh):
@@ -70,7 +72,7 @@ def small_state(method, tx, batch, mesh):
 
     def create(rng):
         zero = jnp.zeros((), jnp.int32)
-        state = method.init(rng, batch["views"])
+        state = method.init(rng, batch.views)
         opt_state = tx.init(state.params)
         return state.replace(opt_state=opt_state, step=zero, skipped=zero, streak=zero)
 

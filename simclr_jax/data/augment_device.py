@@ -11,6 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.batch import Batch
 from simclr_jax.data.crop_device import cut
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE, NONE = range(5)
@@ -31,18 +32,16 @@ def prepare(views):
     """
     single = [view for view in views for _ in range(view.copies)]
 
-    def colour_batch(batch):
-        batch = dict(batch)
-        draws = batch.pop("draws")
-        if "picture" in batch:
-            picture = batch.pop("picture")
-            pairs = zip(draws, single, strict=True)
-            cuts = [cut(picture, drawn["window"], view) for drawn, view in pairs]
+    def colour_batch(batch: Batch) -> Batch:
+        draws = batch.draws
+        if batch.picture is None:
+            cuts = [x.astype(jnp.float32) / 255 for x in batch.views]
         else:
-            cuts = [x.astype(jnp.float32) / 255 for x in batch["views"]]
+            pairs = zip(draws, single, strict=True)
+            cuts = [cut(batch.picture, drawn["window"], view) for drawn, view in pairs]
         drawn = zip(cuts, draws, single, strict=True)
-        batch["views"] = tuple(colour(x, numbers, view) for x, numbers, view in drawn)
-        return batch
+        coloured = tuple(colour(x, numbers, view) for x, numbers, view in drawn)
+        return batch.replace(views=coloured, draws=None, picture=None)
 
     return colour_batch
 

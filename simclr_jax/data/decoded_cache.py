@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simclr_jax.batch import Batch
 from simclr_jax.data import augment
 from simclr_jax.data.crop_windows import windows
 from simclr_jax.data.tensorflow import tf
@@ -90,16 +91,14 @@ def batches(held: Held, views, seed: int, indices, steps):
       steps: a range.
 
     Returns:
-      An iterator of {"picture": uint8 [N, S, S, 3], "draws": V of `draw`, "index":
-      int32 [N], "label": int32 [N] where there are labels}.
+      An iterator of batches with `picture`, `draws` of `draw`, `index`, and `label` if
+      there are labels.
     """
     for step in steps:
         index, epoch = indices(step)
-        batch = {
-            "picture": held.pictures[index],
-            "draws": draw(views, seed, epoch, step, index),
-            "index": index.astype(np.int32),
-        }
-        if held.label is not None:
-            batch["label"] = held.label[index]
-        yield batch
+        yield Batch(
+            draws=draw(views, seed, epoch, step, index),
+            index=index.astype(np.int32),
+            label=None if held.label is None else held.label[index],
+            picture=held.pictures[index],
+        )

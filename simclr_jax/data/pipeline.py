@@ -10,6 +10,7 @@ import functools
 import jax
 import numpy as np
 
+from simclr_jax.batch import Batch
 from simclr_jax.data import augment, augment_host, decoded_cache
 from simclr_jax.data.recipes import RECIPES, expand
 from simclr_jax.data.sampler import Order
@@ -49,9 +50,8 @@ def train_batches(
       process_count: P; N = batch_size / P.
 
     Returns:
-      An iterator of {"views": V of uint8 [N, S, S, 3], "index": int32 [N], "label":
-      int32 [N] where there are labels, "draws": V of `augment.draw` where the device
-      colours}, or as `whole.batches` says.
+      An iterator of batches with `views` uint8, `index`, `label` if there are labels,
+      and `draws` if the device colours; or those of `decoded_cache.batches`.
 
     Raises:
       ValueError: at once, if the batch does not fit the source or the processes, or
@@ -76,6 +76,7 @@ def train_batches(
             return decoded_cache.batches(held, views, seed, indices, span)
     pictures = Reading(source, rows, span)
     made = pictures.batches(_augment(pictures.dataset(), views, colour, n))
+    made = (Batch(**fields) for fields in made)
     return made if colour == "host" else _with_draws(made, views, seed, indices, span)
 
 
@@ -97,10 +98,9 @@ def eval_batches(
       process_count: P; N = batch_size / P.
 
     Returns:
-      An iterator of {"image": uint8 [N, S, S, 3], "index": int32 [N], "label": int32
-      [N] where there are labels, "mask": bool [N]}, of equally many batches in every
-      process. The last batch is filled with repetitions of the last picture, which the
-      mask marks False.
+      An iterator of batches with one view, uint8 [N, S, S, 3], `index`, `valid`, and
+      `label` if there are labels; equally many in every process. The last batch is
+      filled with repetitions of the last picture, whose `valid` is False.
 
     Raises:
       ValueError: at once, if the processes do not divide the batch; later, naming a
@@ -115,14 +115,15 @@ def eval_batches(
 
     def rows(step):
         row = step * batch_size + process_index * n + np.arange(n)
-        return {"index": np.minimum(row, len(source) - 1), "mask": row < len(source)}
+        return {"index": np.minimum(row, len(source) - 1), "valid": row < len(source)}
 
     def centred(picture):
         image = augment.decode(picture.pop("image"))
-        return picture | {"image": augment.centre(image, size)}
+        return picture | {"views": (augment.centre(image, size),)}
 
     pictures = Reading(source, rows, range(-(-len(source) // batch_size)))
-    return pictures.batches(each(pictures.dataset(), centred).batch(n))
+    made = pictures.batches(each(pictures.dataset(), centred).batch(n))
+    return (Batch(**fields) for fields in made)
 
 
 def decoded_shapes(source, *, batch_size: int, seed: int, steps: int):
@@ -189,8 +190,8 @@ def preview(config, images, seed: int):
         )
 
         draws = augment.draw(views, seed, 0, 0, index)
-        coloured = jax.jit(prepare(views))({"views": batch["views"], "draws": draws})
-        return tuple(np.asarray(x) for x in coloured["views"])
+        coloured = jax.jit(prepare(views))(Batch(draws=draws, views=batch["views"]))
+        return tuple(np.asarray(x) for x in coloured.views)
     return tuple(x.astype(np.float32) / 255 for x in batch["views"])
 
 
@@ -207,7 +208,7 @@ def _with_draws(batches, views, seed, indices, steps):
     """The batches of some steps, with what the device needs to have drawn."""
     for step, batch in zip(steps, batches, strict=True):
         index, epoch = indices(step)
-        yield batch | {"draws": augment.draw(views, seed, epoch, step, index)}
+        yield batch.replace(draws=augment.draw(views, seed, epoch, step, index))
 
 
 def _augment(pictures, views, colour, n):

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from simclr_jax.batch import Batch
 from simclr_jax.data.prefetch import feed
 from simclr_jax.sharding import DATA, by_batch, replicated
 
@@ -27,10 +28,10 @@ class Features(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("encode", "mesh"))
-def embed(encode: Callable, params, stats, batch: dict, mesh: Mesh) -> dict:
-    """The batch with h and z in place of the images, every row on every device."""
-    y = encode(params, stats, batch["image"])
-    rows = {name: x for name, x in batch.items() if name != "image"}
+def embed(encode: Callable, params, stats, batch: Batch, mesh: Mesh) -> dict:
+    """h, z and the fields of the batch without its pictures, on every device."""
+    y = encode(params, stats, batch.views[0])
+    rows = {"index": batch.index, "label": batch.label, "valid": batch.valid}
     rows |= {"h": y.h[0].astype(jnp.float32), "z": y.z[0].astype(jnp.float32)}
     # said twice: computed where the images are, and only then sent to everybody
     rows = jax.lax.with_sharding_constraint(rows, by_batch(mesh))
@@ -46,9 +47,9 @@ def extract(encode: Callable, params, stats, batches: Iterable, mesh: Mesh) -> F
       encode: `Network.encode`, (params, stats, uint8 [N, H, W, 3]) -> Outputs with
         h [1, N, F] and z [1, N, D], in evaluation mode.
       params, stats: of the branch to judge.
-      batches: this process's rows, all batches of one shape: {"image": uint8
-        [n, H, W, 3], "index": int32 [n], "mask": bool [n], ["label": int32 [n]]}.
-        Rows whose mask is False fill up the last batch; they are left out.
+      batches: this process's rows, all batches of one shape, with one view, uint8
+        [n, H, W, 3], index, valid and perhaps label. Rows that are not valid fill up
+        the last batch; they are left out.
       mesh: the rows of all processes together must divide by its size.
 
     Raises:
@@ -64,7 +65,8 @@ def extract(encode: Callable, params, stats, batches: Iterable, mesh: Mesh) -> F
     if not sum(len(rows["index"]) for rows in landed):
         raise ValueError("The split has no pictures, so there are no features of it.")
     order = np.argsort(np.concatenate([rows["index"] for rows in landed]))
-    label = _column(landed, "label", order) if "label" in landed[0] else np.empty(0)
+    labels = landed[0]["label"] is not None
+    label = _column(landed, "label", order) if labels else np.empty(0)
     h, z, index = (_column(landed, name, order) for name in ("h", "z", "index"))
     return Features(h, z, label.astype(np.int32), index)
 
@@ -77,8 +79,8 @@ def _column(landed: list[dict], name: str, order) -> np.ndarray:
 def _fetch(rows: dict) -> dict:
     """Device rows -> host rows, without those that only fill up the batch."""
     rows = jax.device_get(rows)
-    mask = rows.pop("mask")
-    return {name: x[mask] for name, x in rows.items()}
+    valid = rows.pop("valid")
+    return jax.tree.map(lambda x: x[valid], rows)
 
 
 def in_blocks(x: np.ndarray, rows: int, mesh: Mesh, fill=0) -> jax.Array:

@@ -245,7 +245,7 @@ def linear_augmented(
     params, stats = jax.device_put((params, stats), replicated(mesh))
     state = jax.device_put((head, tx.init(head)), replicated(mesh))
     for done, batch in enumerate(feed(batches, mesh), 1):
-        state = step(state, params, stats, batch["views"], batch["label"])
+        state = step(state, params, stats, batch.views, batch.label)
         progress(done, total)
     head, _ = state
     if not np.isfinite(jax.device_get(head["bias"])).all():

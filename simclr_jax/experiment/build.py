@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from simclr_jax import multihost, sharding
+from simclr_jax.batch import Batch
 from simclr_jax.data import augment, augment_device, decoded_cache, pipeline
 from simclr_jax.data.recipes import expand
 from simclr_jax.data.sources import Source, open_source
@@ -148,11 +149,11 @@ def assemble(c, mesh, *, images: int, classes: int) -> Run:
     method = build_method(c, images=images, classes=classes)
     tx = build_optimiser(c, images=images, probing=c.probe.enabled and classes > 0)
 
-    views = [
+    views = tuple(
         jax.ShapeDtypeStruct((c.data.batch_size, view.size, view.size, 3), jnp.uint8)
         for view in recipe(c)
         for _ in range(view.copies)
-    ]
+    )
 
     def create():
         key = jax.random.key(c.seed, impl="rbg")  # compiles four times faster
@@ -168,7 +169,7 @@ def assemble(c, mesh, *, images: int, classes: int) -> Run:
 
     shapes = jax.eval_shape(create)
     label = jax.ShapeDtypeStruct((c.data.batch_size,), jnp.int32)
-    batch = {"views": views, "label": label}  # a loss that cannot be says so now
+    batch = Batch(label=label, views=views)  # a loss that cannot be says so now
     with jax.set_mesh(mesh), blockwise.noting() as notes:
         jax.eval_shape(method.loss, shapes.params, shapes.blind(), batch, shapes.rng)
     if c.transfer_from:
@@ -206,7 +207,7 @@ def train_step(c, run: Run, mesh):
     )
 
 
-def batch_shapes(c, mesh, *, labels: bool) -> dict:
+def batch_shapes(c, mesh, *, labels: bool) -> Batch:
     """The shapes, on the mesh, of the batches that a step is fed with.
 
     The pictures need not be there: for small views on the device, they are taken to be
@@ -218,19 +219,19 @@ def batch_shapes(c, mesh, *, labels: bool) -> dict:
         place = sharding.by_batch(mesh)
         return jax.ShapeDtypeStruct((n, *shape), dtype, sharding=place)
 
-    batch: dict[str, Any] = {"index": rows(np.int32)}
-    if labels:
-        batch["label"] = rows(np.int32)
+    batch = Batch(index=rows(np.int32), label=rows(np.int32) if labels else None)
     device = c.data.colour == "device"
     side = decoded_cache.side(views) if device else 0
     if side:
-        batch["picture"] = rows(np.uint8, side, side, 3)
+        batch = batch.replace(picture=rows(np.uint8, side, side, 3))
     else:
-        batch["views"] = tuple(rows(np.uint8, v.size, v.size, 3) for v in views)
+        made = tuple(rows(np.uint8, v.size, v.size, 3) for v in views)
+        batch = batch.replace(views=made)
     if device:
         draw = decoded_cache.draw if side else augment.draw
         draws = draw(views, c.seed, 0, 0, np.arange(n))
-        batch["draws"] = jax.tree.map(lambda x: rows(x.dtype, *x.shape[1:]), draws)
+        shapes = jax.tree.map(lambda x: rows(x.dtype, *x.shape[1:]), draws)
+        batch = batch.replace(draws=shapes)
     return batch
 
 
@@ -262,7 +263,7 @@ def pixels(c, source: Source) -> np.ndarray:
     batches = pipeline.eval_batches(
         source, size=c.data.image_size, batch_size=c.evaluate.batch_size
     )
-    rows = [batch["image"][batch["mask"]] for batch in batches]
+    rows = [batch.views[0][batch.valid] for batch in batches]
     return np.concatenate(rows).reshape(len(source), -1) / np.float32(255)
 
 

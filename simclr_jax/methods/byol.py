@@ -26,7 +26,7 @@ def byol(
     target = network(encoder, MLP(layers, "haiku"))
 
     def loss(params, state, batch, rng):
-        views, stats = pair(batch["views"]), state.model_state
+        views, stats = pair(batch.views), state.model_state
         y, online_stats = online.apply(params, stats["online"], views, rng)
         t, target_stats = target.apply(state.target_params, stats["target"], views, rng)
         q, z = y.p, jax.lax.stop_gradient(t.z)

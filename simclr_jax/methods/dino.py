@@ -83,7 +83,7 @@ def dino(
         return (1 - way) * teacher_temperature + way * teacher_temperature_end
 
     def loss(params, state, batch, rng):
-        views, stats, centre = batch["views"], state.model_state, state.method_state
+        views, stats, centre = batch.views, state.model_state, state.method_state
         check(views)
         y, online = net.apply(params, stats["online"], views, rng)
         t, target = net.apply(state.target_params, stats["target"], views[:2], None)

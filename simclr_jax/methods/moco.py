@@ -46,7 +46,7 @@ def moco(
         return with_target(net)(rng, views).replace(method_state=memory)
 
     def loss(params, state, batch, rng):
-        query, key = pair(batch["views"])
+        query, key = pair(batch.views)
         stats, memory = state.model_state, state.method_state
         y, online_stats = net.apply(params, stats["online"], [query], rng)
         # Statistics over the same few images would tell which key belongs to a query.

@@ -42,7 +42,7 @@ def mocov3(
     contrast = partial(ctr, temperature=temperature, block=block)
 
     def loss(params, state, batch, rng):
-        views, stats = pair(batch["views"]), state.model_state
+        views, stats = pair(batch.views), state.model_state
         y, online_stats = online.apply(params, stats["online"], views, rng)
         t, target_stats = target.apply(state.target_params, stats["target"], views, rng)
         q, k = y.p, jax.lax.stop_gradient(t.z)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.batch import Batch
 from simclr_jax.losses.classification import cross_entropy
 from simclr_jax.methods.base import Method, without
 
@@ -12,7 +13,7 @@ def with_probe(
 ) -> Method:
     """The method and a linear classifier that learns from h, teaching it nothing.
 
-    The batch must have a "label" [N]. The metrics gain `probe_loss` and
+    The batch must have a label [N]. The metrics gain `probe_loss` and
     `probe_accuracy`, and `loss` becomes the method's own, without the probe's.
 
     Args:
@@ -25,7 +26,7 @@ def with_probe(
 
     def init(rng, views):
         state = method.init(rng, views)
-        seen = (state.params, state.blind(), {"views": views}, rng)
+        seen = (state.params, state.blind(), Batch(views=views), rng)
         y = jax.eval_shape(method.loss, *seen)[1][1]
         kernel, bias = jnp.zeros((y.h.shape[-1], classes)), jnp.zeros(classes)
         return state.replace(
@@ -37,10 +38,10 @@ def with_probe(
         own, (state, y, metrics) = method.loss(params, state, batch, rng)
         h = jax.lax.stop_gradient(y.h[:views])  # [views, N, F]
         logits = h @ probe["kernel"] + probe["bias"][None, None]
-        label = jnp.broadcast_to(batch["label"][None], logits.shape[:2])
+        label = jnp.broadcast_to(batch.label[None], logits.shape[:2])
         xent = cross_entropy(logits, label)
         l2 = weight_decay / 2 * jnp.sum(probe["kernel"] ** 2)
-        right = jnp.argmax(logits[0], -1) == batch["label"]
+        right = jnp.argmax(logits[0], -1) == batch.label
         accuracy = jnp.mean(right, dtype=logits.dtype)
         said = {"loss": own, "probe_loss": xent, "probe_accuracy": accuracy}
         return own + xent + l2, (state, y, metrics | said)

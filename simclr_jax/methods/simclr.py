@@ -31,7 +31,7 @@ def simclr(
         return TrainState(params, rng, model_state={"online": stats})
 
     def loss(params, state, batch, rng):
-        views = pair(batch["views"])
+        views = pair(batch.views)
         y, stats = net.apply(params, state.model_state["online"], views, rng)
         loss, metrics = nt_xent(y.z, temperature, block=block, gather=gather)
         state = state.replace(model_state={"online": stats})

@@ -30,7 +30,7 @@ def simsiam(
         return TrainState(params, rng, model_state={"online": stats})
 
     def loss(params, state, batch, rng):
-        views = pair(batch["views"])
+        views = pair(batch.views)
         y, stats = net.apply(params, state.model_state["online"], views, rng)
         p, z = y.p, jax.lax.stop_gradient(y.z)
         loss = -(cosine(p[0], z[1]) + cosine(p[1], z[0])) / 2

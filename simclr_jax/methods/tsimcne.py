@@ -35,7 +35,7 @@ def tsimcne(
         return TrainState(params, rng, model_state={"online": stats})
 
     def loss(params, state, batch, rng):
-        views = pair(batch["views"])
+        views = pair(batch.views)
         y, stats = net.apply(params, state.model_state["online"], views, rng)
         loss, metrics = cauchy(y.z, block=block)
         return loss, (state.replace(model_state={"online": stats}), y, metrics)

@@ -172,8 +172,8 @@ def ours(folder: pathlib.Path) -> None:
         np.savez(folder / "weights.npz", **flat)
         np.savez(
             folder / "batch.npz",
-            views=np.concatenate(batch["views"]),
-            label=batch["label"],
+            views=np.concatenate(batch.views),
+            label=batch.label,
             rates=[job.schedule(i) for i in range(job.total)],
             temperature=c.method.temperature,
             weight_decay=c.optim.weight_decay,

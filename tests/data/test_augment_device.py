@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.ndimage import gaussian_filter1d
 
+from simclr_jax.batch import Batch
 from simclr_jax.data import augment, augment_host
 from simclr_jax.data.augment_device import colour, prepare
 from simclr_jax.data.recipes import RECIPES, expand, simclr
@@ -350,11 +351,11 @@ def test_sharded_batch_stays_where_it_is():
     mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
     by_batch = NamedSharding(mesh, P("data"))
     index = np.arange(16)
-    batch = {
-        "views": (np.zeros((16, 16, 16, 3), np.uint8),),
-        "draws": augment.draw((view,), 0, 0, 0, index),
-        "index": index.astype(np.int32),
-    }
+    batch = Batch(
+        draws=augment.draw((view,), 0, 0, 0, index),
+        index=index.astype(np.int32),
+        views=(np.zeros((16, 16, 16, 3), np.uint8),),
+    )
     batch = jax.device_put(batch, by_batch)
     compiled = jax.jit(prepare((view,)), out_shardings=by_batch).lower(batch).compile()
     text = str(compiled.as_text())
@@ -367,14 +368,12 @@ def test_prepare_uses_up_the_draws():
     views = simclr(size=8)
     index = np.arange(4)
     x = np.random.default_rng(4).integers(0, 256, (2, 4, 8, 8, 3)).astype(np.uint8)
-    batch = {
-        "views": tuple(x),
-        "draws": augment.draw(views, 0, 0, 0, index),
-        "index": index,
-    }
+    draws = augment.draw(views, 0, 0, 0, index)
+    batch = Batch(draws=draws, index=index, views=tuple(x))
     made = prepare(views)(batch)
-    assert set(made) == {"views", "index"}
-    for before, after, drawn in zip(x, made["views"], batch["draws"], strict=True):
+    assert made.draws is None
+    assert made.index is index
+    for before, after, drawn in zip(x, made.views, batch.draws, strict=True):
         assert after.dtype == jnp.float32
         want = colour(before.astype(np.float32) / 255, drawn, views[0])
         np.testing.assert_allclose(after, want, atol=1e-6)

@@ -46,11 +46,12 @@ def test_views_are_the_host_s_to_the_rounding(source, name, words):
     views = RECIPES[name](size=32, **words)
     (host,) = made(source, views, batch=64, where="host")
     (device,) = made(source, views, batch=64)
-    np.testing.assert_array_equal(host["index"], device["index"])
-    np.testing.assert_array_equal(host["label"], device["label"])
+    np.testing.assert_array_equal(host.index, device.index)
+    np.testing.assert_array_equal(host.label, device.label)
     done = jax.jit(augment_device.prepare(views))(device)
-    assert set(done) == {"views", "index", "label"}
-    for a, b in zip(host["views"], done["views"], strict=True):
+    assert done.draws is done.picture is None
+    np.testing.assert_array_equal(done.label, device.label)
+    for a, b in zip(host.views, done.views, strict=True):
         gap = np.abs(a - 255 * np.asarray(b))
         # Solarising jumps at one half, and hue where colours are all but grey.
         assert np.quantile(gap, 0.999) < 0.501
@@ -60,12 +61,12 @@ def test_views_are_the_host_s_to_the_rounding(source, name, words):
 def test_a_batch_is_as_promised(source):
     views = RECIPES["dino"](size=32, local_size=16, locals=2)
     (batch,) = made(source, views)
-    assert batch["picture"].shape == (N, 32, 32, 3)
-    assert batch["picture"].dtype == np.uint8
-    assert [d["window"].shape for d in batch["draws"]] == [(N, 4)] * 4
-    assert all(len(d) == 9 for d in batch["draws"])
-    files = source.read(batch["index"].astype(np.int64))["image"]
-    for picture, data in zip(batch["picture"], files, strict=True):
+    assert batch.picture.shape == (N, 32, 32, 3)
+    assert batch.picture.dtype == np.uint8
+    assert [d["window"].shape for d in batch.draws] == [(N, 4)] * 4
+    assert all(len(d) == 9 for d in batch.draws)
+    files = source.read(batch.index.astype(np.int64))["image"]
+    for picture, data in zip(batch.picture, files, strict=True):
         want = np.asarray(Image.open(io.BytesIO(data)))
         assert np.abs(picture.astype(int) - want).mean() < 3  # another DCT
 
@@ -85,7 +86,7 @@ def test_any_step_starts_at_once_and_epochs_differ(source):
     views = RECIPES["simclr"](size=32, blur_sigma="batch")
     batches = made(source, views, steps=14)
     equal(batches[13], *made(source, views, start=13))
-    drawn = {d["window"].tobytes() for b in batches for d in b["draws"]}
+    drawn = {d["window"].tobytes() for b in batches for d in b.draws}
     assert len(drawn) == 28
 
 
@@ -133,8 +134,8 @@ def files():
 
 def test_without_labels_there_are_none(files):
     (batch,) = made(files, RECIPES["simclr"](size=12))
-    assert "picture" in batch
-    assert "label" not in batch
+    assert batch.picture is not None
+    assert batch.label is None
 
 
 def test_what_is_not_for_this_way_is_cut_on_the_host(files, monkeypatch):
@@ -149,8 +150,8 @@ def test_what_is_not_for_this_way_is_cut_on_the_host(files, monkeypatch):
     monkeypatch.undo()
     files.files[20] = Files.png(np.zeros((12, 13, 3), np.uint8))
     (batch,) = made(files, views)
-    assert "picture" not in batch
-    assert [x.shape for x in batch["views"]] == [(N, 12, 12, 3)] * 2
+    assert batch.picture is None
+    assert [x.shape for x in batch.views] == [(N, 12, 12, 3)] * 2
 
 
 def test_an_unreadable_picture_is_named_at_once(files):

@@ -96,30 +96,28 @@ def test_batch_is_as_promised(source, colour):
     assert len(batches) == 5
     for step, batch in enumerate(batches):
         index, _ = order.indices(step, 0, 1)
-        np.testing.assert_array_equal(batch["index"], index)
-        np.testing.assert_array_equal(batch["label"], index % 3)
-        assert batch["index"].dtype == batch["label"].dtype == np.int32
-        assert [(v.shape, v.dtype) for v in batch["views"]] == [
+        np.testing.assert_array_equal(batch.index, index)
+        np.testing.assert_array_equal(batch.label, index % 3)
+        assert batch.index.dtype == batch.label.dtype == np.int32
+        assert [(v.shape, v.dtype) for v in batch.views] == [
             ((8, SIZE, SIZE, 3), np.uint8)
         ] * 2
-        assert ("draws" in batch) == (colour == "device")
-    assert set(batches[0]) <= {"views", "index", "label", "draws"}
+        assert (batch.draws is not None) == (colour == "device")
+        assert batch.picture is batch.valid is None
 
 
 @pytest.mark.parametrize("colour", ["host", "device"])
 def test_any_step_starts_at_once(source, colour):
     """Step 4 lies in the second epoch; the first three were never made."""
     views = simclr(size=SIZE, blur_sigma="batch")
-    decoded_cache = train(source, views, colour=colour)
-    assert_equal(
-        decoded_cache[4:], train(source, views, start=4, steps=1, colour=colour)
-    )
+    batches = train(source, views, colour=colour)
+    assert_equal(batches[4:], train(source, views, start=4, steps=1, colour=colour))
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("colour", ["host", "device"])
 def test_processes_share_the_global_batch(source, colour, processes):
-    decoded_cache = train(source, colour=colour, steps=2)
+    batches = train(source, colour=colour, steps=2)
     parts = [
         train(
             source,
@@ -130,7 +128,7 @@ def test_processes_share_the_global_batch(source, colour, processes):
         )
         for p in range(processes)
     ]
-    for step, batch in enumerate(decoded_cache):
+    for step, batch in enumerate(batches):
         rows = [part[step] for part in parts]
         assert_equal(batch, jax.tree.map(lambda *a: np.concatenate(a), *rows))
 
@@ -139,9 +137,9 @@ def test_processes_share_the_global_batch(source, colour, processes):
 def test_chunks_leave_no_trace(source, colour, monkeypatch):
     """Pictures are coloured in chunks, which may reach from one step into the next."""
     views = simclr(size=SIZE, blur_sigma="batch")
-    decoded_cache = train(source, views, colour=colour)
+    batches = train(source, views, colour=colour)
     monkeypatch.setattr(pipeline, "CHUNK", 3 * SIZE**2)
-    assert_equal(decoded_cache, train(source, views, colour=colour))
+    assert_equal(batches, train(source, views, colour=colour))
 
 
 def test_epochs_and_seeds_and_views_differ(source):
@@ -149,10 +147,10 @@ def test_epochs_and_seeds_and_views_differ(source):
     seen = {}
     for seed in (1, 2):
         for step, batch in enumerate(train(source, views, steps=6, seed=seed)):
-            for row, index in enumerate(batch["index"]):
+            for row, index in enumerate(batch.index):
                 for v in (0, 1):
                     key = (seed, step // 3, int(index), v)
-                    seen[key] = batch["views"][v][row].tobytes()
+                    seen[key] = batch.views[v][row].tobytes()
     assert len(seen) == 2 * 2 * 24 * 2
     assert len(set(seen.values())) > 0.99 * len(seen)
 
@@ -165,7 +163,7 @@ def test_host_is_device_up_to_rounding(source, brightness):
     devices = train(source, views, colour="device")
     coloured = jax.jit(prepare(views))
     for host, device in zip(hosts, devices, strict=True):
-        for one, other in zip(host["views"], coloured(device)["views"], strict=True):
+        for one, other in zip(host.views, coloured(device).views, strict=True):
             gap = np.abs(one / 255 - np.asarray(other))
             assert gap.mean() < 1.5e-3  # a third of a level
             assert np.quantile(gap, 0.999) < 0.02
@@ -177,11 +175,11 @@ def test_views_may_be_unequal_and_many(source):
         View(size=12, area=(0.05, 0.4), solarise=1.0, copies=3),
     )
     (batch,) = train(source, views, steps=1)
-    assert [v.shape[1] for v in batch["views"]] == [20, 12, 12, 12]
-    assert len({v.tobytes() for v in batch["views"]}) == 4
+    assert [v.shape[1] for v in batch.views] == [20, 12, 12, 12]
+    assert len({v.tobytes() for v in batch.views}) == 4
     # a view keeps its pixels when others join after it
     (alone,) = train(source, views[:1], steps=1)
-    np.testing.assert_array_equal(alone["views"][0], batch["views"][0])
+    np.testing.assert_array_equal(alone.views[0], batch.views[0])
 
 
 @pytest.mark.long
@@ -194,18 +192,18 @@ def test_multi_crop(source):
     for colour in ("host", "device"):
         (batch,) = train(source, views, steps=1, batch=24, colour=colour)
         sizes = (SIZE, SIZE, 8, 8)
-        assert [x.shape for x in batch["views"]] == [(24, s, s, 3) for s in sizes]
-        assert {x.dtype.name for x in batch["views"]} == {"uint8"}
-        assert len({x.tobytes() for x in batch["views"]}) == 4
-        made = [x / np.float32(255) for x in batch["views"]]
+        assert [x.shape for x in batch.views] == [(24, s, s, 3) for s in sizes]
+        assert {x.dtype.name for x in batch.views} == {"uint8"}
+        assert len({x.tobytes() for x in batch.views}) == 4
+        made = [x / np.float32(255) for x in batch.views]
         if colour == "device":
-            assert len(batch["draws"]) == 4
-            made = jax.jit(prepare(views))(batch)["views"]
+            assert len(batch.draws) == 4
+            made = jax.jit(prepare(views))(batch).views
         c = config(colour)
         c.augment = {"name": "dino"} | words
         shown[colour] = preview(c, list(pixels()), seed=1)
         for seen, all_shown in zip(made, shown[colour], strict=True):
-            np.testing.assert_allclose(all_shown[batch["index"]], seen, atol=2e-6)
+            np.testing.assert_allclose(all_shown[batch.index], seen, atol=2e-6)
     for host, device in zip(shown["host"], shown["device"], strict=True):
         gap = np.abs(host - device)
         assert gap.mean() < 3e-3
@@ -224,28 +222,28 @@ def test_crop_flip_only_crops_and_flips(source):
         (batch,) = train(source, (view,), steps=1, colour=colour)
         if colour == "device":
             batch = prepare((view,))(batch)
-            batch["views"] = (np.asarray(batch["views"][0]) * 255,)
-        keys = augment.crop_keys(1, 1, 0, batch["index"])[:, 0]
-        (drawn,) = augment.draw((view,), 1, 0, 0, batch["index"])
-        for row, i in enumerate(batch["index"]):
+            batch = batch.replace(views=(np.asarray(batch.views[0]) * 255,))
+        keys = augment.crop_keys(1, 1, 0, batch.index)[:, 0]
+        (drawn,) = augment.draw((view,), 1, 0, 0, batch.index)
+        for row, i in enumerate(batch.index):
             image = augment.decode(tf.constant(source.images[i]))
             want = np.clip(augment.crop(image, keys[row], view), 0, 255)
             if drawn["flip"][row]:
                 want = want[:, ::-1]
-            np.testing.assert_allclose(batch["views"][0][row], want, atol=0.501)
+            np.testing.assert_allclose(batch.views[0][row], want, atol=0.501)
 
 
 def test_without_labels_there_are_none(source):
     source.labels = None
-    assert "label" not in train(source, steps=1)[0]
-    assert "label" not in next(iter(eval_batches(source, size=8, batch_size=4)))
+    assert train(source, steps=1)[0].label is None
+    assert next(iter(eval_batches(source, size=8, batch_size=4))).label is None
 
 
 def test_files_that_end_in_zeros_arrive_whole():
     """numpy's own string type would strip them."""
     data = png(next(pixels(1))) + b"\0\0"
     made = train(Pictures(objects([data] * 8)), steps=1)
-    assert made[0]["views"][0].std() > 0
+    assert made[0].views[0].std() > 0
 
 
 def test_reading_stays_a_bounded_number_of_batches_ahead(source):
@@ -284,12 +282,12 @@ def test_an_unreadable_picture_is_named(source, bad, what):
 
 
 def test_an_error_of_the_source_comes_through_as_it_is(source):
-    decoded_cache = source.read
+    read_all = source.read
 
     def read(indices):
         if len(source.asked) > 2:
             raise OSError("memory/disk is gone")
-        return decoded_cache(indices)
+        return read_all(indices)
 
     source.read = read
     with pytest.raises(OSError, match=r"^memory/disk is gone$"):
@@ -323,15 +321,15 @@ def test_evaluation_walks_once_in_order(source, processes):
         for p in range(processes)
     ]
     assert {len(part) for part in parts} == {2}
-    shapes = {batch["image"].shape for part in parts for batch in part}
+    shapes = {batch.views[0].shape for part in parts for batch in part}
     assert shapes == {(20 // processes, 48, 48, 3)}
     rows = [batch for batches in zip(*parts, strict=True) for batch in batches]
-    decoded_cache = jax.tree.map(lambda *a: np.concatenate(a), *rows)
-    mask = decoded_cache["mask"]
-    assert mask.sum() == 24
-    np.testing.assert_array_equal(decoded_cache["index"][mask], np.arange(24))
-    np.testing.assert_array_equal(decoded_cache["label"][mask], np.arange(24) % 3)
-    for image, data in zip(decoded_cache["image"][mask], source.images, strict=True):
+    joined = jax.tree.map(lambda *a: np.concatenate(a), *rows)
+    valid = joined.valid
+    assert valid.sum() == 24
+    np.testing.assert_array_equal(joined.index[valid], np.arange(24))
+    np.testing.assert_array_equal(joined.label[valid], np.arange(24) % 3)
+    for image, data in zip(joined.views[0][valid], source.images, strict=True):
         want = augment.centre(augment.decode(tf.constant(data)), 48)
         np.testing.assert_array_equal(image, want)
 
@@ -351,11 +349,11 @@ def test_preview_shows_what_training_sees(source, colour):
     batches = train(source, simclr(size=SIZE, strength=0.5), colour=colour, steps=3)
     for batch in batches:
         if colour == "device":
-            views = prepare(simclr(size=SIZE, strength=0.5))(batch)["views"]
+            views = prepare(simclr(size=SIZE, strength=0.5))(batch).views
         else:
-            views = [x.astype(np.float32) / 255 for x in batch["views"]]
+            views = [x.astype(np.float32) / 255 for x in batch.views]
         for seen, all_shown in zip(views, shown, strict=True):
-            np.testing.assert_allclose(all_shown[batch["index"]], seen, atol=1e-6)
+            np.testing.assert_allclose(all_shown[batch.index], seen, atol=1e-6)
     assert {(x.shape, x.dtype.name) for x in shown} == {
         ((24, SIZE, SIZE, 3), "float32")
     }
@@ -401,8 +399,8 @@ def test_host_and_device_differ_as_documented(brightness, numbers, monkeypatch):
     views = simclr(size=32, brightness=brightness, strength=0.5, blur=0.0)
     (host,) = train(source, views, batch=500, steps=1)
     (device,) = train(source, views, batch=500, steps=1, colour="device")
-    coloured = jax.jit(prepare(views))(device)["views"]
-    pairs = zip(host["views"], coloured, strict=True)
+    coloured = jax.jit(prepare(views))(device).views
+    pairs = zip(host.views, coloured, strict=True)
     gap = [np.abs(a / np.float32(255) - np.asarray(b)) for a, b in pairs]
     found = np.max(gap), np.quantile(gap, 0.999), np.mean(gap)
     np.testing.assert_allclose(found[1:], numbers[1:], rtol=0.1)

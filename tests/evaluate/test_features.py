@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simclr_jax.batch import Batch
 from simclr_jax.evaluate.features import check, embed, extract, in_blocks
 from simclr_jax.sharding import make_mesh
 from tests.tools import with_devices
@@ -40,13 +41,13 @@ def pictures(n):
 
 
 def batches(n, size, label=True, process=0, processes=1):
-    """In index order, the last one filled up with rows of picture 0, masked."""
+    """In index order, the last one filled up with rows of picture 0, not valid."""
     x, each = pictures(n), size // processes
     for start in range(0, n, size):
         index = np.arange(start, start + size)[process * each : (process + 1) * each]
-        mask, index = index < n, np.where(index < n, index, 0).astype(np.int32)
-        batch = {"image": x[index], "index": index, "mask": mask}
-        yield batch | ({"label": (index % 10).astype(np.int32)} if label else {})
+        valid, index = index < n, np.where(index < n, index, 0).astype(np.int32)
+        batch = Batch(index=index, valid=valid, views=(x[index],))
+        yield batch.replace(label=(index % 10).astype(np.int32)) if label else batch
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -9,6 +9,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from simclr_jax.batch import Batch
 from simclr_jax.data.pipeline import eval_batches
 from simclr_jax.evaluate import linear as module
 from simclr_jax.evaluate.features import Features, extract
@@ -88,10 +89,10 @@ def plain_loop(batches, feature, lr, weight_decay):
     kernel, bias = np.zeros((width, CLASSES)), np.zeros(CLASSES)
     momentum = [0.0, 0.0]
     for t, batch in enumerate(batches):
-        x = 2 * batch["views"][0].mean((1, 2)) / 255 - 1
+        x = 2 * batch.views[0].mean((1, 2)) / 255 - 1
         x = x[:, :width]
         p = np.exp(x @ kernel + bias)
-        p = p / p.sum(1, keepdims=True) - np.eye(CLASSES)[batch["label"]]
+        p = p / p.sum(1, keepdims=True) - np.eye(CLASSES)[batch.label]
         grads = x.T @ p / len(x) + weight_decay * kernel, p.mean(0)
         rate = lr * len(x) / 256 / 2 * (1 + np.cos(np.pi * t / total))
         momentum = [0.9 * m + g for m, g in zip(momentum, grads, strict=True)]
@@ -105,11 +106,11 @@ def plain_loop(batches, feature, lr, weight_decay):
 def test_equals_a_plain_loop(monkeypatch, devices, feature):
     rng = np.random.default_rng(0)
     batches = [
-        {
-            "views": (rng.integers(0, 256, (16, SIDE, SIDE, 3)).astype(np.uint8),),
-            "label": rng.integers(0, CLASSES, 16).astype(np.int32),
-            "index": np.arange(16, dtype=np.int32),
-        }
+        Batch(
+            index=np.arange(16, dtype=np.int32),
+            views=(rng.integers(0, 256, (16, SIDE, SIDE, 3)).astype(np.uint8),),
+            label=rng.integers(0, CLASSES, 16).astype(np.int32),
+        )
         for _ in range(9)
     ]
     asked = {}

@@ -7,6 +7,7 @@ import pytest
 
 from configs.byol_imagenet import PRESETS
 from simclr_jax import sharding
+from simclr_jax.batch import Batch
 from simclr_jax.cli import common, pretrain
 from simclr_jax.experiment import batch_scaling, build, config
 from simclr_jax.methods.base import cosine_to_one
@@ -85,12 +86,12 @@ def after_a_step(c):
     """The state before and after one call of the loss, on noise."""
     method = build.build_method(c, images=IMAGES, classes=10)
     draw = np.random.default_rng(0)
-    views = [
+    views = tuple(
         draw.integers(0, 256, (c.data.batch_size, view.size, view.size, 3), np.uint8)
         for view in build.recipe(c)
         for _ in range(view.copies)
-    ]
-    batch = {"views": views, "label": jnp.zeros(c.data.batch_size, jnp.int32)}
+    )
+    batch = Batch(label=jnp.zeros(c.data.batch_size, jnp.int32), views=views)
     key = jax.random.key(0)
     old = method.init(key, views).replace(step=jnp.int32(0))
     _, (new, _, _) = jax.jit(method.loss)(old.params, old, batch, key)

@@ -9,6 +9,7 @@ import functools
 import jax
 import pytest
 
+from simclr_jax.batch import Batch
 from simclr_jax.data.pipeline import train_batches
 from simclr_jax.data.recipes import simclr as views_of_simclr
 from simclr_jax.data.sources import open_source
@@ -34,7 +35,7 @@ def batches():
     source = open_source("cifar10_mini", split="train")
     views = views_of_simclr(size=32, strength=0.5, blur=0.0)
     made = train_batches(source, views, batch_size=64, seed=0, start_step=0, steps=4)
-    return [{"views": batch["views"]} for batch in made]
+    return [Batch(views=batch.views) for batch in made]
 
 
 @functools.cache

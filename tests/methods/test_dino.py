@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.models.test_siamese import Tiny
+from tests.models.test_network import Tiny
 
+from simclr_jax.batch import Batch
 from simclr_jax.methods.dino import dino
 from simclr_jax.models.heads import DistillationHead
 from simclr_jax.models.network import network
@@ -78,7 +79,7 @@ def test_agrees_with_algorithm_1(sides):
     method, views = small(), crops(sides=sides)
     state = distinct(method, views)
     loss, (new, y, metrics) = method.loss(
-        state.params, state.blind(), {"views": views}, KEY
+        state.params, state.blind(), Batch(views=views), KEY
     )
     net = network(Tiny(), DistillationHead(16, 8), joint=True)
     t, seen = net.apply(
@@ -112,7 +113,7 @@ def test_the_teachers_temperature_warms_up_by_epochs(epoch, warmup, sharp):
     state = distinct(method, views)
     for step in (10 * epoch, 10 * epoch + 9):
         seen = state.blind().replace(step=jnp.int32(step))
-        batch = {"views": views}
+        batch = Batch(views=views)
         _, (_, _, metrics) = method.loss(state.params, seen, batch, KEY)
         still = small(teacher_temperature=sharp, teacher_temperature_end=sharp)
         _, (_, _, same) = still.loss(state.params, seen, batch, KEY)
@@ -127,7 +128,7 @@ def test_only_the_student_learns():
 
     def loss(params, target):
         seen = state.blind().replace(target_params=target)
-        return method.loss(params, seen, {"views": views}, KEY)[0]
+        return method.loss(params, seen, Batch(views=views), KEY)[0]
 
     student, teacher = jax.grad(loss, (0, 1))(state.params, state.target_params)
     assert all((x == 0).all() for x in jax.tree.leaves(teacher))
@@ -157,9 +158,9 @@ def test_any_mesh_gives_the_same_numbers_and_no_image_travels():
         mesh = make_mesh(jax.devices()[:devices])
         with jax.set_mesh(mesh):
             method, tx = small(), optimiser()
-            state = small_state(method, tx, {"views": views}, mesh)
+            state = small_state(method, tx, Batch(views=views), mesh)
             step = compiled_step(method, tx, mesh, rate=1e-3)
-            batch = {"views": jax.device_put(views, by_batch(mesh))}
+            batch = Batch(views=jax.device_put(views, by_batch(mesh)))
             compiled = step.lower(state, batch).compile()
             numbers = []
             for _ in range(3):
@@ -176,10 +177,10 @@ def trained(steps=40, **changes):
     """The metrics of the last of some steps with a quick teacher."""
     method, views, tx = small(ema=0.9, **changes), crops(), optimiser()
     mesh = make_mesh(jax.devices()[:1])
-    state = small_state(method, tx, {"views": views}, mesh)
+    state = small_state(method, tx, Batch(views=views), mesh)
     step = compiled_step(method, tx, mesh, rate=0.02)
     for _ in range(steps):
-        state, metrics = step(state, {"views": views})
+        state, metrics = step(state, Batch(views=views))
     return {name: float(x) for name, x in metrics.items()}
 
 
@@ -227,4 +228,4 @@ def test_views_that_no_teacher_can_see(sides):
         method.init(KEY, views)
     state = distinct(method, crops())
     with pytest.raises(ValueError, match="the first two of them of one size"):
-        method.loss(state.params, state.blind(), {"views": views}, KEY)
+        method.loss(state.params, state.blind(), Batch(views=views), KEY)

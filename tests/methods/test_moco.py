@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import sharding
+from simclr_jax.batch import Batch
 from simclr_jax.methods.moco import moco
 from simclr_jax.models.norm import BatchNorm
 from simclr_jax.train.optim import sgd
@@ -50,7 +51,7 @@ def test_the_released_module():
     queue = jnp.asarray(unit(wave(3, 6, 1.0), 0).T, jnp.float32)
     memory = {"queue": queue, "oldest": jnp.int32(4)}
     state = state.replace(target_params=target, method_state=memory)
-    loss, (new, _, _) = method.loss(online, state, {"views": (x_q, x_k)}, KEY)
+    loss, (new, _, _) = method.loss(online, state, Batch(views=(x_q, x_k)), KEY)
     np.testing.assert_allclose(loss, 0.7933281232, rtol=1e-5)
     assert int(new.method_state["oldest"]) == 0
     newest = [
@@ -110,7 +111,7 @@ def test_the_shuffle_changes_groups_of_keys_only():
     for groups in (1, 4):
         for shuffle in (False, True):
             method = moco(Tiny(groups), hidden=8, out=4, queue=32, shuffle=shuffle)
-            state = method.init(KEY, batch["views"])
+            state = method.init(KEY, batch.views)
             loss, (_, y, _) = method.loss(state.params, state.blind(), batch, KEY)
             losses[groups, shuffle] = float(loss), np.asarray(y.z)
     np.testing.assert_allclose(losses[1, False][0], losses[1, True][0], rtol=1e-5)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simclr_jax.batch import Batch
 from simclr_jax.losses.neighbours import cauchy
 from simclr_jax.losses.regression import cosine
 from simclr_jax.methods.catalog import METHODS
@@ -80,11 +81,11 @@ def test_tsimcne_compares_as_they_are_both_views_of_one_pass():
     """z without normalising, of one batch of both views: statistics of 2N pictures."""
     batch = small_batch(8)
     method = METHODS["tsimcne"](Tiny(), **SMALL["tsimcne"])
-    state = method.init(jax.random.key(0), batch["views"])
+    state = method.init(jax.random.key(0), batch.views)
     loss, (_, y, _) = method.loss(state.params, state.blind(), batch, state.rng)
     np.testing.assert_allclose(loss, cauchy(y.z)[0], rtol=1e-6)
     assert np.ptp(np.linalg.norm(y.z, axis=-1)) > 1e-3
-    mixed = batch | {"views": [batch["views"][0], batch["views"][0][::-1]]}
+    mixed = batch.replace(views=(batch.views[0], batch.views[0][::-1]))
     _, (_, once, _) = method.loss(state.params, state.blind(), mixed, state.rng)
     assert np.abs(once.h[0] - y.h[0]).max() > 1e-3  # the other view has its part in h
 
@@ -146,11 +147,11 @@ def test_simsiam_compares_across_views():
     """The loss, recomputed from what the network says."""
     batch = small_batch(8)
     method = METHODS["simsiam"](Tiny(), **SMALL["simsiam"])
-    state = method.init(jax.random.key(0), batch["views"])
+    state = method.init(jax.random.key(0), batch.views)
     loss, (_, y, _) = method.loss(state.params, state.blind(), batch, state.rng)
     expected = -(cosine(y.p[0], y.z[1]) + cosine(y.p[1], y.z[0])) / 2
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    swapped = batch | {"views": batch["views"][::-1]}
+    swapped = batch.replace(views=batch.views[::-1])
     again, _ = method.loss(state.params, state.blind(), swapped, state.rng)
     np.testing.assert_allclose(loss, again, rtol=1e-5)
 
@@ -159,12 +160,12 @@ def test_simsiam_compares_across_views():
 def test_three_views_are_not_two(name):
     if name == "dino":
         pytest.skip("it takes any number")
-    views = small_batch(4)["views"]
+    views = small_batch(4).views
     method = METHODS[name](Tiny(), **SMALL[name])
     state = method.init(jax.random.key(0), views)
     with pytest.raises(ValueError, match=r"two views of each picture.* makes 3"):
         method.loss(
-            state.params, state.blind(), {"views": [*views, views[0]]}, state.rng
+            state.params, state.blind(), Batch(views=(*views, views[0])), state.rng
         )
 
 

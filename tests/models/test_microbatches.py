@@ -44,7 +44,7 @@ def without_batch_norm():
 def in_parts(name, k, batch, encoder=None):
     with manner(k):
         method = METHODS[name](encoder or Dropping(), **SMALL[name])
-    state = method.init(jax.random.key(0), batch["views"])
+    state = method.init(jax.random.key(0), batch.views)
 
     @jax.jit
     def differentiate(params):
@@ -87,7 +87,7 @@ class Twice(nn.Module):
 
 @pytest.mark.parametrize(("joint", "ks"), [(True, (2, 8)), (False, (4,))])
 def test_in_float64_nothing_but_rounding_is_left(joint, ks):
-    views = small_batch(16)["views"]
+    views = small_batch(16).views
 
     def gradient(k):
         with manner(k):
@@ -112,7 +112,7 @@ def test_in_float64_nothing_but_rounding_is_left(joint, ks):
 
 def test_paths_are_dropped_by_image():
     """As it is in a whole batch: not the same for all parts, nor for all views."""
-    views = small_batch(16)["views"]
+    views = small_batch(16).views
     with manner(4):
         net = network(Dropping(), projector(out=4), joint=True)
     params, stats = net.init(jax.random.key(0), views)
@@ -124,7 +124,7 @@ def test_paths_are_dropped_by_image():
 
 def test_batch_norm_has_the_statistics_of_each_part():
     """Of every fourth image; what runs is the mean over the parts."""
-    (view, _) = small_batch(32)["views"]
+    (view, _) = small_batch(32).views
     with manner(4):
         net = network(Tiny(), projector(layers=1, out=4))
     params, stats = net.init(jax.random.key(0), [view])
@@ -142,7 +142,7 @@ def test_batch_norm_has_the_statistics_of_each_part():
 
 def test_keys_are_shuffled_among_the_groups_of_their_part():
     """place says by rank who is whose neighbour, in a part as in the batch."""
-    (view, _) = small_batch(32)["views"]
+    (view, _) = small_batch(32).views
     place = np.random.default_rng(0).permutation(32)
     with manner(2):
         net = network(Tiny(4), projector(layers=1, out=4))
@@ -170,7 +170,7 @@ def compiled(k, batch, devices=1):
     mesh = make_mesh(jax.devices()[:devices])
     with manner(k):
         method = METHODS["simclr"](Deep(), **SMALL["simclr"])
-    state = method.init(jax.random.key(0), batch["views"])
+    state = method.init(jax.random.key(0), batch.views)
     place = by_batch(mesh)
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), batch
@@ -186,7 +186,7 @@ def test_a_kth_of_the_activations():
     temporaries = {
         k: compiled(k, batch).memory_analysis().temp_size_in_bytes for k in (1, 8)
     }
-    pictures = sum(view.nbytes for view in batch["views"])
+    pictures = sum(view.nbytes for view in batch.views)
     assert temporaries[8] < 1.1 * temporaries[1] / 8 + 3 * pictures
 
 
