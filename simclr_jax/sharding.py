@@ -63,6 +63,12 @@ def fsdp(mesh: Mesh, tree, smallest: int = 2**16):
     return jax.tree.map(place, tree)
 
 
+def mesh_size() -> int:
+    """The number of devices of the mesh in use; 1 outside a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
+
+
 def all_gather(x):
     """Gives every device all rows of `x`; outside a mesh there is nothing to do."""
     mesh = jax.sharding.get_abstract_mesh()

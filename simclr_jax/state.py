@@ -1,4 +1,4 @@
-"""The one pytree that training carries from step to step."""
+"""The pytree that training carries from step to step, and what a loss gets of it."""
 
 import dataclasses
 from typing import Any
@@ -8,22 +8,44 @@ import jax
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class TrainState:
-    """Everything a resumed run needs, and nothing else."""
+class LossState:
+    """What a loss may read and change beside the parameters.
 
-    params: Any  # moved by the gradient
+    The step and the target's parameters are only read: the train step takes
+    nothing but `model_state` and `method_state` from the state that a loss returns.
+    """
+
+    step: Any  # int32 [], updates done
+    target_params: Any  # as in TrainState
+    model_state: Any  # batch-norm statistics of both branches
+    method_state: Any  # the method's own memory
+
+    def replace(self, **changes: Any) -> "LossState":
+        """A copy with other values in the named fields."""
+        return dataclasses.replace(self, **changes)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a resumed run needs, and nothing else."""
+
+    params: Any  # updated by the gradient
     rng: jax.Array  # base key: folded with the step, never split, never replaced
     step: Any = 0  # updates done
     opt_state: Any = None
-    target_params: Any = None  # moved by EMA: BYOL's target, DINO's teacher
+    target_params: Any = None  # updated by EMA: BYOL's target, DINO's teacher
     model_state: Any = None  # batch-norm statistics of both branches
     method_state: Any = None  # a method's own memory: MoCo's queue, DINO's centre
     skipped: Any = 0  # steps whose loss or gradient was not finite, in all
-    streak: Any = 0  # and how many of them came last, without a good one between
+    streak: Any = 0  # the number of such steps since the last finite one
 
-    def replace(self, **changes) -> "TrainState":
+    def replace(self, **changes: Any) -> "TrainState":
+        """A copy with other values in the named fields."""
         return dataclasses.replace(self, **changes)
 
-    def blind(self) -> "TrainState":
-        """The state as a loss may see it: without what the gradient moves."""
-        return self.replace(params=None, opt_state=None)
+    def for_loss(self) -> LossState:
+        """The part that a loss gets."""
+        return LossState(
+            self.step, self.target_params, self.model_state, self.method_state
+        )

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.experiment import config
+from simclr_jax.experiment import schema
 from simclr_jax.methods.base import without
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.resnet import resnet10
-from simclr_jax.plan.jaxpr_flops import inside
+from simclr_jax.plan.jaxpr_flops import inner_jaxprs
 from simclr_jax.sharding import by_batch, fsdp, make_mesh, replicated
 from simclr_jax.train.checkpoint import Checkpoints, template
 from simclr_jax.train.step import make_train_step
@@ -89,7 +89,7 @@ def differentiated(name, probe=True):
     params = state.params if probe else without("probe", state.params)
 
     def loss(params, target, batch):
-        seen = state.blind().replace(target_params=target)
+        seen = state.for_loss().replace(target_params=target)
         return method.loss(params, seen, batch, KEY)
 
     grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
@@ -105,8 +105,8 @@ def test_the_loss_reads_only_a_blind_state(name):
     assert loss.shape == ()
     assert loss.dtype == jnp.float32
     assert new.params is None
-    assert y.h.ndim == y.z.ndim == 3
-    assert y.h.dtype == y.z.dtype == jnp.float32
+    assert y.h.ndim == y.heads["projector"].ndim == 3
+    assert y.h.dtype == y.heads["projector"].dtype == jnp.float32
 
 
 def test_no_gradient_reaches_the_target(name):
@@ -182,20 +182,20 @@ def test_by_blocks_there_is_no_matrix_of_all_to_all(name):
     n = 2048
     queue = {"queue": 2 * n} if name == "moco" else {}
     batch = small_batch(n)
-    blocks = "block" in config.settings(METHODS[name])  # else nobody meets all others
+    blocks = "block" in schema.defaults(METHODS[name])  # else nobody meets all others
     for block in (n, 16) if blocks else (0,):
         words = {"block": block} if blocks else {}
         method = METHODS[name](Tiny(), **SMALL[name] | queue | words)
         state = jax.eval_shape(method.init, jax.random.key(0), batch.views)
         gradient = jax.grad(method.loss, has_aux=True)
-        made = jax.make_jaxpr(gradient)(state.params, state.blind(), batch, KEY)
+        made = jax.make_jaxpr(gradient)(state.params, state.for_loss(), batch, KEY)
         assert (largest(made.jaxpr) >= n * n) == (block == n)
 
 
 def largest(jaxpr) -> int:
     """Elements of the largest array that is made on the way."""
     sizes = [v.aval.size for e in jaxpr.eqns for v in e.outvars]
-    return max(sizes + [largest(inner) for e in jaxpr.eqns for inner in inside(e)])
+    return max(sizes + [largest(inner) for e in jaxpr.eqns for inner in inner_jaxprs(e)])
 
 
 def test_the_probe_teaches_the_encoder_nothing(name):

@@ -12,10 +12,12 @@ from simclr_jax import sharding
 from simclr_jax.batch import Batch
 from simclr_jax.data.sources import open_source
 from simclr_jax.experiment import build
+from simclr_jax.experiment.workdir import data_sizes, record_run
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.methods.probe import with_probe
 from simclr_jax.models.norm import BatchNorm, pixels
 from simclr_jax.models.resnet import Conv
+from simclr_jax.models.rows import WHOLE, Rows
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.optim import NORMS_AND_BIASES, sgd
 from simclr_jax.train.step import make_train_step
@@ -37,11 +39,13 @@ class Tiny(nn.Module):
     """A convolution, a batch norm and a mean: an encoder that compiles in no time."""
 
     groups: int = 1
+    width: int = 8  # of h
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        x = Conv(8, 3, 2, name="conv1")(pixels(x, (0.0,) * 3, (1.0,) * 3, "float32"))
-        x = nn.relu(BatchNorm(groups=self.groups, name="bn1")(x, train))
+    def __call__(self, x, train: bool, rows: Rows = WHOLE):
+        x = pixels(x, (0.0,) * 3, (1.0,) * 3, "float32")
+        x = Conv(self.width, 3, 2, name="conv1")(x)
+        x = nn.relu(BatchNorm(groups=self.groups, name="bn1")(x, train, rows))
         return x.mean((1, 2))
 
 
@@ -87,7 +91,7 @@ def small_optimiser():
 
 def begin_in(workdir, c):
     """Makes a folder the work directory of a run that has not done a step."""
-    build.claim(c, open_source("cifar10_mini", split="train"), workdir)
+    record_run(c, open_source("cifar10_mini", split="train"), workdir)
 
 
 def leave_in(workdir, c):
@@ -97,7 +101,7 @@ def leave_in(workdir, c):
     """
     begin_in(workdir, c)
     mesh = jax.sharding.Mesh(jax.devices()[:1], sharding.DATA)
-    state = build.assemble(c, mesh, **build.sizes(workdir)).create()
+    state = build.assemble(c, mesh, **data_sizes(workdir)).create()
     draw = np.random.default_rng(1)
     noise = lambda x: draw.uniform(0.5, 1.5, x.shape).astype(np.float32)  # noqa: E731
     state = state.replace(

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 
 
-def cross_entropy(logits, label):
+def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
     """Mean of -log softmax(logits)[label], in nats.
 
     Args:
       logits: [..., C] of any float dtype; the arithmetic is in the wider of it and
         float32.
       label: [...] integer classes in [0, C); any other value makes the loss NaN, so
-        that a wrong number of classes cannot pass for a hard problem.
+        that a wrong number of classes is not mistaken for a hard problem.
 
     Returns:
       [] the mean over all rows.
@@ -21,11 +21,11 @@ def cross_entropy(logits, label):
     """
     if label.shape != logits.shape[:-1]:
         raise ValueError(
-            f"cross_entropy wants one label a row: {logits.shape[:-1]} for logits "
+            f"cross_entropy needs one label per row: {logits.shape[:-1]} for logits "
             f"{logits.shape}, got {label.shape}."
         )
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    right = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
-    own = jnp.sum(jnp.where(right, logits, 0), -1)
-    own = jnp.where(jnp.any(right, -1), own, jnp.nan)
-    return jnp.mean(jax.nn.logsumexp(logits, -1) - own)
+    target = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
+    positive = jnp.sum(jnp.where(target, logits, 0), -1)
+    positive = jnp.where(jnp.any(target, -1), positive, jnp.nan)
+    return jnp.mean(jax.nn.logsumexp(logits, -1) - positive)

@@ -1,16 +1,26 @@
-"""Contrastive losses: pull the positive, push the rest. Arrays in, scalars out."""
+"""Contrastive losses on cosines. Arrays in, scalars out."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from simclr_jax.losses import blockwise
+from simclr_jax.losses.block_size import (
+    block_on_mesh,
+    pairs_matrix,
+    queries_matrix,
+    shared_maximum,
+)
 from simclr_jax.losses.geometry import normalize
 from simclr_jax.sharding import all_gather
 
-GATHERS = ("float32", "bfloat16")
+GATHER_DTYPES = ("float32", "bfloat16")
 
 
-def nt_xent(z, temperature: float, *, block: int = 0, gather: str = "float32"):
+def nt_xent(
+    z: jax.Array, temperature: float, *, block: int = 0, gather: str = "float32"
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """NT-Xent, SimCLR (arXiv:2002.05709) eq. 1, over the global batch.
 
     The gradient flows through both sides of every similarity, through the anchors and
@@ -19,49 +29,53 @@ def nt_xent(z, temperature: float, *, block: int = 0, gather: str = "float32"):
     Args:
       z: [2, N, D] projections; z[0, i] and z[1, i] are two views of image i. Of any
         float dtype; the arithmetic is in the wider of it and float32.
-      temperature: tau > 0; the smaller, the harder the hardest negative counts.
-      block: images whose similarities to all anchors are there together; 0 for as
-        many as do well, all of a batch of thousands (see losses/streaming.py).
-      gather: "bfloat16" rounds z to it before anything is compared: half the bytes
-        between devices, a fast product; gradients are within 1e-2 of the exact ones.
-        Sums are in float32 all the same. "float32" does not round.
+      temperature: tau > 0; the smaller, the larger the weight of hard negatives.
+      block: images whose similarities to all anchors are in memory together; 0 has
+        the number chosen (see losses/block_size.py).
+      gather: "bfloat16" rounds z before the products: half the bytes between devices,
+        faster products; gradients are within 1e-2 of the exact ones. Sums are float32
+        in both cases. "float32" does not round.
 
     Returns:
       loss: [] mean over the 2N anchors (Algorithm 1; the released code sums the two
         views instead, which is twice this).
       metrics: of view 0 against the N images of view 1, as the released code logs
-        them: contrast_accuracy [] is how often the twin is the nearest,
+        them: contrast_accuracy [] is how often the positive is the nearest,
         contrast_entropy [] the mean entropy in nats of the softmax over the images.
 
     Raises:
       ValueError: if z is not [2, N, D], or for another `gather`.
     """
     if z.ndim != 3 or z.shape[0] != 2:
-        raise ValueError(f"nt_xent wants z of shape [2, N, D], got {z.shape}.")
-    if gather not in GATHERS:
+        raise ValueError(f"nt_xent needs z of shape [2, N, D], got {z.shape}.")
+    if gather not in GATHER_DTYPES:
         raise ValueError(f'gather is "float32" or "bfloat16", got {gather!r}.')
     z = normalize(z.astype(jnp.promote_types(z.dtype, jnp.float32)))
     dtype = jnp.dtype(gather) if gather == "bfloat16" else z.dtype
     if dtype == jnp.bfloat16:
         z = jax.lax.reduce_precision(z, exponent_bits=8, mantissa_bits=7)
-    similarity, top = cosine_by(temperature, dtype)
-    block = blockwise.choose(block, 2 * z.shape[1], z.shape[1], views=2)
-    others = blockwise.mean_log_sum_of_others(z, similarity, block, top, dtype.name)
+    similarity, maximum = cosine_by(temperature, dtype)
+    block = block_on_mesh(pairs_matrix(z.shape[1], block))
+    others = blockwise.mean_log_sum_of_others(z, similarity, block, maximum, dtype.name)
     loss = others - jnp.mean(jnp.sum(z[0] * z[1], -1)) / temperature
 
     columns = all_gather(z.astype(dtype))  # view 0 against view 1, as released
-    right, entropy = blockwise.retrieve(z[:1], columns, similarity, block)
+    correct, entropy = blockwise.retrieve(z[:1], columns, similarity, block)
     metrics = {
-        "contrast_accuracy": jnp.mean(right, dtype=loss.dtype),
+        "contrast_accuracy": jnp.mean(correct, dtype=loss.dtype),
         "contrast_entropy": jnp.mean(entropy),
     }
     return loss, metrics
 
 
-def cosine_by(temperature: float, dtype=None):
-    """cos / tau of unit vectors, and what its exponentials may be counted from.
+def cosine_by(
+    temperature: float, dtype: Any = None
+) -> tuple[blockwise.Similarity, float | None]:
+    """cos / tau of unit vectors, and its `shared_maximum`.
 
-    dtype: of the factors, where they are rounded to it already; None leaves them.
+    Args:
+      temperature: tau.
+      dtype: of the factors, where they are rounded to it already; None leaves them.
     """
 
     def similarity(a, b):  # [V, N, D], [W, M, D] -> [V, N, W, M]
@@ -72,19 +86,26 @@ def cosine_by(temperature: float, dtype=None):
         )
         return s / temperature
 
-    return similarity, blockwise.within_reach(-1 / temperature, 1 / temperature)
+    return similarity, shared_maximum(-1 / temperature, 1 / temperature)
 
 
-def info_nce(q, k, queue, temperature: float, *, block: int = 0):
+def info_nce(
+    q: jax.Array,
+    k: jax.Array,
+    queue: jax.Array,
+    temperature: float,
+    *,
+    block: int = 0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """InfoNCE against a queue, MoCo (arXiv:1911.05722) eq. 1.
 
     Args:
       q: [N, D] queries of any float dtype; the arithmetic is in the wider of it and
         float32.
       k: [N, D] keys; k[i] is the positive of q[i].
-      queue: [K, D] unit vectors, the negatives of all.
+      queue: [K, D] unit vectors, the negatives of every query.
       temperature: tau > 0.
-      block: keys of the queue that are met together, as in `nt_xent`.
+      block: keys of the queue that are processed together, as in `nt_xent`.
 
     Returns:
       loss: [] mean over the N queries of the cross-entropy among 1 + K classes.
@@ -93,29 +114,31 @@ def info_nce(q, k, queue, temperature: float, *, block: int = 0):
     q, k = (
         normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32))) for x in (q, k)
     )
-    similarity, top = cosine_by(temperature)
-    block = blockwise.choose(block, q.shape[0], queue.shape[0])
+    similarity, maximum = cosine_by(temperature)
+    block = block_on_mesh(queries_matrix(len(q), len(queue), block))
     positive = jnp.sum(q * k, -1) / temperature
-    negative = blockwise.log_sum(q[None], queue[None], similarity, block, top)[0]
+    negative = blockwise.log_sum(q[None], queue[None], similarity, block, maximum)[0]
     loss = jnp.mean(jnp.logaddexp(positive, negative) - positive)
     rival = blockwise.most_similar(q[None], queue[None], similarity, block)[0]
-    right = jnp.mean(positive > rival, dtype=loss.dtype)
-    return loss, {"contrast_accuracy": right}
+    correct = jnp.mean(positive > rival, dtype=loss.dtype)
+    return loss, {"contrast_accuracy": correct}
 
 
-def enqueue(queue, pointer, k):
-    """The newest keys in, the oldest out, whatever the size of the batch.
+def enqueue(
+    queue: jax.Array, pointer: jax.Array, k: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Replaces the oldest keys by new ones, for any batch size.
 
     Args:
       queue: [K, D] unit vectors.
-      pointer: int32 [], the row of the oldest.
+      pointer: int32 [], the row of the oldest key.
       k: [N, D] keys.
 
     Returns:
-      The queue and the pointer after it.
+      The new queue and pointer.
 
     Raises:
-      ValueError: if the keys do not fit into the queue.
+      ValueError: there are more keys than rows of the queue.
     """
     if k.shape[0] > queue.shape[0]:
         raise ValueError(
@@ -127,28 +150,28 @@ def enqueue(queue, pointer, k):
     return queue.at[rows].set(newest), (rows[-1] + 1) % queue.shape[0]
 
 
-def ctr(q, k, temperature: float, *, block: int = 0):
+def ctr(q: jax.Array, k: jax.Array, temperature: float, *, block: int = 0) -> jax.Array:
     """MoCo v3's contrastive term, arXiv:2104.02057, Algorithm 1.
 
-    Every query meets the keys of the whole global batch, of which its own image's is
-    the positive; views of its own kind are no negatives.
+    Every query is compared with the keys of the whole global batch, of which that of
+    its own image is the positive; other queries are no negatives.
 
     Args:
       q: [N, D] predictions of one view, of any float dtype; the arithmetic is in the
         wider of it and float32.
       k: [N, D] the momentum encoder's projections of the other view.
       temperature: tau > 0.
-      block: keys that are met together, as in `nt_xent`.
+      block: keys that are processed together, as in `nt_xent`.
 
     Returns:
-      [] 2 tau times the mean cross-entropy; 2 tau log N where all are alike.
+      [] 2 tau times the mean cross-entropy; 2 tau log N where all keys are equal.
     """
     q, k = (
         normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32))) for x in (q, k)
     )
-    similarity, top = cosine_by(temperature)
-    block = blockwise.choose(block, *q.shape[:1], *k.shape[:1])
+    similarity, maximum = cosine_by(temperature)
+    block = block_on_mesh(queries_matrix(len(q), len(k), block))
     keys = all_gather(k)[None]
-    all_keys = blockwise.log_sum(q[None], keys, similarity, block, top)[0]
+    all_keys = blockwise.log_sum(q[None], keys, similarity, block, maximum)[0]
     positive = jnp.sum(q * k, -1) / temperature
     return 2 * temperature * jnp.mean(all_keys - positive)

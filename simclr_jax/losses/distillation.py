@@ -1,4 +1,4 @@
-"""Self-distillation: the student predicts which prototypes the teacher finds.
+"""Self-distillation: the student predicts the teacher's distribution over prototypes.
 
 DINO (arXiv:2104.14294), section 3.1 and algorithm 1. Arrays in, scalars out.
 """
@@ -8,25 +8,27 @@ import jax.numpy as jnp
 
 from simclr_jax.losses.geometry import normalize
 
-PARTS = 16  # of the prototypes, at most; about as many as there are crops
+PARTS = 16  # most parts into which the prototypes are split; about as many as crops
 
 
-def weight_normalised(v, g=None):
-    """The prototypes [K, D]: in the directions of v [K, D], with lengths g [K] or 1."""
+def weight_normalised(v: jax.Array, g: jax.Array | None = None) -> jax.Array:
+    """The prototypes [K, D], of directions v [K, D] and lengths g [K], or 1."""
     w = normalize(v)
     return w if g is None else w * g[:, None]
 
 
-def prototype_logits(z, w):
-    """How much of each prototype there is in z: [..., D], [K, D] -> [..., K]."""
+def prototype_logits(z: jax.Array, w: jax.Array) -> jax.Array:
+    """The products of z with each prototype: [..., D], [K, D] -> [..., K]."""
     return jnp.einsum("...d,kd->...k", z, w, precision="highest")
 
 
-def sharpen(logits, centre, temperature):
+def sharpen(
+    logits: jax.Array, centre: jax.Array, temperature: float | jax.Array
+) -> jax.Array:
     """The teacher's distribution, softmax((logits - centre) / temperature).
 
-    The centre keeps one prototype from taking all images; the temperature, below the
-    student's, keeps all prototypes from taking each image alike.
+    The centre prevents that one prototype dominates for all images; a temperature below
+    the student's prevents uniform distributions.
 
     Args:
       logits: [..., K].
@@ -38,14 +40,14 @@ def sharpen(logits, centre, temperature):
     return jax.nn.softmax((logits - centre) / temperature)
 
 
-def distil(z, w, p, temperature: float):
+def distil(z: jax.Array, w: jax.Array, p: jax.Array, temperature: float) -> jax.Array:
     """DINO's loss: cross-entropy of the student against the teacher, over all pairs.
 
     A pair is a teacher's view t and a student's view v other than t.
 
     The logits of all views, [V, N, K], would be most of a step's memory. So they are
-    made for one part of the prototypes at a time, and again for the gradient. View by
-    view would be as small, but have the devices add up the gradient of w for each view.
+    computed for one part of the prototypes at a time, and again for the gradient. View
+    by view would need as little, but sum the gradient of w over devices for each view.
 
     Args:
       z: [V, N, D] the student's projections; its first T views are the teacher's.
@@ -56,25 +58,25 @@ def distil(z, w, p, temperature: float):
     Returns:
       [] mean over pairs and images, in nats.
     """
-    parts = max(n for n in range(1, PARTS + 1) if len(w) % n == 0)
-    size = len(w) // parts
+    count = max(n for n in range(1, PARTS + 1) if len(w) % n == 0)
+    size = len(w) // count
 
     @jax.checkpoint
-    def part(at):
-        w, start = at
+    def part(weights_and_offset):
+        w, offset = weights_and_offset
         logits = prototype_logits(z, w) / temperature  # [V, N, K / parts]
-        target = jax.lax.dynamic_slice_in_dim(p, start, size, axis=-1)
-        agreed = jnp.sum(target * logits[:, None], -1)
-        return jax.nn.logsumexp(logits, -1), agreed
+        target = jax.lax.dynamic_slice_in_dim(p, offset, size, axis=-1)
+        products = jnp.sum(target * logits[:, None], -1)
+        return jax.nn.logsumexp(logits, -1), products
 
-    starts = size * jnp.arange(parts)
-    norms, agreed = jax.lax.map(part, (w.reshape(parts, size, -1), starts))
-    cross = jax.nn.logsumexp(norms, 0)[:, None] - jnp.sum(agreed, 0)  # [V, T, N]
-    others = 1 - jnp.eye(len(z), len(p))  # 0 where both see the same view
-    return jnp.sum(others * jnp.mean(cross, -1)) / jnp.sum(others)
+    offsets = size * jnp.arange(count)
+    norms, products = jax.lax.map(part, (w.reshape(count, size, -1), offsets))
+    cross = jax.nn.logsumexp(norms, 0)[:, None] - jnp.sum(products, 0)  # [V, T, N]
+    pairs = 1 - jnp.eye(len(z), len(p))  # 0 where both are of the same view
+    return jnp.sum(pairs * jnp.mean(cross, -1)) / jnp.sum(pairs)
 
 
-def recentre(centre, logits, momentum: float):
+def recentre(centre: jax.Array, logits: jax.Array, momentum: float) -> jax.Array:
     """The next centre, momentum * centre + (1 - momentum) * mean of the logits.
 
     Args:
@@ -84,6 +86,6 @@ def recentre(centre, logits, momentum: float):
     return momentum * centre + (1 - momentum) * jnp.mean(logits, (0, 1))
 
 
-def entropy(p):
-    """[..., K] -> [...] nats: 0 if one prototype has all, ln K if all have alike."""
+def entropy(p: jax.Array) -> jax.Array:
+    """[..., K] -> [...] nats: 0 for a single prototype, ln K for a uniform p."""
     return jnp.sum(jax.scipy.special.entr(p), -1)

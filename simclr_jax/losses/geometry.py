@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def normalize(x, eps: float = 1e-12):
+def normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
     """x: [..., D] -> the same directions on the unit sphere.
 
     eps bounds the squared norm from below, as in the released SimCLR code.
@@ -12,26 +12,26 @@ def normalize(x, eps: float = 1e-12):
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), eps))
 
 
-def spread(z):
-    """How far the directions of z fill the sphere.
+def spread(z: jax.Array) -> jax.Array:
+    """How evenly the directions of z cover the sphere.
 
     Args:
       z: [V, N, D].
 
     Returns:
       [] the mean deviation of a coordinate of normalised z over the batch, divided by
-      1/sqrt(D), its value for directions drawn evenly from the sphere: about 1 when
-      they fill it, 0 when all are the same (SimSiam, arXiv:2011.10566, section 4.1).
+      1/sqrt(D), its value for directions drawn uniformly from the sphere: about 1
+      for these, 0 when all are equal (SimSiam, arXiv:2011.10566, section 4.1).
     """
     z = normalize(z)
     return jnp.mean(jnp.std(z, axis=1)) * z.shape[-1] ** 0.5
 
 
-def effective_rank(x, eps: float = 1e-7):
-    """How many directions x uses: RankMe (arXiv:2210.02885) eq. 1.
+def effective_rank(x: jax.Array, eps: float = 1e-7) -> jax.Array:
+    """The effective number of dimensions of x: RankMe (arXiv:2210.02885) eq. 1.
 
     Args:
-      x: [N, D], as it is: neither centred nor normalised.
+      x: [N, D], neither centred nor normalised.
       eps: added to each share of the singular values.
 
     Returns:

@@ -1,19 +1,29 @@
 """BYOL (Grill et al. 2020, arXiv:2006.07733).
 
-The online network predicts what a slowly following target network says of the other
-view. There are no negatives; the predictor and the slow target keep the space open.
+The online network predicts the target network's projection of the other view; the
+target follows by EMA. There are no negatives; predictor and EMA prevent collapse.
 """
+
+from typing import Any
 
 import jax
 
 from simclr_jax.losses.regression import regression
-from simclr_jax.methods.base import Method, cosine_to_one, pair, with_target
+from simclr_jax.methods.base import (
+    Method,
+    cosine_to_one,
+    online_forward,
+    pair,
+    target_forward,
+    target_init,
+)
 from simclr_jax.models.heads import MLP, Layer
-from simclr_jax.models.network import network
+from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
 
 def byol(
-    encoder,
+    encoder: Any,
+    options: BatchOptions = WHOLE_BATCH,
     *,
     hidden: int = 4096,
     out: int = 256,
@@ -22,18 +32,18 @@ def byol(
     total_steps: int,
 ) -> Method:
     layers = (Layer(hidden, bias=True), Layer(out, bias=bias, norm=""))
-    online = network(encoder, MLP(layers, "haiku"), predictor=MLP(layers, "haiku"))
-    target = network(encoder, MLP(layers, "haiku"))
+    head = MLP(layers, "haiku")
+    online = network(encoder, head, MLP(layers, "haiku"), options=options)
+    target = network(encoder, head, options=options)
 
     def loss(params, state, batch, rng):
-        views, stats = pair(batch.views), state.model_state
-        y, online_stats = online.apply(params, stats["online"], views, rng)
-        t, target_stats = target.apply(state.target_params, stats["target"], views, rng)
-        q, z = y.p, jax.lax.stop_gradient(t.z)
+        views = pair(batch.views)
+        y, state = online_forward(online, params, state, views, rng)
+        t, state = target_forward(target, state, views, rng)
+        q, z = y.heads["predictor"], jax.lax.stop_gradient(t.heads["projector"])
         loss = regression(q[0], z[1]) + regression(q[1], z[0])  # eq. 2, both ways
-        stats = {"online": online_stats, "target": target_stats}
-        return loss, (state.replace(model_state=stats), y, {})
+        return loss, (state, y, {})
 
     return Method(
-        with_target(online), loss, online, ema=cosine_to_one(ema, total_steps)
+        target_init(online), loss, online, ema=cosine_to_one(ema, total_steps)
     )

@@ -1,13 +1,14 @@
 """DINO (Caron et al. 2021, arXiv:2104.14294).
 
-The student sees all views, the teacher the first two, which are large; each finds in a
-view some of K prototypes, and the student must find what the teacher has found in
-another view. The teacher follows the student by EMA. Two things keep them from saying
-the same of all images: its logits are centred, so that no prototype takes all, and
-sharpened, so that not all take alike.
+The student sees all views, the teacher, its EMA, the first two, which are large. Each
+view gets a distribution over K prototypes, and the student's of one view must equal the
+teacher's of another. Centring the teacher's logits keeps one prototype from dominating;
+sharpening them keeps the distributions from being uniform.
 """
 
 import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +21,23 @@ from simclr_jax.losses.distillation import (
     sharpen,
     weight_normalised,
 )
-from simclr_jax.methods.base import Method, cosine_to_one
+from simclr_jax.methods.base import (
+    Init,
+    Method,
+    cosine_to_one,
+    online_forward,
+    target_forward,
+)
 from simclr_jax.models.heads import DistillationHead
-from simclr_jax.models.network import network
+from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, Network, network
 from simclr_jax.state import TrainState
 
 PROTOTYPES = zlib.crc32(b"prototypes")
 
 
 def dino(
-    encoder,
+    encoder: Any,
+    options: BatchOptions = WHOLE_BATCH,
     *,
     temperature: float = 0.1,  # of the student
     teacher_temperature: float = 0.04,  # in the first epoch
@@ -45,28 +53,58 @@ def dino(
     total_steps: int,
     steps_per_epoch: int,
 ) -> Method:
-    if prototypes < 2 or min(hidden, out) < 1:
-        raise ValueError(
-            "DINO wants two prototypes or more and layers of width 1 or more, got "
-            f"prototypes = {prototypes}, hidden = {hidden}, out = {out}."
-        )
-    if not min(temperature, teacher_temperature, teacher_temperature_end) > 0:
-        raise ValueError(
-            f"All temperatures must be above 0, got temperature = {temperature}, "
-            f"teacher_temperature = {teacher_temperature}, "
-            f"teacher_temperature_end = {teacher_temperature_end}."
-        )
+    check_widths(prototypes, hidden, out)
+    check_temperatures(temperature, teacher_temperature, teacher_temperature_end)
     if not 0 <= centre_momentum <= 1:
         raise ValueError(f"centre_momentum must be from 0 to 1, got {centre_momentum}.")
-    net = network(encoder, DistillationHead(hidden, out, batch_norm), joint=True)
+    head = DistillationHead(hidden, out, batch_norm)
+    net = network(encoder, head, options=options, joint=True)
+    warmup = temperature_warmup(
+        teacher_temperature,
+        teacher_temperature_end,
+        epochs=teacher_warmup_epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
 
+    def loss(params, state, batch, rng):
+        check_views(batch.views)
+        y, state = online_forward(net, params, state, batch.views, rng)
+        t, state = target_forward(net, state, batch.views[:2], None)
+
+        student = weight_normalised(**params["prototypes"])
+        teacher = weight_normalised(**state.target_params["prototypes"])
+        logits = prototype_logits(t.heads["projector"], teacher)  # [2, N, K]
+        logits = jax.lax.stop_gradient(logits)
+        centre = state.method_state
+        p = sharpen(logits, centre, warmup(state.step))
+        loss = distil(y.heads["projector"], student, p, temperature)
+
+        state = state.replace(method_state=recentre(centre, logits, centre_momentum))
+        mean_entropy = jnp.mean(entropy(p))
+        metrics = {
+            "teacher_entropy": mean_entropy,  # 0 or ln K: collapsed
+            "prototype_entropy": entropy(jnp.mean(p, (0, 1))),  # of the mean image
+            "kl": loss - mean_entropy,
+        }
+        return loss, (state, y, metrics)
+
+    return Method(
+        _init(net, prototypes, out, learn_lengths=not norm_last_layer),
+        loss,
+        net,
+        cosine_to_one(ema, total_steps),
+        keep="target",
+    )
+
+
+def _init(net: Network, prototypes: int, out: int, *, learn_lengths: bool) -> Init:
     def init(rng, views):
-        check(views)
+        check_views(views)
         params, stats = net.init(rng, views)
         bound = out**-0.5  # 1/16 at 256
         key = jax.random.fold_in(rng, PROTOTYPES)
         v = jax.random.uniform(key, (prototypes, out), minval=-bound, maxval=bound)
-        lengths = {} if norm_last_layer else {"g": jnp.ones(prototypes)}
+        lengths = {"g": jnp.ones(prototypes)} if learn_lengths else {}
         params |= {"prototypes": {"v": v} | lengths}
         return TrainState(
             params,
@@ -76,44 +114,49 @@ def dino(
             method_state=jnp.zeros(prototypes),  # the centre
         )
 
-    def sharpness(step):
-        """The teacher's temperature, even steps from epoch to epoch, both ends met."""
-        epoch, last = step // steps_per_epoch, max(teacher_warmup_epochs - 1, 1)
-        way = jnp.where(epoch < teacher_warmup_epochs, epoch / last, 1)
-        return (1 - way) * teacher_temperature + way * teacher_temperature_end
+    return init
 
-    def loss(params, state, batch, rng):
-        views, stats, centre = batch.views, state.model_state, state.method_state
-        check(views)
-        y, online = net.apply(params, stats["online"], views, rng)
-        t, target = net.apply(state.target_params, stats["target"], views[:2], None)
 
-        student = weight_normalised(**params["prototypes"])
-        teacher = weight_normalised(**state.target_params["prototypes"])
-        found = jax.lax.stop_gradient(prototype_logits(t.z, teacher))  # [2, N, K]
-        p = sharpen(found, centre, sharpness(state.step))
-        loss = distil(y.z, student, p, temperature)
+def temperature_warmup(
+    start: float, end: float, *, epochs: int, steps_per_epoch: int
+) -> Callable[[Any], jax.Array]:
+    """step -> the teacher's temperature: linear in the epoch, which is a whole number.
 
-        state = state.replace(
-            model_state={"online": online, "target": target},
-            method_state=recentre(centre, found, centre_momentum),
+    It is `start` in the first of the warm-up's epochs and `end` in its last.
+    """
+
+    def temperature(step):
+        epoch, last = step // steps_per_epoch, max(epochs - 1, 1)
+        progress = jnp.where(epoch < epochs, epoch / last, 1)
+        return (1 - progress) * start + progress * end
+
+    return temperature
+
+
+def check_widths(prototypes: int, hidden: int, out: int) -> None:
+    """Raises a ValueError unless there are prototypes to choose from and layers."""
+    if prototypes < 2 or min(hidden, out) < 1:
+        raise ValueError(
+            "DINO needs two prototypes or more and layers of width 1 or more, got "
+            f"prototypes = {prototypes}, hidden = {hidden}, out = {out}."
         )
-        each = jnp.mean(entropy(p))
-        metrics = {
-            "teacher_entropy": each,  # 0 or ln K: collapsed
-            "prototype_entropy": entropy(jnp.mean(p, (0, 1))),  # of all images together
-            "kl": loss - each,
-        }
-        return loss, (state, y, metrics)
-
-    return Method(init, loss, net, cosine_to_one(ema, total_steps), keep="target")
 
 
-def check(views):
+def check_temperatures(student: float, teacher: float, teacher_end: float) -> None:
+    """Raises a ValueError unless all are above 0."""
+    if not min(student, teacher, teacher_end) > 0:
+        raise ValueError(
+            f"All temperatures must be above 0, got temperature = {student}, "
+            f"teacher_temperature = {teacher}, "
+            f"teacher_temperature_end = {teacher_end}."
+        )
+
+
+def check_views(views: Sequence[Any]) -> None:
     """Raises a ValueError unless the first two views can be the teacher's."""
     shapes = [view.shape for view in views]
     if len(shapes) < 2 or shapes[0] != shapes[1]:
         raise ValueError(
-            "DINO wants two or more views, the first two of them of one size; got "
+            "DINO needs two or more views, the first two of one size; got "
             f"{', '.join(map(str, shapes))}."
         )

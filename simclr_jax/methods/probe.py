@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from simclr_jax.batch import Batch
 from simclr_jax.losses.classification import cross_entropy
 from simclr_jax.methods.base import Method, without
 
@@ -11,10 +10,10 @@ from simclr_jax.methods.base import Method, without
 def with_probe(
     method: Method, classes: int, *, views: int = 2, weight_decay: float = 0.0
 ) -> Method:
-    """The method and a linear classifier that learns from h, teaching it nothing.
+    """The method and a linear classifier of h, whose gradient stops at h.
 
-    The batch must have a label [N]. The metrics gain `probe_loss` and
-    `probe_accuracy`, and `loss` becomes the method's own, without the probe's.
+    The batch must have labels. The metrics gain `probe_loss` and `probe_accuracy`, and
+    `loss` becomes the method's own, without the probe's.
 
     Args:
       classes: C.
@@ -23,27 +22,27 @@ def with_probe(
       weight_decay: lambda of an L2 term on the kernel, lambda/2 |w|^2, where the
         optimiser leaves the probe's decay to the loss (SimCLR, supervised head).
     """
+    width = method.network.width
 
     def init(rng, views):
         state = method.init(rng, views)
-        seen = (state.params, state.blind(), Batch(views=views), rng)
-        y = jax.eval_shape(method.loss, *seen)[1][1]
-        kernel, bias = jnp.zeros((y.h.shape[-1], classes)), jnp.zeros(classes)
-        return state.replace(
-            params=state.params | {"probe": {"kernel": kernel, "bias": bias}}
-        )
+        probe = {"kernel": jnp.zeros((width, classes)), "bias": jnp.zeros(classes)}
+        return state.replace(params=state.params | {"probe": probe})
 
     def loss(params, state, batch, rng):
         probe, params = params["probe"], without("probe", params)
-        own, (state, y, metrics) = method.loss(params, state, batch, rng)
+        method_loss, (state, y, metrics) = method.loss(params, state, batch, rng)
         h = jax.lax.stop_gradient(y.h[:views])  # [views, N, F]
         logits = h @ probe["kernel"] + probe["bias"][None, None]
         label = jnp.broadcast_to(batch.label[None], logits.shape[:2])
-        xent = cross_entropy(logits, label)
+        probe_loss = cross_entropy(logits, label)
         l2 = weight_decay / 2 * jnp.sum(probe["kernel"] ** 2)
-        right = jnp.argmax(logits[0], -1) == batch.label
-        accuracy = jnp.mean(right, dtype=logits.dtype)
-        said = {"loss": own, "probe_loss": xent, "probe_accuracy": accuracy}
-        return own + xent + l2, (state, y, metrics | said)
+        correct = jnp.argmax(logits[0], -1) == batch.label
+        probe_metrics = {
+            "loss": method_loss,
+            "probe_loss": probe_loss,
+            "probe_accuracy": jnp.mean(correct, dtype=logits.dtype),
+        }
+        return method_loss + probe_loss + l2, (state, y, metrics | probe_metrics)
 
     return method._replace(init=init, loss=loss)

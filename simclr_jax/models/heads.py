@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax.models.norm import BatchNorm
+from simclr_jax.models.rows import WHOLE, Rows
 from simclr_jax.models.transformer import uniform
 
 NORMS = {"plain": (False, False), "scale": (True, False), "affine": (True, True)}
@@ -47,7 +48,9 @@ class MLP(nn.Module):
                 )
 
     @nn.compact
-    def __call__(self, h, train: bool, upto: int = -1):
+    def __call__(
+        self, h: jax.Array, train: bool, rows: Rows = WHOLE, upto: int = -1
+    ) -> jax.Array:
         """[N, F] -> [N, D], or what comes out of layer `upto`.
 
         upto: how many layers to run, for fine-tuning from the middle of the head: 0
@@ -75,7 +78,7 @@ class MLP(nn.Module):
             if layer.norm:
                 scale, bias = NORMS[layer.norm]
                 norm = BatchNorm(use_scale=scale, use_bias=bias, name=f"bn{i}")
-                x = norm(x, train)
+                x = norm(x, train, rows)
             x = nn.relu(x) if i < last else x
         return x
 
@@ -152,7 +155,7 @@ class DistillationHead(nn.Module):
     batch_norm: bool = False
 
     @nn.compact
-    def __call__(self, h, train: bool):
+    def __call__(self, h: jax.Array, train: bool, rows: Rows = WHOLE) -> jax.Array:
         """[N, F] -> [N, D] unit vectors."""
         x = h.astype(jnp.float32)
         for i, width in enumerate((self.hidden, self.hidden, self.out), start=1):
@@ -162,7 +165,7 @@ class DistillationHead(nn.Module):
             if i == 3:
                 break
             if self.batch_norm:
-                x = BatchNorm(name=f"bn{i}")(x, train)
+                x = BatchNorm(name=f"bn{i}")(x, train, rows)
             x = nn.gelu(x, approximate=False)
         length = jnp.sum(x * x, -1, keepdims=True)
         return x * jax.lax.rsqrt(jnp.maximum(length, 1e-24))

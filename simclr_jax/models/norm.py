@@ -1,12 +1,16 @@
-"""What puts numbers on a common scale: pixels on the way in, activations by batch."""
+"""Normalisation: of pixels by constants, of activations by batch statistics."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.models.rows import WHOLE, Rows
 
-def pixels(x, mean: tuple[float, ...], std: tuple[float, ...], dtype: str):
-    """What an encoder does first: ((x / 255 if uint8 else x) - mean) / std.
+
+def pixels(
+    x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: str
+) -> jax.Array:
+    """The first operation of every encoder: ((x / 255 if uint8 else x) - mean) / std.
 
     Args:
       x: [N, H, W, 3] uint8, or float in [0, 1].
@@ -14,7 +18,7 @@ def pixels(x, mean: tuple[float, ...], std: tuple[float, ...], dtype: str):
       dtype: of the result; the arithmetic is float32.
 
     Raises:
-      ValueError: x is of another type, or does not have as many channels as mean.
+      ValueError: x has another type, or another number of channels than mean.
     """
     if x.ndim != 4 or x.shape[-1] != len(mean) or len(mean) != len(std):
         raise ValueError(
@@ -31,16 +35,17 @@ def pixels(x, mean: tuple[float, ...], std: tuple[float, ...], dtype: str):
     return x.astype(dtype)
 
 
-MOMENTUM = 0.9  # how much of batch norm's running statistics stays at a pass
+MOMENTUM = 0.9  # the share of the running statistics that stays at a pass
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation with one-pass statistics in float32.
 
     Under jit the statistics are those of the whole batch, over all devices. With
-    `groups` > 1 each run of N / groups consecutive rows has its own: a number of the
-    recipe, never of the devices, and as a sharded batch keeps its rows together, no
-    image moves for it. The running statistics are then the means over the groups.
+    `groups` > 1 each run of N / groups consecutive rows has its own statistics: a
+    number of the recipe, not of the devices, and as a sharded batch keeps its rows
+    together, no image is moved for it. The running statistics are then the means over
+    the groups.
 
     The variance is biased (divided by the count), in the running statistics too.
     """
@@ -51,17 +56,11 @@ class BatchNorm(nn.Module):
     use_scale: bool = True
     use_bias: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
-    dtype: str = "float32"  # of the output; all inside is float32
+    dtype: str = "float32"  # of the output; the arithmetic is float32
 
     @nn.compact
-    def __call__(self, x, train: bool, place=None, momentum=None):
-        """[N, ..., C] -> [N, ..., C], normalised per channel C.
-
-        place: int [N], a permutation: the row that each image would have in a shuffled
-          batch (MoCo, arXiv:1911.05722, section 3.3). It decides who is in which group,
-          while the images stay on their devices.
-        momentum: in place of the layer's own.
-        """
+    def __call__(self, x: jax.Array, train: bool, rows: Rows = WHOLE) -> jax.Array:
+        """[N, ..., C] -> [N, ..., C], normalised per channel C."""
         shape = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape) if self.use_scale else 1
         bias = self.param("bias", nn.initializers.zeros, shape) if self.use_bias else 0
@@ -73,31 +72,33 @@ class BatchNorm(nn.Module):
             y = (y - mean.value) * (scale * jax.lax.rsqrt(var.value + self.epsilon))
             return (y + bias).astype(self.dtype)
 
-        shuffled = place is not None and self.groups > 1
-        y = y if shuffled else self._grouped(y)
-        m, v = _shuffled_moments(y, place, self.groups) if shuffled else _moments(y)
+        if rows.shuffle is not None and self.groups > 1:
+            m, v = _shuffled_moments(y, rows.shuffle, self.groups)
+        else:
+            y = y.reshape(self.groups, _group_size(y, self.groups), *y.shape[1:])
+            m, v = _moments(y)
         y = (y - m) * (scale * jax.lax.rsqrt(v + self.epsilon)) + bias
         if not self.is_initializing():
-            stays = self.momentum if momentum is None else momentum
-            mean.value = _running(mean.value, m, stays)
-            var.value = _running(var.value, v, stays)
+            momentum = self.momentum**rows.momentum_power
+            mean.value = _running(mean.value, m, momentum)
+            var.value = _running(var.value, v, momentum)
         return y.reshape(x.shape).astype(self.dtype)
-
-    def _grouped(self, x):
-        """[N, ..., C] -> [G, N / G, ..., C]."""
-        return x.reshape(self.groups, _rows(x, self.groups), *x.shape[1:])
 
 
 def _running(old, new, momentum: float):
-    new = new.reshape(-1, old.size).mean(0)  # of groups, or of rows if shuffled
+    new = new.reshape(-1, old.size).mean(0)  # over groups, or rows if shuffled
     return momentum * old + (1 - momentum) * new
 
 
-def groups_of(size: int, rows: int) -> int:
-    """How many groups of so many rows a batch has; 1 if it has fewer, or size is 0.
+def group_count(size: int, rows: int) -> int:
+    """The number of batch-norm groups of `size` rows in a batch.
+
+    Args:
+      size: rows of a group; 0 is the whole batch.
+      rows: of the batch; a batch smaller than a group is one group.
 
     Raises:
-      ValueError: if they do not divide it.
+      ValueError: `size` does not divide `rows`.
     """
     if not size or rows < size:
         return 1
@@ -110,8 +111,8 @@ def groups_of(size: int, rows: int) -> int:
     return groups
 
 
-def _rows(x, groups: int) -> int:
-    """How many rows a group has."""
+def _group_size(x, groups: int) -> int:
+    """The number of rows of a group."""
     rows, rest = divmod(x.shape[0], groups)
     if rest:
         raise ValueError(
@@ -133,22 +134,22 @@ def _moments(x):
     return mean, jnp.maximum(square - mean * mean, 0)
 
 
-def _shuffled_moments(x, place, groups: int):
+def _shuffled_moments(x, shuffle, groups: int):
     """The moments of each row's group after a shuffle: [N, ..., C] -> two [N, 1, C].
 
-    Row i belongs to group place[i] // (N / G). Its sums are products with the one-hot
-    [N, G] of that: over the devices go [G, C], where permuted rows would be images.
+    Row i belongs to group shuffle[i] // (N / G). Its sums are products with the one-hot
+    [N, G] of that: [G, C] is sent between devices, where permuted rows would be images.
     """
-    rows = _rows(x, groups)
-    member = jax.nn.one_hot(place // rows, groups)
+    size = _group_size(x, groups)
+    member = jax.nn.one_hot(shuffle // size, groups)
     axes = tuple(range(1, x.ndim - 1))
 
-    def of_the_group(each):
-        sums = jnp.einsum("ng,nc->gc", member, each, precision="highest")
-        return jnp.einsum("ng,gc->nc", member, sums / rows, precision="highest")
+    def group_mean(row_means):
+        sums = jnp.einsum("ng,nc->gc", member, row_means, precision="highest")
+        return jnp.einsum("ng,gc->nc", member, sums / size, precision="highest")
 
-    mean = of_the_group(jnp.mean(x, axes))
-    square = of_the_group(jnp.mean(x * x, axes))
+    mean = group_mean(jnp.mean(x, axes))
+    square = group_mean(jnp.mean(x * x, axes))
     shape = (x.shape[0], *(1 for _ in axes), x.shape[-1])
     variance = jnp.maximum(square - mean * mean, 0)
     return mean.reshape(shape), variance.reshape(shape)

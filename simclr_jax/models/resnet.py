@@ -15,11 +15,13 @@ released SimCLR code's; others differ in details that a checkpoint does not forg
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from simclr_jax.models.checks import DTYPES, check_pixels, one_of
 from simclr_jax.models.convolution import convolve
-from simclr_jax.models.norm import BatchNorm, groups_of, pixels
+from simclr_jax.models.norm import BatchNorm, group_count, pixels
+from simclr_jax.models.rows import WHOLE, Rows
 
 BLOCKS = {  # depth: blocks in each of the four groups
     10: (1, 1, 1, 1),
@@ -83,44 +85,44 @@ class Block(nn.Module):
     norm: partial
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool, rows: Rows = WHOLE) -> jax.Array:
         init = nn.initializers.zeros if self.zero else nn.initializers.ones
         norm = partial(self.norm, scale_init=init)
         out = self.filters * (4 if self.bottleneck else 1)
-        shortcut = self._shortcut(x, out, train) if self.project else x
+        shortcut = self._shortcut(x, out, train, rows) if self.project else x
         if self.bottleneck:
             x = self.conv(self.filters, 1, name="conv1")(x)
-            x = nn.relu(self.norm(name="bn1")(x, train))
-            x = self._middle(x, train)
-            x = norm(name="bn3")(self.conv(out, 1, name="conv3")(x), train)
+            x = nn.relu(self.norm(name="bn1")(x, train, rows))
+            x = self._middle(x, train, rows)
+            x = norm(name="bn3")(self.conv(out, 1, name="conv3")(x), train, rows)
         else:
             x = self.conv(self.filters, 3, self.stride, name="conv1")(x)
-            x = nn.relu(self.norm(name="bn1")(x, train))
-            x = norm(name="bn2")(self.conv(out, 3, name="conv2")(x), train)
+            x = nn.relu(self.norm(name="bn1")(x, train, rows))
+            x = norm(name="bn2")(self.conv(out, 3, name="conv2")(x), train, rows)
         return nn.relu(x + shortcut)
 
-    def _shortcut(self, x, out, train):
+    def _shortcut(self, x, out, train, rows):
         stride = self.stride
         if self.sk_ratio:  # ResNet-D: the average of all pixels, not every other one
             x, stride = average_pool(x, self.stride), 1
         x = self.conv(out, 1, stride, name="shortcut_conv")(x)
-        return self.norm(name="shortcut_bn")(x, train)
+        return self.norm(name="shortcut_bn")(x, train, rows)
 
-    def _middle(self, x, train):
+    def _middle(self, x, train, rows):
         """The 3x3 convolution of a bottleneck, which has its stride."""
         streams = 2 if self.sk_ratio else 1
         x = self.conv(streams * self.filters, 3, self.stride, name="conv2")(x)
-        x = nn.relu(self.norm(name="bn2")(x, train))
-        return self._select(x, train) if self.sk_ratio else x
+        x = nn.relu(self.norm(name="bn2")(x, train, rows))
+        return self._select(x, train, rows) if self.sk_ratio else x
 
-    def _select(self, x, train):
+    def _select(self, x, train, rows):
         """Selective kernel: mixes two streams, per image and channel, by a softmax."""
         x = x.reshape(*x.shape[:-1], 2, self.filters)
         y = jnp.mean(x.sum(-2), (1, 2), keepdims=True, dtype=jnp.float32)
         y = y.astype(x.dtype)
         squeezed = max(int(self.filters * self.sk_ratio), 32)
         y = self.conv(squeezed, 1, name="squeeze_conv")(y)
-        y = nn.relu(self.norm(name="squeeze_bn")(y, train))
+        y = nn.relu(self.norm(name="squeeze_bn")(y, train, rows))
         y = self.conv(2 * self.filters, 1, name="excite_conv")(y)
         y = nn.softmax(y.reshape(*y.shape[:-1], 2, self.filters), axis=-2)
         return (x * y).sum(-2)
@@ -160,13 +162,19 @@ class ResNet(nn.Module):
     shortcut: str = "always"
     zero: bool = True
 
+    @property
+    def width(self) -> int:
+        """F, the width of h."""
+        return self.channels * (32 if self.depth >= BOTTLENECK else 8)
+
     @nn.compact
-    def __call__(self, x, train: bool):
-        groups = groups_of(self.bn_group, len(x)) if train else 1
+    def __call__(self, x: jax.Array, train: bool, rows: Rows = WHOLE) -> jax.Array:
+        """[N, H, W, 3] -> [N, F] float32."""
+        groups = group_count(self.bn_group, len(x)) if train else 1
         norm = partial(BatchNorm, groups=groups, dtype=self.dtype)
         conv = partial(Conv, pad=self.pad, start=self.start)
         x = pixels(x, self.mean, self.std, self.dtype)
-        x = self._stem(x, conv, norm, train)
+        x = self._stem(x, conv, norm, train, rows)
         for g, blocks in enumerate(BLOCKS[self.depth]):
             for b in range(blocks):
                 x = Block(
@@ -179,14 +187,14 @@ class ResNet(nn.Module):
                     conv=conv,
                     norm=norm,
                     name=f"layer{g + 1}_{b}",
-                )(x, train)
+                )(x, train, rows)
         return jnp.mean(x, (1, 2), dtype=jnp.float32)
 
     def _projects_first(self) -> bool:
         """Whether the first group's shortcut is a projection; bottlenecks need one."""
         return self.shortcut == "always" or self.depth >= BOTTLENECK
 
-    def _stem(self, x, conv, norm, train):
+    def _stem(self, x, conv, norm, train, rows):
         width, large = self.channels, self.stem == "imagenet"
         if large and self.sk_ratio:  # ResNet-D: three small kernels for one of 7x7
             convs = [(width // 2, 3, 2), (width // 2, 3, 1), (width, 3, 1)]
@@ -196,7 +204,7 @@ class ResNet(nn.Module):
             convs = [(width, 3, 2 if self.stem == "small" else 1)]
         for i, (features, size, stride) in enumerate(convs, start=1):
             x = conv(features, size, stride, name=f"conv{i}")(x)
-            x = nn.relu(norm(name=f"bn{i}")(x, train))
+            x = nn.relu(norm(name=f"bn{i}")(x, train, rows))
         return max_pool(x, self.pool) if large else x
 
 

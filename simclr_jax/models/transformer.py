@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.models.rows import WHOLE, Rows
+
 EPSILON = 1e-6  # of all layer norms
 STD = 0.02
 
@@ -145,23 +147,22 @@ class Block(nn.Module):
     drop: float
 
     @nn.compact
-    def __call__(self, x, train: bool, rows=None):
-        """rows: int [N], which of a batch the images are; None if they are all."""
+    def __call__(self, x: jax.Array, train: bool, rows: Rows = WHOLE) -> jax.Array:
         attend = Attention(self.heads, self.start, name="attention")
         mlp = FeedForward(self.start, name="mlp")
-        rows = jnp.arange(x.shape[0]) if rows is None else rows
-        x = x + self._dropped(attend(layer_norm("norm1", x.dtype)(x)), rows, train)
-        return x + self._dropped(mlp(layer_norm("norm2", x.dtype)(x)), rows, train)
+        index = jnp.arange(x.shape[0]) if rows.index is None else rows.index
+        x = x + self._drop_path(attend(layer_norm("norm1", x.dtype)(x)), index, train)
+        return x + self._drop_path(mlp(layer_norm("norm2", x.dtype)(x)), index, train)
 
-    def _dropped(self, y, rows, train):
-        """Stochastic depth, Huang et al. 2016: scaling what stays keeps the mean.
+    def _drop_path(self, y, index, train):
+        """Stochastic depth (arXiv:1603.09382); the scale 1 / keep preserves the mean.
 
-        Each image has a key of its own: its fate does not hang on who comes with it.
+        Each image has its own key, so that its draw is the same in any part of a batch.
         """
         if not (train and self.drop and self.has_rng("dropout")):
             return y
         keep = 1 - self.drop
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), rows)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), index)
         kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep))(keys)
         return jnp.where(kept[:, None, None], y / keep, 0)
 

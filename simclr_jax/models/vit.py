@@ -7,6 +7,7 @@ patch projection as they were at first, and has heads half as wide in the small 
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,7 +16,16 @@ import jax.numpy as jnp
 from simclr_jax.models.checks import DTYPES, check_pixels, one_of
 from simclr_jax.models.norm import pixels
 from simclr_jax.models.positions import resample, sincos
+from simclr_jax.models.rows import WHOLE, Rows
 from simclr_jax.models.transformer import STARTS, STD, Block, Start, affine, layer_norm
+
+
+class Tokens(NamedTuple):
+    """The tokens of a block."""
+
+    class_token: jax.Array  # [N, D]
+    patches: jax.Array  # [N, T, D], row by row of the picture
+
 
 POSITIONS = ("learned", "sincos")
 
@@ -69,10 +79,38 @@ class ViT(nn.Module):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def width(self) -> int:
+        """F, the width of h."""
+        return self.dim
+
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool,
+        rows: Rows = WHOLE,
+        token_blocks: tuple[int, ...] = (),
+    ):
+        """[N, H, W, 3] -> h [N, F] float32.
+
+        Args:
+          token_blocks: blocks, counted from 0, whose tokens are returned too.
+
+        Returns:
+          h; with token_blocks (h, {block: Tokens}), the blocks' outputs after the last
+          layer norm, float32.
+
+        Raises:
+          ValueError: there is no such block.
+        """
+        if not all(0 <= i < self.depth for i in token_blocks):
+            raise ValueError(
+                f"token_blocks = {token_blocks}: this network has blocks 0 to "
+                f"{self.depth - 1}."
+            )
         x = pixels(x, self.mean, self.std, self.dtype)
-        rows, columns = self._grid(x)
+        grid = self._grid(x)
         start = STARTS[self.start]
         embed = Patches(
             self.dim, self.patch_side, start, self.frozen_patch, name="patch"
@@ -83,11 +121,19 @@ class ViT(nn.Module):
         token = jnp.broadcast_to(token, (x.shape[0], 1, self.dim))
         # In float32, and so the gradients of both: they are sums over the images.
         x = jnp.concatenate([token, x.astype(jnp.float32)], axis=1)
-        x = (x + self._positions(rows, columns)).astype(self.dtype)
+        x = (x + self._positions(*grid)).astype(self.dtype)
+        outputs = {}
         for i in range(self.depth):
             drop = self.drop_path * i / max(self.depth - 1, 1)
-            x = Block(self.heads, start, drop, name=f"block{i}")(x, train)
-        return layer_norm("norm", jnp.float32)(x[:, 0])
+            x = Block(self.heads, start, drop, name=f"block{i}")(x, train, rows)
+            if i in token_blocks:
+                outputs[i] = x
+        norm = layer_norm("norm", jnp.float32)
+        h = norm(x[:, 0])
+        if not token_blocks:
+            return h
+        normed = {i: norm(x) for i, x in outputs.items()}
+        return h, {i: Tokens(x[:, 0], x[:, 1:]) for i, x in normed.items()}
 
     def _grid(self, x) -> tuple[int, int]:
         height, width = x.shape[1:3]

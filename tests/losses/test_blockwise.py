@@ -10,7 +10,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from simclr_jax.experiment import build, config
-from simclr_jax.losses.blockwise import choose
+from simclr_jax.losses.block_size import Matrix, block_size, queries_matrix
+from simclr_jax.losses.blockwise import most_similar, retrieve
 from simclr_jax.losses.contrastive import ctr, info_nce, nt_xent
 from simclr_jax.losses.neighbours import cauchy
 from simclr_jax.sharding import DATA, make_mesh
@@ -234,18 +235,62 @@ def test_no_matrix_of_65_536_pairs_is_held_and_two_gathers_are_sent():
     assert {kind for kind, _ in collectives(compiled)} == {"all-gather", "all-reduce"}
 
 
-def test_how_many_columns():
-    assert choose(0, 512, 256, views=2) == 256  # all of a small batch
-    assert choose(100, 512, 256, views=2) == 100
-    assert choose(1000, 512, 256, views=2) == 256
-    assert choose(0, 4096, 2048, views=2) == 2048  # 64 MiB on one device
-    assert choose(0, 8192, 4096, views=2) == 128  # a matrix of 256 MiB: 8 at a time
-    with jax.set_mesh(make_mesh()):
-        assert choose(0, 8192, 4096, views=2) == 4096
-        assert choose(0, 131_072, 65_536, views=2) == 64
-    assert choose(0, 2**30, 2**30) == 1
+def test_block_size_by_shape():
+    small, large = (Matrix(2 * n, n, views=2) for n in (256, 4096))
+    assert block_size(small, 1) == 256  # all of a small batch
+    assert block_size(small._replace(block=100), 1) == 100
+    assert block_size(small._replace(block=1000), 1) == 256
+    assert block_size(Matrix(4096, 2048, views=2), 1) == 2048  # 64 MiB on one device
+    assert block_size(large, 1) == 128  # a matrix of 256 MiB: 8 at a time
+    assert block_size(large, 8) == 4096
+    assert block_size(Matrix(131_072, 65_536, views=2), 8) == 64
+    assert block_size(queries_matrix(2**30, 2**30), 1) == 1
     with pytest.raises(ValueError, match="got -1"):
-        choose(-1, 512, 256)
+        block_size(small._replace(block=-1), 1)
+
+
+def test_block_size_counts_the_devices_of_the_mesh():
+    z = jax.ShapeDtypeStruct((2, 4096, 8), jnp.float32)
+    loops = []
+    for devices in (1, 8):
+        with jax.set_mesh(make_mesh(jax.devices()[:devices])):
+            traced = jax.make_jaxpr(lambda z: nt_xent(z, 0.1)[0])(z)
+        loops.append("scan" in str(traced))
+    assert loops == [True, False]
+
+
+def similarity(a, b):
+    return jnp.einsum("vnd,wmd->vnwm", a, b, precision="highest")
+
+
+@pytest.mark.parametrize("block", [3, 5, 11])
+def test_most_similar_has_the_gradient_of_max(block):
+    draw = np.random.default_rng(0)
+    rows, columns, slope = (
+        draw.normal(size=shape).astype(np.float32)
+        for shape in ((2, 7, 4), (2, 11, 4), (2, 7))
+    )
+    columns[1, 3] = columns[0, 2]  # equally similar: the gradient is shared
+
+    def dense(rows, columns):
+        return jnp.sum(slope * jnp.max(similarity(rows, columns), (2, 3)))
+
+    def blocks(rows, columns):
+        return jnp.sum(slope * most_similar(rows, columns, similarity, block))
+
+    exact = jax.grad(dense, (0, 1))(rows, columns)
+    grads = jax.jit(jax.grad(blocks, (0, 1)))(rows, columns)
+    assert np.abs(exact[1]).max() > 0.1
+    for a, b in zip(grads, exact, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_retrieve_refuses_to_be_differentiated():
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 4)), jnp.float32)
+    entropy = lambda z: jnp.sum(retrieve(z[:1], z, similarity, 3)[1])  # noqa: E731
+    assert np.isfinite(entropy(z))
+    with pytest.raises(NotImplementedError, match="metric and has no gradient"):
+        jax.grad(entropy)(z)
 
 
 def test_a_run_says_what_was_chosen():

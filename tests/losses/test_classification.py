@@ -48,5 +48,5 @@ def test_a_label_that_is_no_class_makes_the_loss_nan(label):
 
 
 def test_labels_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match="one label a row"):
+    with pytest.raises(ValueError, match="one label per row"):
         cross_entropy(jnp.zeros((4, 3)), jnp.zeros((4, 1), jnp.int32))

@@ -49,9 +49,11 @@ def outcome(name, change=lambda method: method):
     for i in range(STEPS):
         state, _ = step(state, batches()[i % 4])
     _, (_, y, _) = jax.jit(method.loss)(
-        state.params, state.blind(), batches()[0], state.rng
+        state.params, state.for_loss(), batches()[0], state.rng
     )
-    return float(spread(y.z)), float(effective_rank(normalize(y.z).reshape(128, -1)))
+    return float(spread(y.heads["projector"])), float(
+        effective_rank(normalize(y.heads["projector"]).reshape(128, -1))
+    )
 
 
 def own_target(method):

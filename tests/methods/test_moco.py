@@ -12,8 +12,9 @@ from simclr_jax import sharding
 from simclr_jax.batch import Batch
 from simclr_jax.methods.moco import moco
 from simclr_jax.models.norm import BatchNorm
+from simclr_jax.models.rows import WHOLE, Rows
 from simclr_jax.train.optim import sgd
-from simclr_jax.train.step import follow
+from simclr_jax.train.step import update_target
 from tests.losses.test_moco import unit, wave
 from tests.tools import Tiny, compiled_step, small_batch, small_state
 
@@ -23,8 +24,10 @@ KEY = jax.random.key(1)
 class Flat(nn.Module):
     """The pixels as they are."""
 
+    width: int = 4
+
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, rows: Rows = WHOLE):
         return x.reshape(x.shape[0], -1)
 
 
@@ -40,7 +43,7 @@ def test_the_released_module():
         return {"projector": {"dense1": {"kernel": kernel.T, "bias": bias}}}
 
     online = linear(wave(3, 4, 0.5), wave(1, 3, 2.0)[0])
-    target = follow(linear(wave(3, 4, 0.9), np.zeros(3)), online, 0.9)
+    target = update_target(linear(wave(3, 4, 0.9), np.zeros(3)), online, 0.9)
     head = target["projector"]["dense1"]
     w = [0.75293677, 0.99282015, 0.7657647, 0.17855814]
     np.testing.assert_allclose(head["kernel"][:, 0], w, rtol=1e-6)
@@ -112,8 +115,8 @@ def test_the_shuffle_changes_groups_of_keys_only():
         for shuffle in (False, True):
             method = moco(Tiny(groups), hidden=8, out=4, queue=32, shuffle=shuffle)
             state = method.init(KEY, batch.views)
-            loss, (_, y, _) = method.loss(state.params, state.blind(), batch, KEY)
-            losses[groups, shuffle] = float(loss), np.asarray(y.z)
+            loss, (_, y, _) = method.loss(state.params, state.for_loss(), batch, KEY)
+            losses[groups, shuffle] = float(loss), np.asarray(y.heads["projector"])
     np.testing.assert_allclose(losses[1, False][0], losses[1, True][0], rtol=1e-5)
     assert abs(losses[4, False][0] - losses[4, True][0]) > 1e-5
     np.testing.assert_array_equal(losses[4, False][1], losses[4, True][1])

@@ -82,11 +82,11 @@ def test_tsimcne_compares_as_they_are_both_views_of_one_pass():
     batch = small_batch(8)
     method = METHODS["tsimcne"](Tiny(), **SMALL["tsimcne"])
     state = method.init(jax.random.key(0), batch.views)
-    loss, (_, y, _) = method.loss(state.params, state.blind(), batch, state.rng)
-    np.testing.assert_allclose(loss, cauchy(y.z)[0], rtol=1e-6)
-    assert np.ptp(np.linalg.norm(y.z, axis=-1)) > 1e-3
+    loss, (_, y, _) = method.loss(state.params, state.for_loss(), batch, state.rng)
+    np.testing.assert_allclose(loss, cauchy(y.heads["projector"])[0], rtol=1e-6)
+    assert np.ptp(np.linalg.norm(y.heads["projector"], axis=-1)) > 1e-3
     mixed = batch.replace(views=(batch.views[0], batch.views[0][::-1]))
-    _, (_, once, _) = method.loss(state.params, state.blind(), mixed, state.rng)
+    _, (_, once, _) = method.loss(state.params, state.for_loss(), mixed, state.rng)
     assert np.abs(once.h[0] - y.h[0]).max() > 1e-3  # the other view has its part in h
 
 
@@ -148,11 +148,17 @@ def test_simsiam_compares_across_views():
     batch = small_batch(8)
     method = METHODS["simsiam"](Tiny(), **SMALL["simsiam"])
     state = method.init(jax.random.key(0), batch.views)
-    loss, (_, y, _) = method.loss(state.params, state.blind(), batch, state.rng)
-    expected = -(cosine(y.p[0], y.z[1]) + cosine(y.p[1], y.z[0])) / 2
+    loss, (_, y, _) = method.loss(state.params, state.for_loss(), batch, state.rng)
+    expected = (
+        -(
+            cosine(y.heads["predictor"][0], y.heads["projector"][1])
+            + cosine(y.heads["predictor"][1], y.heads["projector"][0])
+        )
+        / 2
+    )
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     swapped = batch.replace(views=batch.views[::-1])
-    again, _ = method.loss(state.params, state.blind(), swapped, state.rng)
+    again, _ = method.loss(state.params, state.for_loss(), swapped, state.rng)
     np.testing.assert_allclose(loss, again, rtol=1e-5)
 
 
@@ -165,7 +171,7 @@ def test_three_views_are_not_two(name):
     state = method.init(jax.random.key(0), views)
     with pytest.raises(ValueError, match=r"two views of each picture.* makes 3"):
         method.loss(
-            state.params, state.blind(), Batch(views=(*views, views[0])), state.rng
+            state.params, state.for_loss(), Batch(views=(*views, views[0])), state.rng
         )
 
 

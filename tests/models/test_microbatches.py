@@ -12,8 +12,9 @@ import pytest
 from simclr_jax.losses.contrastive import nt_xent
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.heads import projector
-from simclr_jax.models.network import manner, network
+from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 from simclr_jax.models.norm import BatchNorm
+from simclr_jax.models.rows import WHOLE, Rows
 from simclr_jax.models.transformer import STARTS, Block
 from simclr_jax.sharding import by_batch, make_mesh
 from tests.tools import SMALL, Tiny, plain, small_batch
@@ -25,12 +26,13 @@ class Dropping(nn.Module):
     """Four patches of a picture and a block that drops paths; no batch norm."""
 
     dtype: Any = jnp.float32
+    width: int = 8
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, rows: Rows = WHOLE):
         x = x.reshape(len(x), 4, -1).astype(self.dtype) / 255
-        x = nn.Dense(8, param_dtype=self.dtype)(x)
-        return Block(2, STARTS["dino"], drop=0.5)(x, train).mean(1)
+        x = nn.Dense(self.width, param_dtype=self.dtype)(x)
+        return Block(2, STARTS["dino"], drop=0.5)(x, train, rows).mean(1)
 
 
 def without_batch_norm():
@@ -42,8 +44,7 @@ def without_batch_norm():
 
 
 def in_parts(name, k, batch, encoder=None):
-    with manner(k):
-        method = METHODS[name](encoder or Dropping(), **SMALL[name])
+    method = METHODS[name](encoder or Dropping(), BatchOptions(k), **SMALL[name])
     state = method.init(jax.random.key(0), batch.views)
 
     @jax.jit
@@ -73,7 +74,9 @@ def test_without_batch_norm_the_gradient_is_that_of_the_whole_batch(name):
         (loss, (_, y, _)), grads = in_parts(name, 1, batch)
         (same, (_, again, _)), found = in_parts(name, 4, batch)
     np.testing.assert_allclose(same, loss, rtol=1e-5)
-    np.testing.assert_allclose(again.z, y.z, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        again.heads["projector"], y.heads["projector"], rtol=1e-4, atol=1e-5
+    )
     assert apart(found, grads) <= 1e-5
 
 
@@ -81,7 +84,7 @@ class Twice(nn.Module):
     """A head in float64."""
 
     @nn.compact
-    def __call__(self, h, train: bool):
+    def __call__(self, h, train: bool, rows: Rows = WHOLE):
         return nn.Dense(4, param_dtype=jnp.float64)(h)
 
 
@@ -90,14 +93,15 @@ def test_in_float64_nothing_but_rounding_is_left(joint, ks):
     views = small_batch(16).views
 
     def gradient(k):
-        with manner(k):
-            net = network(Dropping(jnp.float64), Twice(), joint=joint)
+        net = network(
+            Dropping(jnp.float64), Twice(), options=BatchOptions(k), joint=joint
+        )
         params, stats = net.init(jax.random.key(0), views)
         params = jax.tree.map(jnp.float64, params)
 
         def loss(params):
             y, _ = net.apply(params, stats, views, KEY)
-            return nt_xent(y.z, 0.1)[0]
+            return nt_xent(y.heads["projector"], 0.1)[0]
 
         return jax.jit(jax.value_and_grad(loss))(params)
 
@@ -113,8 +117,7 @@ def test_in_float64_nothing_but_rounding_is_left(joint, ks):
 def test_paths_are_dropped_by_image():
     """As it is in a whole batch: not the same for all parts, nor for all views."""
     views = small_batch(16).views
-    with manner(4):
-        net = network(Dropping(), projector(out=4), joint=True)
+    net = network(Dropping(), projector(out=4), options=BatchOptions(4), joint=True)
     params, stats = net.init(jax.random.key(0), views)
     same = tuple(np.repeat(view[:1], 16, 0) for view in views)
     y, _ = net.apply(params, stats, same, KEY)
@@ -125,15 +128,16 @@ def test_paths_are_dropped_by_image():
 def test_batch_norm_has_the_statistics_of_each_part():
     """Of every fourth image; what runs is the mean over the parts."""
     (view, _) = small_batch(32).views
-    with manner(4):
-        net = network(Tiny(), projector(layers=1, out=4))
+    net = network(Tiny(), projector(layers=1, out=4), options=BatchOptions(4))
     params, stats = net.init(jax.random.key(0), [view])
     y, new = net.apply(params, stats, [view], KEY)
     means = []
     for k in range(4):
-        whole = network(Tiny(), projector(layers=1, out=4))
+        whole = network(Tiny(), projector(layers=1, out=4), options=WHOLE_BATCH)
         part, told = whole.apply(params, stats, [view[k::4]], KEY)
-        np.testing.assert_allclose(y.z[:, k::4], part.z, atol=1e-5)
+        np.testing.assert_allclose(
+            y.heads["projector"][:, k::4], part.heads["projector"], atol=1e-5
+        )
         means.append(told["encoder"]["bn1"]["mean"])
     np.testing.assert_allclose(
         new["encoder"]["bn1"]["mean"], np.mean(means, 0), atol=1e-6
@@ -144,13 +148,12 @@ def test_keys_are_shuffled_among_the_groups_of_their_part():
     """place says by rank who is whose neighbour, in a part as in the batch."""
     (view, _) = small_batch(32).views
     place = np.random.default_rng(0).permutation(32)
-    with manner(2):
-        net = network(Tiny(4), projector(layers=1, out=4))
+    net = network(Tiny(4), projector(layers=1, out=4), options=BatchOptions(2))
     params, stats = net.init(jax.random.key(0), [view])
     y, _ = net.apply(params, stats, [view], KEY, place)
     for k in range(2):
         order = np.argsort(place[k::2])
-        whole = network(Tiny(4), projector(layers=1, out=4))
+        whole = network(Tiny(4), projector(layers=1, out=4), options=WHOLE_BATCH)
         part, _ = whole.apply(params, stats, [view[k::2][order]], KEY)
         np.testing.assert_allclose(y.h[0, k::2][order], part.h[0], atol=1e-5)
 
@@ -158,18 +161,19 @@ def test_keys_are_shuffled_among_the_groups_of_their_part():
 class Deep(nn.Module):
     """Many activations a picture."""
 
+    width: int = 16
+
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, rows: Rows = WHOLE):
         x = x / 255
         for _ in range(6):
-            x = nn.relu(nn.Conv(16, (3, 3))(x))
+            x = nn.relu(nn.Conv(self.width, (3, 3))(x))
         return x.mean((1, 2))
 
 
 def compiled(k, batch, devices=1):
     mesh = make_mesh(jax.devices()[:devices])
-    with manner(k):
-        method = METHODS["simclr"](Deep(), **SMALL["simclr"])
+    method = METHODS["simclr"](Deep(), BatchOptions(k), **SMALL["simclr"])
     state = method.init(jax.random.key(0), batch.views)
     place = by_batch(mesh)
     shapes = jax.tree.map(

@@ -8,19 +8,21 @@ import pytest
 
 from simclr_jax import sharding
 from simclr_jax.models.heads import projector
-from simclr_jax.models.network import network
+from simclr_jax.models.network import WHOLE_BATCH, network
 from simclr_jax.models.norm import BatchNorm, pixels
+from simclr_jax.models.rows import WHOLE, Rows
 
 
 class Tiny(nn.Module):
     """The mean colour of a picture, mixed, normalised, some of it dropped."""
 
     drop: float = 0.0
+    width: int = 8  # of h
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, rows: Rows = WHOLE):
         x = pixels(x, (0.0,) * 3, (1.0,) * 3, "float32").mean((1, 2))
-        x = BatchNorm(name="bn")(nn.Dense(8)(x), train)
+        x = BatchNorm(name="bn")(nn.Dense(self.width)(x), train, rows)
         return nn.Dropout(self.drop, deterministic=not train)(x)
 
 
@@ -32,7 +34,7 @@ def pictures(*sizes, images=16):
 
 
 def build(views, **keywords):
-    net = network(Tiny(), projector(out=4), **keywords)
+    net = network(Tiny(), projector(out=4), options=WHOLE_BATCH, **keywords)
     return net, *net.init(jax.random.key(0), views)
 
 
@@ -55,9 +57,9 @@ def test_outputs_are_ordered_by_view_and_image(joint):
     net, params, stats = build(views, joint=joint)
     y, _ = net.apply(params, stats, views, KEY)
     assert y.h.shape == (2, 16, 8)
-    assert y.z.shape == (2, 16, 4)
-    assert y.p is None
-    assert y.h.dtype == y.z.dtype == jnp.float32
+    assert y.heads["projector"].shape == (2, 16, 4)
+    assert set(y.heads) == {"projector"}
+    assert y.h.dtype == y.heads["projector"].dtype == jnp.float32
 
     dense = params["encoder"]["Dense_0"]["kernel"]
     mixed = np.stack([(x / 255).mean((1, 2)) @ dense for x in views])  # [V, N, F]
@@ -96,7 +98,7 @@ def test_encode_uses_running_statistics():
     once = net.encode(params, stats, views[0])
     assert once.h.shape == (1, 16, 8)
     np.testing.assert_allclose(once.h, y.h, atol=1e-3)
-    np.testing.assert_allclose(once.z, y.z, atol=1e-2)
+    np.testing.assert_allclose(once.heads["projector"], y.heads["projector"], atol=1e-2)
     one = net.encode(params, stats, views[0][:1])  # no image sees another
     np.testing.assert_allclose(one.h[0], once.h[0, :1], atol=1e-5)
 
@@ -106,13 +108,13 @@ def test_predictor():
     net, params, stats = build(views, predictor=projector(out=4))
     y, _ = net.apply(params, stats, views, KEY)
     assert "predictor" in params
-    assert y.p.shape == y.z.shape
-    assert net.encode(params, stats, views[0]).p.shape == (1, 16, 4)
+    assert y.heads["predictor"].shape == y.heads["projector"].shape
+    assert net.encode(params, stats, views[0]).heads["predictor"].shape == (1, 16, 4)
 
 
 def test_dropout_differs_by_pass_and_follows_the_key():
     views = pictures(6) * 2
-    net = network(Tiny(drop=0.5), projector(out=4))
+    net = network(Tiny(drop=0.5), projector(out=4), options=WHOLE_BATCH)
     params, stats = net.init(jax.random.key(0), views)
     y, _ = net.apply(params, stats, views, KEY)
     again, _ = net.apply(params, stats, views, KEY)
@@ -126,13 +128,15 @@ def test_dropout_differs_by_pass_and_follows_the_key():
 
 def test_without_a_key_there_is_no_stream_to_drop_by():
     class Dropping(nn.Module):
+        width: int = 3
+
         @nn.compact
-        def __call__(self, x, train: bool):
+        def __call__(self, x, train: bool, rows: Rows = WHOLE):
             dropped = train and self.has_rng("dropout")
             return x.mean((1, 2)) * (0 if dropped else 1)
 
     views = pictures(6)
-    net = network(Dropping(), projector(out=4))
+    net = network(Dropping(), projector(out=4), options=WHOLE_BATCH)
     params, stats = net.init(jax.random.key(0), views)
     assert (net.apply(params, stats, views, KEY)[0].h == 0).all()
     assert (net.apply(params, stats, views, None)[0].h != 0).all()
@@ -148,5 +152,7 @@ def test_joint_views_stay_on_their_devices():
     assert not moved
     y, new = step(params, stats, placed, KEY)
     expected, stats = net.apply(params, stats, views, KEY)
-    np.testing.assert_allclose(y.z, expected.z, atol=1e-4)
+    np.testing.assert_allclose(
+        y.heads["projector"], expected.heads["projector"], atol=1e-4
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), new, stats)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import sharding
-from simclr_jax.models.norm import BatchNorm, groups_of, pixels
+from simclr_jax.models.norm import BatchNorm, group_count, pixels
 
 
 def train(norm, x, variables=None):
@@ -127,11 +127,11 @@ def test_groups_must_divide_the_batch():
 
 
 def test_groups_follow_the_batch():
-    assert [groups_of(32, rows) for rows in (32, 256, 1024)] == [1, 8, 32]
-    assert groups_of(32, 8) == 1  # fewer than a group
-    assert groups_of(0, 256) == 1  # no groups at all
+    assert [group_count(32, rows) for rows in (32, 256, 1024)] == [1, 8, 32]
+    assert group_count(32, 8) == 1  # fewer than a group
+    assert group_count(0, 256) == 1  # no groups at all
     with pytest.raises(ValueError, match=r"groups of 32 rows .* has 48 "):
-        groups_of(32, 48)
+        group_count(32, 48)
 
 
 def test_pixels_scale_bytes_only():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import sharding
-from simclr_jax.experiment import config
+from simclr_jax.experiment import schema
 from simclr_jax.models import vit
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.models.positions import resample, sincos
@@ -129,8 +129,8 @@ def test_parameter_paths():
 
 def test_a_config_has_the_keywords_and_not_the_sizes():
     keys = "name patch heads positions start frozen_patch drop_path dtype mean std"
-    assert sorted(config.section(ENCODERS, "vit_s")) == sorted(keys.split())
-    assert config.section(ENCODERS, "vit_mini").patch == 4
+    assert sorted(schema.section(ENCODERS, "vit_s")) == sorted(keys.split())
+    assert schema.section(ENCODERS, "vit_mini").patch == 4
 
 
 # Against the definition, in float64.

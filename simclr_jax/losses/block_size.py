@@ -1,0 +1,71 @@
+"""How many columns of a similarity matrix are processed together, by its shape."""
+
+from typing import NamedTuple
+
+from simclr_jax.sharding import mesh_size
+
+DENSE = 2**26  # bytes of similarities on a device up to which all are computed at once
+TILE = 2**23  # bytes of a block of them where they are more
+REACH = 60.0  # exp(-REACH) is far from float32's smallest number
+
+
+class Matrix(NamedTuple):
+    """The shape of a matrix of similarities, and how many columns are asked for."""
+
+    rows: int  # of all views, over all devices
+    columns: int  # M, of each of W views
+    views: int = 1  # W
+    block: int = 0  # columns of each view processed together; 0 has them chosen
+
+
+def pairs_matrix(images: int, block: int = 0) -> Matrix:
+    """All 2N views of N images against all: NT-Xent, t-SimCNE."""
+    return Matrix(2 * images, images, views=2, block=block)
+
+
+def queries_matrix(queries: int, keys: int, block: int = 0) -> Matrix:
+    """One view of each image against keys: MoCo."""
+    return Matrix(queries, keys, block=block)
+
+
+def block_size(matrix: Matrix, devices: int) -> int:
+    """The number of columns of each view that are processed together.
+
+    With `matrix.block` = 0 all of them, where the matrix is not too large for that.
+
+    Raises:
+      ValueError: the block is negative.
+    """
+    block = matrix.block
+    if block < 0:
+        raise ValueError(f"block must be 0 (to have one chosen) or above, got {block}.")
+    column = 4 * matrix.rows * matrix.views // devices  # bytes of a column on a device
+    if block == 0:
+        dense = column * matrix.columns <= DENSE
+        block = matrix.columns if dense else TILE // column
+    return max(min(block, matrix.columns), 1)
+
+
+def describe(matrix: Matrix, devices: int) -> str:
+    """A log line on how the matrix is computed."""
+    block = block_size(matrix, devices)
+    dense = block == matrix.columns
+    how = "at once" if dense else f"{block * matrix.views} at a time"
+    return f"similarities of {matrix.rows} to {matrix.columns * matrix.views}: {how}"
+
+
+def block_on_mesh(matrix: Matrix) -> int:
+    """`block_size` on the mesh in use."""
+    return block_size(matrix, mesh_size())
+
+
+def shared_maximum(low: float, high: float) -> float | None:
+    """An upper bound that serves as the maximum of every log-sum-exp.
+
+    Args:
+      low, high: the range of the log-similarities.
+
+    Returns:
+      `high`, or None where exp(low - high) could be lost in float32.
+    """
+    return high if high - low <= REACH else None
