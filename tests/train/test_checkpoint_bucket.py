@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from orbax.checkpoint._src.futures.future import _SignalingThread, set_signals
 
 from simclr_jax.storage import bucket, gcs_path, retry
 from simclr_jax.train import checkpoint
@@ -25,8 +26,24 @@ FOLDER = "gs://bucket/run/checkpoints"
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch):
+def _short_pause(monkeypatch):
     monkeypatch.setattr(checkpoint, "FIRST_PAUSE", 0.05)
+
+
+@pytest.fixture(autouse=True)
+def _no_orbax_threads_left(cloud):
+    """Lets Orbax's threads of a save whose directory could not be created end.
+
+    They wait five minutes for it and then drop coroutines that were never awaited: the
+    warning would appear in another test, and the process would not exit before.
+    """
+    yield
+    cloud.reset()
+    threads = [x for x in threading.enumerate() if isinstance(x, _SignalingThread)]
+    for thread in threads:
+        set_signals(thread._receive_signals, operation_id=thread._operation_id)
+    for thread in threads:
+        threading.Thread.join(thread)
 
 
 def state(step):
