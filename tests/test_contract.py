@@ -195,7 +195,8 @@ def test_by_blocks_there_is_no_matrix_of_all_to_all(name):
 def largest(jaxpr) -> int:
     """Elements of the largest array that is made on the way."""
     sizes = [v.aval.size for e in jaxpr.eqns for v in e.outvars]
-    return max(sizes + [largest(inner) for e in jaxpr.eqns for inner in inner_jaxprs(e)])
+    inner = [largest(x) for e in jaxpr.eqns for x in inner_jaxprs(e)]
+    return max(sizes + inner)
 
 
 def test_the_probe_teaches_the_encoder_nothing(name):

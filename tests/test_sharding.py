@@ -57,7 +57,7 @@ def test_between_slices_of_tpus_goes_one_part_of_a_sum(monkeypatch):
         importlib.metadata.version("libtpu")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip('needs the compiler for TPUs: pip install "jax[tpu]"')
-    for name, value in compiler.ALONE.items():
+    for name, value in compiler.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     found = topologies.get_topology_desc(
         platform="tpu", topology_name="v5e:2x4", num_slices=2

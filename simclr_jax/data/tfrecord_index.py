@@ -21,6 +21,7 @@ from tqdm import tqdm
 from simclr_jax.data.errors import STORAGE
 from simclr_jax.storage.errors import BucketUnavailable
 from simclr_jax.storage.files import storage_of
+from simclr_jax.storage.paths import cache_folder
 
 HEADER, FOOTER = 12, 4  # bytes around a payload
 CHUNK = 2**23  # bytes a request where a request is dear; whole files pass through
@@ -161,11 +162,6 @@ def _assemble(files, counts, lengths):
     file = np.repeat(np.arange(len(files), dtype=np.int32), counts)
     first = np.concatenate([[0], end])[np.cumsum(counts) - counts]
     return Index(files, file, end - stride - first[file] + HEADER, lengths)
-
-
-def cache_folder():
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(root, "simclr_jax")
 
 
 def _load(path, files):

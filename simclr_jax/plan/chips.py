@@ -1,29 +1,30 @@
-"""What the chips are, and what a message between them takes.
+"""The properties of TPU chips, and the time of a collective between them.
 
-Peaks, memory and bandwidth are the vendor's published ones. Clocks follow from the
-peaks. Links and latencies are assumptions: with them the estimates of communication
-stand and fall.
+Peaks, memory and bandwidth are published by the vendor. Clocks follow from the peaks.
+Link bandwidths and latencies are assumptions, on which all estimates of communication
+depend.
 """
 
+import math
 from typing import NamedTuple
 
 GIB = 2**30
-HOP, LAUNCH = 1e-6, 2e-6  # seconds: from chip to chip, and to begin at all
+HOP, LAUNCH = 1e-6, 2e-6  # seconds: from one chip to the next, and to start
 
 
 class Chip(NamedTuple):
-    """A kind of chip; devices are what JAX counts, a core or a whole chip."""
+    """A kind of chip. A device is what JAX counts: a core, or a whole chip."""
 
     devices: int  # of a chip
     hbm: float  # bytes of memory, of a chip
     peak: float  # multiplications and additions of bfloat16 a second, of a chip
     bandwidth: float  # bytes a second to and from memory, of a chip
     clock: float  # Hz
-    link: float  # bytes a second and direction
+    link: float  # bytes a second in one direction
     ring: int  # the shortest side of a topology that is closed to a ring
 
 
-CHIPS = {  # by JAX's name for the kind
+CHIPS = {  # by the device_kind of JAX
     "TPU v2": Chip(2, 16 * GIB, 46e12, 700e9, 0.70e9, 62e9, 16),
     "TPU v3": Chip(2, 32 * GIB, 123e12, 900e9, 0.94e9, 70e9, 16),
     "TPU v4": Chip(1, 32 * GIB, 275e12, 1228e9, 1.05e9, 45e9, 4),
@@ -33,28 +34,28 @@ CHIPS = {  # by JAX's name for the kind
 }
 
 
-def seconds(kind: str, size: int, sides: tuple[int, ...], chip: Chip) -> float:
-    """How long a collective takes: hops and bytes on a torus, or on a part of it.
+def collective_seconds(
+    kind: str, size: int, sides: tuple[int, ...], chip: Chip
+) -> float:
+    """The time of a collective on a grid of chips, by hops and bytes.
 
     Args:
-      kind: of the collective, in the compiler's words.
+      kind: of the collective, as in the compiled program, such as "all-reduce".
       size: bytes of the whole buffer, gathered or reduced.
-      sides: of the box of chips that take part.
+      sides: of the smallest box that contains the participating chips.
+      chip: the kind of chip.
     """
     sides = tuple(side for side in sides if side > 1)
     if not sides:
         return 0.0
     if kind == "collective-permute":
         return LAUNCH + HOP + size / chip.link
-    closed = [side >= chip.ring for side in sides]
+    rings = [side >= chip.ring for side in sides]
     hops = sum(
-        side // 2 if ring else side - 1
-        for side, ring in zip(sides, closed, strict=True)
+        side // 2 if ring else side - 1 for side, ring in zip(sides, rings, strict=True)
     )
-    links = sum(2 if ring else 1 for ring in closed)
-    chips = 1
-    for side in sides:
-        chips *= side
-    moved = size * (chips - 1) / chips / (links * chip.link)
+    links = sum(2 if ring else 1 for ring in rings)
+    chips = math.prod(sides)
+    transfer = size * (chips - 1) / chips / (links * chip.link)
     phases = 2 if kind == "all-reduce" else 1  # reduce, then gather
-    return LAUNCH + phases * (hops * HOP + moved)
+    return LAUNCH + phases * (hops * HOP + transfer)

@@ -1,49 +1,52 @@
-"""Compiles for TPUs that are not here."""
+"""Compiles programs for TPUs that need not be present."""
 
 import contextlib
 import gzip
-import hashlib
 import importlib.metadata
 import json
 import os
 import re
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 from etils import epath
 from jax.experimental import topologies
 
-from simclr_jax.data.tfrecord_index import cache_folder
+from simclr_jax import fingerprint
+from simclr_jax.storage.paths import cache_folder
 
-ALONE = {  # libtpu shall neither look for a TPU's host nor lock others out
+ENVIRONMENT = {  # libtpu neither looks for a TPU's host nor locks other processes out
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-FLAGS = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")  # which change what is compiled, too
+FLAGS = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")  # variables that change what is compiled
 # "temporaries (69.50G) exceeds available HBM (15.75G)" or "Used 69.50G of 15.75G hbm"
-TOO_MUCH = re.compile(
+EXCEEDED = re.compile(
     r"([\d.]+)([KMG])\)? (?:exceeds|of) (?:available HBM \()?([\d.]+)([KMG])"
 )
-PATIENCE = 30  # seconds between signs of life
+INTERVAL = 30.0  # seconds between messages while the compiler runs
+
+Progress = Callable[[str], None]  # is called with messages for the user
 
 
 class Compiled(NamedTuple):
-    """A program for one device; without text it found no room."""
+    """A compiled program for one device; its text is empty if it does not fit."""
 
-    bytes: int  # of memory that it takes, or that the compiler would have wanted
+    memory: int  # bytes that it takes, or that it would need
     text: str
-    room: int = 0  # bytes that the compiler had for it, where that was too little
+    available: int = 0  # bytes for programs, if it does not fit
 
 
 def versions() -> dict[str, str]:
-    """Of what decides how a step is compiled.
+    """The versions of jax and libtpu, which decide how a step is compiled.
 
     Raises:
-      ValueError: if there is no compiler for TPUs.
+      ValueError: libtpu is not installed.
     """
     try:
         return {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
@@ -54,85 +57,113 @@ def versions() -> dict[str, str]:
         ) from None
 
 
-def describe(topology: str) -> list:
-    """The devices of a topology, such as v5e:8x8, that need not be there.
+def devices(topology: str) -> list[jax.Device]:
+    """The devices of a topology, such as v5e:8x8, that need not be present.
 
     Raises:
-      ValueError: if libtpu is not installed or does not know the topology.
+      ValueError: libtpu is not installed or does not support the topology.
     """
     versions()
-    os.environ.update(ALONE)
+    os.environ.update(ENVIRONMENT)
     # On v4 JAX sees a chip's two cores as one device.
-    more = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
-        found = topologies.get_topology_desc(
-            platform="tpu", topology_name=topology, **more
+        description = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **options
         )
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"--topology {topology}: {error}") from None
-    return list(found.devices)
+    return list(description.devices)
 
 
-def compile_once(lowered, topology: str) -> Compiled:
-    """Compiles a lowered step, or finds it in the cache folder."""
+def compile_once(
+    lowered: jax.stages.Lowered, topology: str, progress: Progress
+) -> Compiled:
+    """Compiles a lowered step, or reads the result from the cache folder.
+
+    Args:
+      lowered: the step.
+      topology: for which it is lowered.
+      progress: called when compilation starts and about every `INTERVAL` seconds.
+    """
     flags = {name: os.environ[name] for name in FLAGS if os.environ.get(name)}
-    program = json.dumps([lowered.as_text(), topology, versions() | flags])
-    name = hashlib.sha256(program.encode()).hexdigest()[:32]
-    kept = epath.Path(cache_folder()) / "plans" / f"{name}.json.gz"
-    if kept.exists():
-        with contextlib.suppress(OSError, ValueError, TypeError):  # damaged: again
-            return Compiled(*json.loads(gzip.decompress(kept.read_bytes())))
-    print(f"compiling for {topology}, which takes minutes", flush=True)
-    with signs_of_life("compiling"):
-        made = _compile(lowered)
-    with contextlib.suppress(OSError):  # a full disk costs time only
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(gzip.compress(json.dumps(made).encode()))
-    return made
+    program = [lowered.as_text(), topology, versions() | flags]
+    name = fingerprint.of_json(program)[:32]
+    path = epath.Path(cache_folder()) / "plans" / f"{name}.json.gz"
+    if path.exists():
+        with contextlib.suppress(OSError, ValueError, TypeError):  # damaged: compile
+            return Compiled(*json.loads(gzip.decompress(path.read_bytes())))
+    progress(f"compiling for {topology}, which takes minutes")
+    with reporting("compiling", progress):
+        compiled = _compile(lowered)
+    with contextlib.suppress(OSError):  # without the file, it is compiled again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(json.dumps(compiled).encode()))
+    return compiled
 
 
-def _compile(lowered) -> Compiled:
+def _compile(lowered: jax.stages.Lowered) -> Compiled:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        asked, room = wanted(str(error))
-        return Compiled(asked, "", room)
-    return Compiled(needed(compiled), compiled.as_text())
+        required, available = parse_exceeded(str(error))
+        return Compiled(required, "", available)
+    text = compiled.as_text()
+    if text is None:
+        raise ValueError("the compiler does not return the text of the program")
+    return Compiled(required_memory(compiled), text)
 
 
-def needed(compiled) -> int:
-    """Bytes of a device's memory that a compiled program takes."""
+def required_memory(compiled: jax.stages.Compiled) -> int:
+    """Bytes of a device's memory that a compiled program takes.
+
+    Outputs that reuse the memory of donated arguments count once.
+
+    Raises:
+      ValueError: the compiler does not report it.
+    """
     m = compiled.memory_analysis()
+    if m is None:
+        raise ValueError("the compiler does not report the program's memory")
     new = m.output_size_in_bytes - m.alias_size_in_bytes
     program = m.generated_code_size_in_bytes
     return m.argument_size_in_bytes + new + m.temp_size_in_bytes + program
 
 
-def wanted(message: str) -> tuple[int, int]:
-    """Bytes that were asked for, and that there were, as the compiler complains."""
-    found = TOO_MUCH.search(message)
-    if not found:
+def parse_exceeded(message: str) -> tuple[int, int]:
+    """The bytes required and available, from the compiler's error message.
+
+    Raises:
+      ValueError: the message does not contain them.
+    """
+    match = EXCEEDED.search(message)
+    if not match:
         raise ValueError(f"the step does not fit: {message}")
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    asked, unit, room, its_unit = found.groups()
-    return int(float(asked) * units[unit]), int(float(room) * units[its_unit])
+    required, unit, available, available_unit = match.groups()
+    return (
+        int(float(required) * units[unit]),
+        int(float(available) * units[available_unit]),
+    )
 
 
 @contextlib.contextmanager
-def signs_of_life(what: str, every: float = PATIENCE):
-    """Says every now and then that something still goes on."""
-    over, begun = threading.Event(), time.monotonic()
+def reporting(
+    task: str, progress: Progress, interval: float = INTERVAL
+) -> Iterator[None]:
+    """Calls `progress` every `interval` seconds with the time that a task has taken."""
+    done, start = threading.Event(), time.monotonic()
 
-    def speak():
-        while not over.wait(every):
-            print(f"{what}: {time.monotonic() - begun:.0f} s so far", flush=True)
+    def report():
+        while not done.wait(interval):
+            progress(f"{task}: {time.monotonic() - start:.0f} s so far")
 
-    speaker = threading.Thread(target=speak, daemon=True)
-    speaker.start()
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
     try:
         yield
     finally:
-        over.set()
-        speaker.join()
+        done.set()
+        reporter.join()

@@ -1,4 +1,4 @@
-"""Reads a compiled program as the compiler prints it."""
+"""Parses the text of a compiled HLO program."""
 
 import itertools
 import math
@@ -21,11 +21,11 @@ class Array(NamedTuple):
 
     shape: tuple[int, ...]
     size: int  # bytes
-    far: bool  # in the chip's main memory, and not in its fast one
+    in_hbm: bool  # in the chip's main memory, not in its fast one
 
 
 class Op(NamedTuple):
-    """One line of a computation."""
+    """One operation of a computation."""
 
     name: str
     type: str
@@ -33,43 +33,43 @@ class Op(NamedTuple):
     operands: list[str]
     rest: str  # attributes, metadata
 
-    def called(self, what: str = "calls|to_apply") -> str:
-        """The computation that it calls as `what`, or an empty string."""
-        found = re.search(rf"(?:{what})=%?([\w.\-]+)", self.rest)
-        return found[1] if found else ""
+    def called(self, attribute: str = "calls|to_apply") -> str:
+        """The name of the computation in an attribute, or ""."""
+        match = re.search(rf"(?:{attribute})=%?([\w.\-]+)", self.rest)
+        return match[1] if match else ""
 
 
 class Program(NamedTuple):
-    """All computations by name, and the name of the first."""
+    """All computations by name, and the name of the entry computation."""
 
     computations: dict[str, list[Op]]
     entry: str
-    constants: dict[str, int]  # whole numbers, by name
+    constants: dict[str, int]  # integer scalars, by name
 
 
-def arrays(kind: str) -> list[Array]:
-    """The arrays of a type, of which a tuple has several."""
-    found = []
-    for name, sides, layout in ARRAY.findall(kind):
+def arrays(type_text: str) -> list[Array]:
+    """The arrays of a type: one, or several for a tuple."""
+    result = []
+    for dtype, sides, layout in ARRAY.findall(type_text):
         shape = tuple(int(side) for side in sides.split(",") if side)
-        place = re.search(r"S\((\d+)\)", layout)
-        size = math.prod(shape) * SIZES[name]
-        found.append(Array(shape, size, place is None or place[1] == "0"))
-    return found
+        space = re.search(r"S\((\d+)\)", layout)
+        size = math.prod(shape) * SIZES[dtype]
+        result.append(Array(shape, size, space is None or space[1] == "0"))
+    return result
 
 
-def size(kind: str) -> int:
+def size(type_text: str) -> int:
     """Bytes of a type."""
-    return sum(array.size for array in arrays(kind))
+    return sum(array.size for array in arrays(type_text))
 
 
-def far(kind: str) -> int:
-    """Bytes of a type that lie in main memory."""
-    return sum(array.size for array in arrays(kind) if array.far)
+def hbm_size(type_text: str) -> int:
+    """Bytes of a type that are in main memory."""
+    return sum(array.size for array in arrays(type_text) if array.in_hbm)
 
 
 def parse(text: str) -> Program:
-    """Takes `compiled.as_text()` apart."""
+    """Parses `compiled.as_text()`."""
     computations, entry, name = {}, "", ""
     for line in text.splitlines():
         if not name:
@@ -79,75 +79,76 @@ def parse(text: str) -> Program:
                 entry = name if head[1] else entry
         elif line.startswith("}"):
             name = ""
-        elif found := LINE.match(line):
-            computations[name].append(_op(found[1], found[2]))
-    numbers = re.findall(r"%?([\w.\-]+) = [su]\d+\[\]\S* constant\((-?\d+)\)", text)
-    return Program(computations, entry, {name: int(said) for name, said in numbers})
+        elif match := LINE.match(line):
+            computations[name].append(_op(match[1], match[2]))
+    constants = re.findall(r"%?([\w.\-]+) = [su]\d+\[\]\S* constant\((-?\d+)\)", text)
+    return Program(computations, entry, {key: int(value) for key, value in constants})
 
 
-def _op(name: str, said: str) -> Op:
-    """`TYPE kind(operands), rest`, where a tuple's type has brackets of its own."""
-    end = _closing(said, 0) + 1 if said.startswith("(") else said.index(" ")
-    kind, call = said[:end], said[end:].strip()
+def _op(name: str, text: str) -> Op:
+    """Parses `TYPE kind(operands), rest`; the type of a tuple is in brackets."""
+    end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
+    type_text, call = text[:end], text[end:].strip()
     start = call.find("(")
     stop = _closing(call, start)
-    inside = call[start + 1 : stop]
-    word = call[:start]
-    operands = [inside] if word == "parameter" else NAME.findall(inside)
-    return Op(name, kind, word, operands, call[stop + 1 :])
+    kind, arguments = call[:start], call[start + 1 : stop]
+    operands = [arguments] if kind == "parameter" else NAME.findall(arguments)
+    return Op(name, type_text, kind, operands, call[stop + 1 :])
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the bracket that opens at `start` is closed."""
+    """The position at which the bracket that opens at `start` is closed."""
     depth = 0
-    for at in range(start, len(text)):
-        depth += (text[at] == "(") - (text[at] == ")")
+    for position in range(start, len(text)):
+        depth += (text[position] == "(") - (text[position] == ")")
         if depth == 0:
-            return at
+            return position
     return len(text)
 
 
 def group(op: Op) -> list[int]:
-    """The first of the groups of devices that a collective is among; []: all.
+    """The first group of devices of a collective; [] for all devices.
 
-    It is `{{0,1},{2,3}}`, or `[2,4]<=[4,2]T(1,0)`, [groups, members] of all devices
-    that were laid out as [4, 2] and transposed, or `mesh['data'=8] {'data':(2)2}`, two
-    members along the middle axis of [2, 2, 2].
+    In the text it is `{{0,1},{2,3}}`, or `[2,4]<=[4,2]T(1,0)`, that is [groups,
+    members] of all devices in the order of [4, 2] transposed, or
+    `mesh['data'=8] {'data':(2)2}`, two members along the middle axis of [2, 2, 2].
     """
-    if said := re.search(r"replica_groups=\{\{([\d,]+)\}", op.rest):
-        return _numbers(said[1])
-    words = r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
-    if said := re.search(words, op.rest):
-        sides = _numbers(said[2])
-        order = _numbers(said[3]) if said[3] else range(len(sides))
-        steps = [
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", op.rest):
+        return _numbers(match[1])
+    pattern = r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
+    if match := re.search(pattern, op.rest):
+        sides = _numbers(match[2])
+        order = _numbers(match[3]) if match[3] else range(len(sides))
+        offsets = [
             [i * math.prod(sides[a + 1 :]) for i in range(sides[a])] for a in order
         ]
-        return [sum(each) for each in itertools.product(*steps)][: int(said[1])]
-    words = r"replica_groups=mesh\['\w+'=(\d+)\] \{'\w+':\((\d+)\)(\d+)\}"
-    if said := re.search(words, op.rest):
-        devices, before, members = map(int, said.groups())
+        return [sum(x) for x in itertools.product(*offsets)][: int(match[1])]
+    pattern = r"replica_groups=mesh\['\w+'=(\d+)\] \{'\w+':\((\d+)\)(\d+)\}"
+    if match := re.search(pattern, op.rest):
+        devices, before, members = map(int, match.groups())
         return [i * (devices // before // members) for i in range(members)]
     return []
 
 
-def _numbers(said: str) -> list[int]:
-    return [int(number) for number in said.split(",")]
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
-def trips(program: Program, loop: Op) -> int | None:
-    """How often a while loop goes round, None where the text does not say so."""
-    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
-        return int(known[1])
+def trip_count(program: Program, loop: Op) -> int | None:
+    """The number of iterations of a while loop, None if the text does not have it."""
+    if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+        return int(match[1])
     return _bound(program, loop.called("condition"))
 
 
 def _bound(program: Program, condition: str) -> int | None:
-    """The constant that a counter from 0 is held against."""
+    """The constant below which a counter from 0 has to be."""
     for op in program.computations.get(condition, []):
-        against = [program.constants[o] for o in op.operands if o in program.constants]
-        if op.kind == "compare" and "direction=LT" in op.rest and against:
-            return against[0]
+        constants = [
+            program.constants[o] for o in op.operands if o in program.constants
+        ]
+        if op.kind == "compare" and "direction=LT" in op.rest and constants:
+            return constants[0]
         if op.kind == "fusion":
-            return against[0] if against else _bound(program, op.called())
+            return constants[0] if constants else _bound(program, op.called())
     return None

@@ -1,7 +1,8 @@
-"""What a step multiplies by its definition, before any compiler has seen it."""
+"""Multiplications and additions of a jaxpr, that is before any compilation."""
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from jax.extend import core
 
@@ -9,8 +10,9 @@ from jax.extend import core
 def flops(jaxpr: core.Jaxpr) -> int:
     """Multiplications and additions of all products and convolutions.
 
-    A branch counts as if it were taken, the body of a `while` once, and so does what a
-    compiler will find to be of no use, such as the slope of the first layer's pixels.
+    All branches of a condition count, and the body of a `while` once. So do operations
+    whose results are not used, which a compiler removes, such as the gradient with
+    respect to the first layer's input.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -19,55 +21,76 @@ def flops(jaxpr: core.Jaxpr) -> int:
         elif equation.primitive.name == "conv_general_dilated":
             total += _convolution(equation)
         times = equation.params.get("length", 1)  # of a scan
-        total += times * sum(map(flops, inside(equation)))
+        total += times * sum(map(flops, inner_jaxprs(equation)))
     return total
 
 
-def inside(equation) -> Iterator[core.Jaxpr]:
-    """The computations that an equation goes through: a body, branches."""
+def inner_jaxprs(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    """The jaxprs that are parameters of an equation, such as a body or branches."""
     for value in equation.params.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, core.ClosedJaxpr):
-                yield each.jaxpr
-            elif isinstance(each, core.Jaxpr):
-                yield each
+        for jaxpr in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(jaxpr, core.ClosedJaxpr):
+                yield jaxpr.jaxpr
+            elif isinstance(jaxpr, core.Jaxpr):
+                yield jaxpr
 
 
-def _product(equation) -> int:
-    left, _ = (v.aval.shape for v in equation.invars)
-    (summed, _), _ = equation.params["dimension_numbers"]
-    rows = math.prod(equation.outvars[0].aval.shape)
-    return 2 * rows * math.prod(left[axis] for axis in summed)
+def _product(equation: core.JaxprEqn) -> int:
+    left, _ = map(_shape, equation.invars)
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    rows = math.prod(_shape(equation.outvars[0]))
+    return 2 * rows * math.prod(left[axis] for axis in contracted)
 
 
-def _convolution(equation) -> int:
-    image, kernel = (v.aval.shape for v in equation.invars)
-    out, said = equation.outvars[0].aval.shape, equation.params
-    (_, _, *of_image), (_, i, *of_kernel), (b, f, *of_out) = said["dimension_numbers"]
+def _convolution(equation: core.JaxprEqn) -> int:
+    image, kernel = map(_shape, equation.invars)
+    out, params = _shape(equation.outvars[0]), equation.params
+    (_, _, *of_image), (_, i, *of_kernel), (b, f, *of_out) = params["dimension_numbers"]
     total = 2 * out[b] * out[f] * kernel[i]
-    for axis, (low, _) in enumerate(said["padding"]):
-        total *= meetings(
+    for axis, (low, _) in enumerate(params["padding"]):
+        total *= products(
             kernel[of_kernel[axis]],
             image[of_image[axis]],
             out[of_out[axis]],
-            stride=said["window_strides"][axis],
+            stride=params["window_strides"][axis],
             pad=low,
-            hole=said["lhs_dilation"][axis],
-            step=said["rhs_dilation"][axis],
+            lhs_dilation=params["lhs_dilation"][axis],
+            rhs_dilation=params["rhs_dilation"][axis],
         )
     return total
 
 
-def meetings(
-    weights: int, pixels: int, outs: int, *, stride: int, pad: int, hole: int, step: int
-) -> int:
-    """How many pairs of a weight and an output meet a pixel, on one axis.
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
 
-    Neither padding nor the holes between pixels are work.
+
+def products(
+    kernel: int,
+    pixels: int,
+    outputs: int,
+    *,
+    stride: int,
+    pad: int,
+    lhs_dilation: int,
+    rhs_dilation: int,
+) -> int:
+    """Multiplications of a convolution along one axis.
+
+    Those with padding or with the zeros of a dilated input are not counted.
+
+    Args:
+      kernel: size of the kernel.
+      pixels: size of the input.
+      outputs: size of the output.
+      stride: of the window.
+      pad: before the first pixel.
+      lhs_dilation: distance between two pixels of the input, 1 if not dilated.
+      rhs_dilation: the same of the kernel.
     """
-    met = 0
-    for weight in range(weights):
-        for o in range(outs):
-            at = o * stride + weight * step - pad
-            met += 0 <= at <= (pixels - 1) * hole and at % hole == 0
-    return met
+    count = 0
+    for k in range(kernel):
+        for output in range(outputs):
+            position = output * stride + k * rhs_dilation - pad
+            inside = 0 <= position <= (pixels - 1) * lhs_dilation
+            count += inside and position % lhs_dilation == 0
+    return count

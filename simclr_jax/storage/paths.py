@@ -64,3 +64,9 @@ def split(path: str) -> tuple[str, str]:
     """The bucket and the object's name, of a whole path in a bucket."""
     bucket, _, name = os.fspath(path).removeprefix(BUCKET).partition("/")
     return bucket, name
+
+
+def cache_folder() -> str:
+    """The user's folder for files of this package that can be made again."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(root, "simclr_jax")

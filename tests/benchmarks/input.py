@@ -18,10 +18,10 @@ import sys
 import jax
 import tensorflow as tf
 
-from simclr_jax.cli.data_bench import spend
 from simclr_jax.data.pipeline import train_batches
 from simclr_jax.data.recipes import simclr
 from simclr_jax.data.sources import open_source
+from simclr_jax.data.throughput import consume
 
 SIZE, BATCH = 224, 64
 NAME = "imagenet_like"
@@ -38,7 +38,7 @@ def main(folder: str, seconds: str = "5", rounds: str = "5") -> None:
     took: dict[str, list[float]] = {name: [] for name in makers}
     for _ in range(int(rounds)):
         for name, make in makers.items():
-            images, spent = spend(make(), BATCH, float(seconds))
+            images, spent = consume(make(), BATCH, float(seconds))
             took[name].append(1e3 * spent / images)
     ms = {name: statistics.median(each) for name, each in took.items()}
     print(f"{machine()}\n\n| pipeline | ms an image | images/s a core | range, ms |")

@@ -1,6 +1,6 @@
-"""The planning door: that it compiles what the trainer runs; on real topologies, long.
+"""The command `plan`. The long tests compile for real topologies.
 
-Those need the compiler for TPUs, `pip install "jax[tpu]"`, and minutes each.
+They need the compiler for TPUs, `pip install "jax[tpu]"`, and minutes each.
 """
 
 import importlib.metadata
@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import time
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,15 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from simclr_jax import sharding
-from simclr_jax.cli import common, data_bench, plan
+from simclr_jax.cli import common, plan
 from simclr_jax.data import pipeline
 from simclr_jax.data.prefetch import feed
 from simclr_jax.data.sources import open_source
-from simclr_jax.experiment import build, config
+from simclr_jax.experiment import build, config, planning
 from simclr_jax.losses.contrastive import nt_xent
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.plan import compiler
+from simclr_jax.plan.report import input_text
 
 ROW = re.compile(
     r"^\| `(\w+_imagenet\S*)` \| (\d+) \| (v\S+) \| ([\d.]+) "
@@ -40,37 +40,37 @@ PLANS = ROW.findall(README)
 @pytest.mark.parametrize(
     ("colour", "placement"), [("host", "replicated"), ("device", "fsdp")]
 )
-def test_the_planned_step_is_the_one_that_is_trained(colour, placement):
+def test_the_planned_step_is_that_of_training(colour, placement):
     c, mesh = config.load("configs/quickstart.py"), sharding.make_mesh()
-    less = [("data.batch_size", "8"), ("encoder.channels", "4")]
-    config.override(c, [*less, ("data.colour", colour), ("placement", placement)])
+    small = [("data.batch_size", "8"), ("encoder.channels", "4")]
+    config.override(c, [*small, ("data.colour", colour), ("placement", placement)])
     source = open_source("cifar10_mini", split="train")
     with jax.set_mesh(mesh):
-        job = build.assemble(c, mesh, images=len(source), classes=10)
+        run = build.assemble(c, mesh, images=len(source), classes=10)
         batches = pipeline.train_batches(
             source, build.recipe(c), batch_size=8, seed=0, start_step=0, steps=1,
             colour=colour,
         )  # fmt: skip
-        batch, state = next(feed(batches, mesh)), job.create()
+        batch, state = next(feed(batches, mesh)), run.create()
         shapes = build.batch_shapes(c, mesh, labels=True)
-        step = build.train_step(c, job, mesh)
+        step = build.train_step(c, run, mesh)
         trained = step.lower(state, batch).as_text()
-        planned = step.lower(build.abstract(job), shapes).as_text()
+        planned = step.lower(build.abstract(run), shapes).as_text()
     assert trained == planned
 
 
-def test_without_the_compiler_a_line_says_how_to_get_it(monkeypatch):
+def test_without_the_compiler_the_error_names_the_package(monkeypatch):
     def version(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    words = ["--config=configs/quickstart.py", "--topology=v5e:2x2"]
+    argv = ["--config=configs/quickstart.py", "--topology=v5e:2x2"]
     with pytest.raises(common.UsageError, match=r"pip install 'jax\[tpu\]==\d"):
-        plan.main(words)
+        plan.main(argv)
 
 
 @pytest.mark.parametrize(
-    "complaint",
+    "message",
     [
         "Ran out of memory on HBM, the total memory required for HLO temporaries "
         "(69.50G) exceeds available HBM (15.75G). HLO module: x.",
@@ -78,41 +78,50 @@ def test_without_the_compiler_a_line_says_how_to_get_it(monkeypatch):
         "hbm capacity by 53.75G.",
     ],
 )
-def test_the_compilers_complaint_is_understood(complaint):
-    assert compiler.wanted(complaint) == (69.5 * 2**30, 15.75 * 2**30)
+def test_the_compilers_error_is_parsed(message):
+    assert compiler.parse_exceeded(message) == (69.5 * 2**30, 15.75 * 2**30)
 
 
-def test_memory_that_the_next_state_takes_over_counts_once():
+def test_the_memory_of_donated_arguments_counts_once():
     x = jax.ShapeDtypeStruct((2**20,), "float32")  # 4 MiB
     for donated, mib in ((), 8), ((0,), 4):
         step = jax.jit(lambda x: x + 1, donate_argnums=donated)
-        used = compiler.needed(step.lower(x).compile())
+        used = compiler.required_memory(step.lower(x).compile())
         assert used == pytest.approx(mib * 2**20, abs=2**16)
 
 
-def test_what_was_compiled_is_found_again(tmp_path, monkeypatch, capsys):
+def test_a_program_is_compiled_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiler, "versions", lambda: {"jax": "1", "libtpu": "2"})
-    lower = lambda f: jax.jit(f).lower(jax.ShapeDtypeStruct((4,), "float32"))  # noqa: E731
-    one = compiler.compile_once(lower(lambda x: x + 1), "v5e:2x2")
-    assert "compiling" in capsys.readouterr().out
-    assert one == compiler.compile_once(lower(lambda x: x + 1), "v5e:2x2")
-    assert "compiling" not in capsys.readouterr().out
+    messages = []
+
+    def compile_once(function, topology="v5e:2x2"):
+        """Whether it was compiled, and the result."""
+        messages.clear()
+        lowered = jax.jit(function).lower(jax.ShapeDtypeStruct((4,), "float32"))
+        result = compiler.compile_once(lowered, topology, messages.append)
+        return any("compiling" in message for message in messages), result
+
+    new, program = compile_once(lambda x: x + 1)
+    assert new
+    assert compile_once(lambda x: x + 1) == (False, program)
     for damaged in tmp_path.rglob("*.gz"):
         damaged.write_bytes(b"half a fi")
-    assert one == compiler.compile_once(lower(lambda x: x + 1), "v5e:2x2")
+    assert compile_once(lambda x: x + 1) == (True, program)
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=65536")
-    compiler.compile_once(lower(lambda x: x + 1), "v5e:2x2")
-    assert "compiling" in capsys.readouterr().out
-    for program, topology in ((lambda x: x + 2, "v5e:2x2"), (lambda x: x + 1, "v4:2")):
-        compiler.compile_once(lower(program), topology)
-        assert "compiling" in capsys.readouterr().out
+    for function, topology in (
+        (lambda x: x + 1, "v5e:2x2"),
+        (lambda x: x + 2, "v5e:2x2"),
+        (lambda x: x + 1, "v4:2"),
+    ):
+        assert compile_once(function, topology)[0]
 
 
-def test_minutes_do_not_pass_in_silence(capsys):
-    with compiler.signs_of_life("compiling", every=0.01):
+def test_progress_is_reported_while_the_compiler_runs():
+    messages = []
+    with compiler.reporting("compiling", messages.append, interval=0.01):
         time.sleep(0.2)
-    assert "compiling: 0 s so far" in capsys.readouterr().out
+    assert "compiling: 0 s so far" in messages
 
 
 def need_the_compiler():
@@ -122,23 +131,18 @@ def need_the_compiler():
         pytest.skip('needs the compiler for TPUs: pip install "jax[tpu]"')
 
 
-def planned(tmp_path, *words):
-    """A plan by the door."""
+def run_plan(tmp_path, *argv):
+    """Runs the command; returns the process and the path of the plan."""
     need_the_compiler()
-    common = [
-        sys.executable,
-        "-m",
-        "simclr_jax",
-        "plan",
-        f"--json={tmp_path}/plan.json",
-    ]
-    done = subprocess.run([*common, *words], capture_output=True, text=True)
-    return done, tmp_path / "plan.json"
+    path = tmp_path / "plan.json"
+    command = [sys.executable, "-m", "simclr_jax", "plan", f"--json={path}"]
+    process = subprocess.run([*command, *argv], capture_output=True, text=True)
+    return process, path
 
 
 def test_the_readme_has_a_plan_of_every_method_for_imagenet():
-    planned = {name.partition("_")[0] for name, *_ in PLANS}
-    assert planned >= set(METHODS) - {"tsimcne"}
+    methods = {name.partition("_")[0] for name, *_ in PLANS}
+    assert methods >= set(METHODS) - {"tsimcne"}
 
 
 @pytest.mark.long
@@ -148,40 +152,40 @@ def test_a_plan_of_the_readme(row, tmp_path):
     stem, _, arguments = name.partition(":")
     file = f"configs/{stem}.py:{arguments}"
     assert config.load(file).data.batch_size == int(batch)
-    done, where = planned(tmp_path, f"--config={file}", f"--topology={topology}")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(where.read_text())
-    assert found["fits"]
-    if f"jax {found['jax']}, libtpu {found['libtpu']}" not in README:
+    process, path = run_plan(tmp_path, f"--config={file}", f"--topology={topology}")
+    assert process.returncode == 0, process.stderr
+    numbers = json.loads(path.read_text())
+    assert numbers["fits"]
+    if f"jax {numbers['jax']}, libtpu {numbers['libtpu']}" not in README:
         pytest.skip("fits; the table is of other versions of the compiler")
-    assert found["hbm_bytes_per_chip"] / 2**30 == pytest.approx(float(gib), rel=0.02)
-    for key, told in (("roof_ms", roof), ("est_ms", est)):
-        assert not told or found[key] == pytest.approx(float(told), rel=0.02)
-    assert found["roof_ms"] < found["est_ms"]
+    assert numbers["hbm_bytes_per_chip"] / 2**30 == pytest.approx(float(gib), rel=0.02)
+    for key, expected in (("roof_ms", roof), ("est_ms", est)):
+        assert not expected or numbers[key] == pytest.approx(float(expected), rel=0.02)
+    assert numbers["roof_ms"] < numbers["est_ms"]
 
 
 @pytest.mark.long
-def test_what_does_not_fit_and_what_is_no_topology(tmp_path):
-    words = ["--config=configs/quickstart.py", "--images=300000", "--classes=10"]
-    done, where = planned(
-        tmp_path, *words, "--topology=v5e:1x1", "--config.data.batch_size=262144"
+def test_a_step_that_does_not_fit_and_an_unknown_topology(tmp_path):
+    argv = ["--config=configs/quickstart.py", "--images=300000", "--classes=10"]
+    process, path = run_plan(
+        tmp_path, *argv, "--topology=v5e:1x1", "--config.data.batch_size=262144"
     )
-    assert done.returncode == 0, done.stderr
-    assert "does not fit" in done.stdout
-    assert not json.loads(where.read_text())["fits"]
-    done, _ = planned(tmp_path, *words, "--topology=v5e:3x3")
-    assert done.returncode == 2
-    assert "v5e:3x3" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert process.returncode == 0, process.stderr
+    assert "does not fit" in process.stdout
+    assert not json.loads(path.read_text())["fits"]
+    process, _ = run_plan(tmp_path, *argv, "--topology=v5e:3x3")
+    assert process.returncode == 2
+    assert "v5e:3x3" in process.stderr
+    assert len(process.stderr.splitlines()) == 1
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("gather", ["float32", "bfloat16"])
 @pytest.mark.parametrize("n", [131_072, 1_048_576])
-def test_nt_xent_of_a_million_images_takes_no_room_but_for_z(n, gather):
-    """On 256 chips, of which each would have (2n)^2 / 64 bytes of the matrix."""
+def test_nt_xent_of_a_million_images_needs_memory_for_z_only(n, gather):
+    """On 256 chips; the matrix of similarities would need (2n)^2 / 64 bytes of each."""
     need_the_compiler()
-    mesh = sharding.make_mesh(compiler.describe("v5e:16x16"))
+    mesh = sharding.make_mesh(compiler.devices("v5e:16x16"))
     rows = NamedSharding(mesh, P(None, sharding.DATA))
     z = jax.ShapeDtypeStruct((2, n, 128), "float32", sharding=rows)
     with jax.set_mesh(mesh):
@@ -191,16 +195,15 @@ def test_nt_xent_of_a_million_images_takes_no_room_but_for_z(n, gather):
     assert compiled.memory_analysis().temp_size_in_bytes <= gathered + 2**20
 
 
-def test_a_plan_may_measure_the_hosts_part(monkeypatch):
-    """On pictures that are there: how many cores the chips keep busy."""
+def test_a_plan_may_measure_the_input():
     c = config.load("configs/simclr_cifar10.py")
-    words = ["--config=configs/simclr_cifar10.py", "--topology=v5e:2x2"]
+    argv = ["--config=configs/simclr_cifar10.py", "--topology=v5e:2x2"]
     with pytest.raises(common.UsageError, match="cifar10_mini"):
-        plan.main([*words, "--input=cifar10_mni"])
-    monkeypatch.setattr(data_bench, "measure", partial(data_bench.measure, seconds=0.1))
-    found = plan.input_of(c, open_source("cifar10_mini", split="train"))
-    assert found["name"] == "cifar10_mini/train"
-    assert found["images_per_core_second"] > 0
-    said = {"images_per_second_bound": 1000.0} | {"input": found}
-    found["images_per_core_second"] = 50.0
-    assert "of 20 cores such as one here, which made 50 images/s" in plan.hosts(said)
+        plan.main([*argv, "--input=cifar10_mni"])
+    source = open_source("cifar10_mini", split="train")
+    measured = planning.measure_input(c, source, seconds=0.1)
+    assert measured["name"] == "cifar10_mini/train"
+    assert measured["images_per_core_second"] > 0
+    measured["images_per_core_second"] = 50.0
+    text = input_text({"images_per_second_bound": 1000.0, "input": measured})
+    assert "from 20 cores such as one here, which made 50 images/s" in text
