@@ -3,7 +3,7 @@
 import ml_collections as mlc
 
 from simclr_jax.data.recipes import RECIPES
-from simclr_jax.experiment import config
+from simclr_jax.experiment import schema
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.train.optim import OPTIMISERS
@@ -40,10 +40,10 @@ def get_config(
         "image_size": 224,
         "colour": "host",  # or device: the step colours, and cuts small pictures too
     }
-    c.augment = config.section(RECIPES, augment)
-    c.encoder = config.section(ENCODERS, encoder)
-    c.method = config.section(METHODS, method)
-    c.optim = config.section(OPTIMISERS, optim)
+    c.augment = schema.section(RECIPES, augment)
+    c.encoder = schema.section(ENCODERS, encoder)
+    c.method = schema.section(METHODS, method)
+    c.optim = schema.section(OPTIMISERS, optim)
     c.optim.lr = 0.3  # the base rate
     c.optim.lr_scaling = "linear"  # lr * batch/256; sqrt: lr * sqrt(batch); none
     c.optim.warmup_epochs = 10.0
@@ -67,7 +67,7 @@ def get_config(
     c.evaluate = {
         "every": 0,  # steps between kNN scores during the run
         "batch_size": 512,  # pictures at a time, when features are extracted
-        **config.protocols(),
+        **schema.protocols(),
     }
     return c.lock()
 

@@ -153,7 +153,7 @@ def test_two_that_were_stopped_go_on_as_if_nothing_had_been(tmp_path):
     assert 0 < stopped < 60
     codes, said = ends(start_two(tmp_path / "a", tmp_path / "a", steps=60))
     assert codes == [0, 0]
-    assert f"going on from the checkpoint of step {stopped}" in said[0]
+    assert f"resuming from the checkpoint of step {stopped}" in said[0]
     ends(start_two(tmp_path / "b", tmp_path / "b", steps=60))
     assert len(losses(tmp_path / "a")) == 60
     assert losses(tmp_path / "a") == losses(tmp_path / "b")

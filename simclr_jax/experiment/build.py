@@ -1,27 +1,29 @@
-"""From a config to the parts of its run: data, method, optimiser, state."""
+"""From a config to the parts of its run: data, method, optimiser, state, step."""
 
-import json
+import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from simclr_jax import multihost, sharding
 from simclr_jax.batch import Batch
-from simclr_jax.data import augment, augment_device, decoded_cache, pipeline
+from simclr_jax.data import augment, augment_device, decoded_cache
 from simclr_jax.data.recipes import expand
 from simclr_jax.data.sources import Source, open_source
-from simclr_jax.evaluate.features import Features, extract
-from simclr_jax.experiment import batch_scaling, config
-from simclr_jax.losses import blockwise
+from simclr_jax.data.view import View
+from simclr_jax.experiment import batch_scaling, schema
+from simclr_jax.losses import block_size
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.probe import with_probe
-from simclr_jax.models.network import manner
-from simclr_jax.storage import files
+from simclr_jax.models.network import BatchOptions
+from simclr_jax.state import TrainState
 from simclr_jax.train import schedules
 from simclr_jax.train.checkpoint import template
 from simclr_jax.train.optim import COUPLED, with_rules
@@ -31,24 +33,27 @@ INIT = zlib.crc32(b"init")
 
 
 class Run(NamedTuple):
-    """What a config comes to on this data and this mesh."""
+    """The parts of a run, for its data and mesh."""
 
     method: Method
-    tx: Any  # optax transformation, see train/optim.py
-    schedule: Callable  # step -> learning rate
+    tx: optax.GradientTransformationExtraArgs  # see train/optim.py
+    schedule: Callable[[Any], Any]  # step -> learning rate
     total: int  # steps
     warmup: int  # steps
-    shapes: Any  # the state's tree of shapes and dtypes
-    placement: Any  # and of shardings
-    create: Callable  # () -> the state at step 0, where it belongs
+    shapes: TrainState  # of ShapeDtypeStructs
+    placement: TrainState  # of shardings
+    create: Callable[[], TrainState]  # the state at step 0, on the mesh
     notes: tuple[str, ...] = ()  # on the recipe and on how the loss is computed
-    begins: str = ""  # with what, where another run's state is part of it
+    init_note: str = ""  # on the arrays that come from another run
 
 
-def open_data(c, split: str, workdir: str) -> Source:
-    """The pictures of a split of the config's data set.
+def open_data(c: ConfigDict, split: str, workdir: str) -> Source:
+    """Opens a split of the config's data set.
 
-    Process 0 goes first: what it downloads or indexes, the others find.
+    Process 0 does so before the others, which read what it downloads or indexes.
+
+    Raises:
+      ValueError: as `open_source`.
     """
     with multihost.first_goes_first():
         return open_source(
@@ -56,16 +61,18 @@ def open_data(c, split: str, workdir: str) -> Source:
         )
 
 
-def recipe(c):
+def recipe(c: ConfigDict) -> tuple[View, ...]:
     """The views that the config draws of every picture."""
-    return config.build("augment", c, size=c.data.image_size)
+    return schema.call("augment", c.augment, size=c.data.image_size)
 
 
-def length(c, images: int) -> tuple[int, int]:
-    """Total and warm-up steps of a run over so many images.
+def length(c: ConfigDict, images: int) -> tuple[int, int]:
+    """Total and warm-up steps of a run on a training split of so many images.
 
-    With `steps` the run's whole length is given; the warm-up is then at most a tenth
-    of it.
+    Where `steps` sets the total, the warm-up is at most a tenth of it.
+
+    Raises:
+      ValueError: `epochs` is less than a step.
     """
     n, batch = images, c.data.batch_size
     total = c.steps or schedules.total_steps(c.optim.length, n, c.epochs, batch)
@@ -75,34 +82,32 @@ def length(c, images: int) -> tuple[int, int]:
     return total, min(warmup, total // 10) if c.steps else warmup
 
 
-def clock(c, images: int) -> dict[str, int]:
-    """What a factory may ask for to tell the time by."""
+def step_counts(c: ConfigDict, images: int) -> dict[str, int]:
+    """The steps of the run and of an epoch, as arguments of factories."""
     total, _ = length(c, images)
     return {"total_steps": total, "steps_per_epoch": images // c.data.batch_size}
 
 
-def build_method(c, *, images: int, classes: int) -> Method:
+def build_method(c: ConfigDict, *, images: int, classes: int) -> Method:
     """The method around the encoder, with the online probe where there are labels."""
-    encoder, stays = config.build("encoder", c), batch_scaling.stays(c)
-    section = c.method.to_dict() | stays.method
-    with manner(c.optim.microbatches, stays.batch_norm):
-        method = config.call(
-            config.SECTIONS["method"], section, encoder, **clock(c, images)
-        )
+    encoder = schema.call("encoder", c.encoder)
+    section = c.method.to_dict() | batch_scaling.kept_per_step(c).method
+    options = BatchOptions(c.optim.microbatches, batch_scaling.image_ratio(c))
+    method = schema.call("method", section, encoder, options, **step_counts(c, images))
     if not (c.probe.enabled and classes):
         return method
     # Where the optimiser leaves the probe alone, its decay is an L2 term of the loss,
     # as long as that is what the optimiser's own decay is, too.
-    spared = not c.probe.adapted and c.optim.name in COUPLED
-    decay = c.optim.weight_decay if spared else 0.0
+    excluded = not c.probe.adapted and c.optim.name in COUPLED
+    decay = c.optim.weight_decay if excluded else 0.0
     return with_probe(method, classes, views=c.probe.views, weight_decay=decay)
 
 
-def build_schedule(c, *, images: int) -> Callable:
+def build_schedule(c: ConfigDict, *, images: int) -> Callable[[Any], Any]:
     """step -> the learning rate."""
     total, warmup = length(c, images)
     return schedules.SHAPES[c.optim.schedule](
-        peak=peak(c),
+        peak=peak_rate(c),
         end=c.optim.lr_end,
         warmup=warmup,
         total=total,
@@ -111,31 +116,33 @@ def build_schedule(c, *, images: int) -> Callable:
     )
 
 
-def peak(c) -> float:
+def peak_rate(c: ConfigDict) -> float:
     """The learning rate at the end of the warm-up."""
     return schedules.SCALINGS[c.optim.lr_scaling](c.optim.lr, c.data.batch_size)
 
 
-def build_optimiser(c, *, images: int, probing: bool):
-    """The optimiser; it spares the probe from decay and adaptation unless `adapted`."""
+def build_optimiser(
+    c: ConfigDict, *, images: int, probing: bool
+) -> optax.GradientTransformationExtraArgs:
+    """The optimiser; without decay and adaptation of the probe unless `adapted`."""
     section = c.optim.to_dict()
     if probing and not c.probe.adapted:
         for rule in ("undecayed", "unadapted"):
             if rule in section:
                 section[rule] = (*section[rule], "^probe/")
-    time = clock(c, images)
+    steps = step_counts(c, images)
     return with_rules(
-        config.call(config.SECTIONS["optim"], section, **time),
+        schema.call("optim", section, **steps),
         frozen=c.optim.frozen,
         late=c.optim.late,
-        late_step=c.optim.late_epochs * time["steps_per_epoch"],
+        late_step=c.optim.late_epochs * steps["steps_per_epoch"],
         constant=c.optim.constant,
-        peak=peak(c),
+        peak=peak_rate(c),
         clip=c.optim.clip,
     )
 
 
-def assemble(c, mesh, *, images: int, classes: int) -> Run:
+def assemble(c: ConfigDict, mesh: Mesh, *, images: int, classes: int) -> Run:
     """Builds all parts of a run; nothing is computed yet.
 
     Args:
@@ -143,45 +150,30 @@ def assemble(c, mesh, *, images: int, classes: int) -> Run:
       classes: C, 0 without labels.
 
     Raises:
-      ValueError: if the config asks for something that cannot be built.
+      ValueError: the config asks for something that cannot be built.
     """
     total, warmup = length(c, images)
     method = build_method(c, images=images, classes=classes)
     tx = build_optimiser(c, images=images, probing=c.probe.enabled and classes > 0)
-
+    n = c.data.batch_size
     views = tuple(
-        jax.ShapeDtypeStruct((c.data.batch_size, view.size, view.size, 3), jnp.uint8)
-        for view in recipe(c)
-        for _ in range(view.copies)
+        jax.ShapeDtypeStruct((n, view.size, view.size, 3), jnp.uint8)
+        for view in expand(recipe(c))
     )
+    init = functools.partial(_initial_state, c.seed, method, tx, views)
+    shapes = jax.eval_shape(init)
+    batch = Batch(label=jax.ShapeDtypeStruct((n,), jnp.int32), views=views)
+    # Traced for the errors of a loss that cannot be computed.
+    with jax.set_mesh(mesh):
+        jax.eval_shape(method.loss, shapes.params, shapes.for_loss(), batch, shapes.rng)
 
-    def create():
-        key = jax.random.key(c.seed, impl="rbg")  # compiles four times faster
-        state = method.init(jax.random.fold_in(key, INIT), views)
-        zero = jnp.zeros((), jnp.int32)
-        return state.replace(
-            rng=jax.random.key(c.seed),
-            step=zero,
-            skipped=zero,
-            streak=zero,
-            opt_state=tx.init(state.params),
-        )
-
-    shapes = jax.eval_shape(create)
-    label = jax.ShapeDtypeStruct((c.data.batch_size,), jnp.int32)
-    batch = Batch(label=label, views=views)  # a loss that cannot be says so now
-    with jax.set_mesh(mesh), blockwise.noting() as notes:
-        jax.eval_shape(method.loss, shapes.params, shapes.blind(), batch, shapes.rng)
-    if c.transfer_from:
-        normed = bool(jax.tree.leaves(shapes.model_state))
-        notes.insert(0, batch_scaling.table(c, images=images, normed=normed))
-    where = sharding.replicated(mesh)
+    replicated = sharding.replicated(mesh)
     if c.placement == "fsdp":
         placement = sharding.fsdp(mesh, shapes)
     else:
-        placement = jax.tree.map(lambda _: where, shapes)
+        placement = jax.tree.map(lambda _: replicated, shapes)
     # Drawn replicated and then moved, so that every placement has the same numbers.
-    compiled = jax.jit(create, out_shardings=where)
+    compiled = jax.jit(init, out_shardings=replicated)
     return Run(
         method,
         tx,
@@ -191,11 +183,41 @@ def assemble(c, mesh, *, images: int, classes: int) -> Run:
         shapes,
         placement,
         lambda: jax.device_put(compiled(), placement),
-        tuple(dict.fromkeys(notes)),
+        tuple(_notes(c, method, shapes, mesh, images)),
     )
 
 
-def train_step(c, run: Run, mesh):
+def _initial_state(
+    seed: int,
+    method: Method,
+    tx: optax.GradientTransformationExtraArgs,
+    views: tuple[jax.ShapeDtypeStruct, ...],
+) -> TrainState:
+    key = jax.random.key(seed, impl="rbg")  # compiles four times faster
+    state = method.init(jax.random.fold_in(key, INIT), views)
+    zero = jnp.zeros((), jnp.int32)
+    return state.replace(
+        rng=jax.random.key(seed),
+        step=zero,
+        skipped=zero,
+        streak=zero,
+        opt_state=tx.init(state.params),
+    )
+
+
+def _notes(
+    c: ConfigDict, method: Method, shapes: TrainState, mesh: Mesh, images: int
+) -> Iterator[str]:
+    """Lines on the recipe and on how the loss is computed, for the log."""
+    if c.transfer_from:
+        normed = bool(jax.tree.leaves(shapes.model_state))
+        yield batch_scaling.table(c, images=images, normed=normed)
+    if method.similarities is not None:
+        matrix = method.similarities(c.data.batch_size)
+        yield block_size.describe(matrix, mesh.size)
+
+
+def train_step(c: ConfigDict, run: Run, mesh: Mesh) -> jax.stages.Wrapped:
     """The run's jitted (state, batch) -> (state, metrics), which donates the state."""
     prepare = (
         augment_device.prepare(recipe(c)) if c.data.colour == "device" else lambda b: b
@@ -207,17 +229,17 @@ def train_step(c, run: Run, mesh):
     )
 
 
-def batch_shapes(c, mesh, *, labels: bool) -> Batch:
-    """The shapes, on the mesh, of the batches that a step is fed with.
+def batch_shapes(c: ConfigDict, mesh: Mesh, *, labels: bool) -> Batch:
+    """The shapes, on the mesh, of the batches that a step gets.
 
-    The pictures need not be there: for small views on the device, they are taken to be
-    a set that is cut there too (see `data/whole.py`).
+    The data set is not read: with small views on the device, the pictures are assumed
+    to fit into memory, so that they are cut there too (see `data/decoded_cache.py`).
     """
     n, views = c.data.batch_size, expand(recipe(c))
+    by_batch = sharding.by_batch(mesh)
 
     def rows(dtype, *shape):
-        place = sharding.by_batch(mesh)
-        return jax.ShapeDtypeStruct((n, *shape), dtype, sharding=place)
+        return jax.ShapeDtypeStruct((n, *shape), dtype, sharding=by_batch)
 
     batch = Batch(index=rows(np.int32), label=rows(np.int32) if labels else None)
     device = c.data.colour == "device"
@@ -225,8 +247,8 @@ def batch_shapes(c, mesh, *, labels: bool) -> Batch:
     if side:
         batch = batch.replace(picture=rows(np.uint8, side, side, 3))
     else:
-        made = tuple(rows(np.uint8, v.size, v.size, 3) for v in views)
-        batch = batch.replace(views=made)
+        shapes = tuple(rows(np.uint8, view.size, view.size, 3) for view in views)
+        batch = batch.replace(views=shapes)
     if device:
         draw = decoded_cache.draw if side else augment.draw
         draws = draw(views, c.seed, 0, 0, np.arange(n))
@@ -235,121 +257,6 @@ def batch_shapes(c, mesh, *, labels: bool) -> Batch:
     return batch
 
 
-def abstract(run: Run):
-    """The state's template for restoring a checkpoint."""
+def abstract(run: Run) -> TrainState:
+    """The state's shapes, dtypes and shardings, for restoring a checkpoint."""
     return template(run.shapes, run.placement)
-
-
-def features(
-    c, run: Run, state, source: Source, mesh, alive: Callable[[], None] = lambda: None
-) -> Features:
-    """Features of all pictures of a source by the branch that the method keeps.
-
-    alive: called with each batch of them.
-    """
-    batches = pipeline.eval_batches(
-        source,
-        size=c.data.image_size,
-        batch_size=-(-c.evaluate.batch_size // mesh.size) * mesh.size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    params, stats = run.method.kept(state)
-    return extract(run.method.network.encode, params, stats, fed(batches, alive), mesh)
-
-
-def pixels(c, source: Source) -> np.ndarray:
-    """All pictures as the encoder sees them: float32 [N, H * W * 3] in [0, 1]."""
-    batches = pipeline.eval_batches(
-        source, size=c.data.image_size, batch_size=c.evaluate.batch_size
-    )
-    rows = [batch.views[0][batch.valid] for batch in batches]
-    return np.concatenate(rows).reshape(len(source), -1) / np.float32(255)
-
-
-def fed(batches, alive: Callable[[], None]):
-    """The same batches; calls `alive` with each."""
-    for batch in batches:
-        alive()
-        yield batch
-
-
-# A work directory: whose it is, and on what data it began.
-
-
-def sizes(workdir) -> dict[str, int]:
-    """How many images and classes a run is trained on, as `assemble` wants to know.
-
-    Raises:
-      ValueError: as `read_saved`.
-    """
-    data = read_saved(workdir, "data.json")
-    return {"images": data["pictures"], "classes": data["classes"]}
-
-
-def claim(c, source: Source, workdir) -> None:
-    """Makes the work directory the config's own, or finds that it is already.
-
-    One in which no step was logged and nothing was saved is anybody's.
-
-    Raises:
-      ValueError: if it belongs to a run with another config or on other pictures, with
-        the differences; or if the processes do not share it.
-    """
-    folder = epath.Path(workdir)
-    mine = {
-        "config.json": config.plain(c),
-        "data.json": {
-            "pictures": len(source),
-            "classes": source.classes,
-            "pictures read together": source.block,
-        },
-    }
-    with multihost.first_goes_first():
-        there = {path.name for path in folder.iterdir()} if folder.exists() else ()
-        for name, now in mine.items():
-            if name in there and _has_begun(folder, there):
-                _compare(read_saved(folder, name), now, folder)
-        if jax.process_index() == 0:
-            for name, now in mine.items():
-                files.write(str(folder / name), json.dumps(now, indent=2) + "\n")
-    if jax.process_count() > 1:
-        path = folder / "config.json"
-        multihost.agree(path.read_text() if path.exists() else "", workdir)
-
-
-def _has_begun(folder, there) -> bool:
-    return "metrics.jsonl" in there or (
-        "checkpoints" in there and any((folder / "checkpoints").iterdir())
-    )
-
-
-def _compare(was: dict, now: dict, folder) -> None:
-    lines = config.differences(was, now, config.MAY_CHANGE)
-    if lines:
-        told = "\n  ".join(lines)
-        raise ValueError(
-            f"{folder} belongs to a run with another config or other data:\n  {told}\n"
-            "Take another --workdir, or what began it."
-        )
-
-
-def read_saved(workdir, name: str = "config.json") -> dict:
-    """What a run has written down about itself.
-
-    Raises:
-      ValueError: if it is not there or was damaged.
-    """
-    path = epath.Path(workdir) / name
-    if not path.exists():
-        raise ValueError(f"{workdir} is no work directory: it has no {name}.")
-    try:
-        saved = json.loads(path.read_text())
-    except ValueError:
-        saved = None
-    if not isinstance(saved, dict):
-        raise ValueError(
-            f"{path} is damaged: it is no JSON object. Without it nobody knows what "
-            f"{workdir} holds; take another --workdir, or put the file back."
-        )
-    return saved

@@ -1,125 +1,127 @@
-"""A run that begins with what another one has learnt."""
+"""Parameters and statistics of a run, taken from the checkpoint of another run."""
 
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from simclr_jax import multihost
-from simclr_jax.experiment import build, config
-from simclr_jax.methods.base import Method
-from simclr_jax.state import TrainState
+from simclr_jax.experiment import build
+from simclr_jax.experiment.workdir import SavedRun, open_saved
 from simclr_jax.storage.paths import absolute
-from simclr_jax.train.checkpoint import newest, restore_latest
+from simclr_jax.train.checkpoint import newest
 from simclr_jax.tree import by_path, with_leaves
 
 
-def begin(c, job: build.Run, mesh, workdir: str) -> build.Run:
-    """The run, beginning as `c.init_from` says, unless it has begun already.
+def with_saved_arrays(
+    c: ConfigDict, run: build.Run, mesh: Mesh, workdir: str
+) -> build.Run:
+    """The run with a first state that has arrays of the run in `c.init_from`.
 
     From the branch that the other run's method keeps come all parameters and statistics
-    whose path and shape fit, also into the target where there is one; of the same
-    method both branches come, each into its own. The rest, such as a new last layer or
-    a predictor, is as in any first step, and so are the optimiser, a queue or a centre,
+    whose path and shape match, also for the target where there is one; with the same
+    method, each branch comes from the same branch. The rest, such as a new last layer
+    or a predictor, is newly initialised, and so are the optimiser, a queue or a centre,
     and the count of steps.
 
     Args:
       c: the config of the run.
-      job: what it comes to.
-      workdir: its own; once it holds a checkpoint, c.init_from is not looked at.
+      workdir: of the run; once it holds a checkpoint, c.init_from is not read.
 
     Raises:
-      ValueError: c.init_from is no work directory or has no checkpoint yet, or nothing
-        of its encoder fits.
-      CheckpointError: if its checkpoint cannot be read.
+      ValueError: c.init_from is no work directory or has no checkpoint yet, or no array
+        of its encoder matches.
+      StorageNotShared: the processes do not see the same checkpoints in workdir.
+      CheckpointError: the checkpoint of c.init_from cannot be read.
     """
     if not c.init_from:
-        return job
-    own = epath.Path(workdir) / "checkpoints"
-    step = newest(own)
-    multihost.agree(str(step), own)
+        return run
+    checkpoints = epath.Path(workdir) / "checkpoints"
+    step = newest(checkpoints)
+    multihost.agree(str(step), checkpoints)
     if step is not None:
-        return job
-    old = _read(absolute(c.init_from), mesh)
-    params, stats = old.method.kept(old.state)
-    pairs = {"online": (params, stats), "target": (params, stats)}
-    if old.name == c.method.name and old.state.target_params is not None:
-        pairs["online"] = old.state.params, old.state.model_state["online"]
-        pairs["target"] = old.state.target_params, old.state.model_state["target"]
-    told = _compare(c, job, params, stats, old.who)
+        return run
+    folder = absolute(c.init_from)
+    try:
+        saved = open_saved(folder, mesh)
+    except ValueError as error:
+        raise ValueError(f"init_from={folder}: {error}") from error
+    params, stats = saved.run.method.kept(saved.state)
+    sources = {"online": (params, stats), "target": (params, stats)}
+    state = saved.state
+    if saved.config.method.name == c.method.name and state.target_params is not None:
+        sources["online"] = state.params, state.model_state["online"]
+        sources["target"] = state.target_params, state.model_state["target"]
 
     def create():
-        state = job.create()
-        return state.replace(
-            params=lay(state.params, pairs["online"][0]),
-            target_params=lay(state.target_params, pairs["target"][0]),
-            model_state={k: lay(x, pairs[k][1]) for k, x in state.model_state.items()},
+        new = run.create()
+        return new.replace(
+            params=overlay(new.params, sources["online"][0]),
+            target_params=overlay(new.target_params, sources["target"][0]),
+            model_state={
+                branch: overlay(tree, sources[branch][1])
+                for branch, tree in new.model_state.items()
+            },
         )
 
-    return job._replace(create=create, begins=told)
+    note = _describe(c, run, params, stats, _name(folder, saved))
+    return run._replace(create=create, init_note=note)
 
 
-def lay(fresh, old):
-    """The tree `fresh`, with the leaves of `old` where path and shape are the same.
+def overlay(new: Any, old: Any) -> Any:
+    """The tree `new`, with the leaves of `old` where path and shape are the same.
 
-    Each is a copy in the place of the leaf that it follows: no two trees share arrays,
-    which a step that donates its state could not bear.
+    Each is a copy with the sharding of the leaf that it replaces: a step that donates
+    its state must not donate the same array twice.
     """
-    known = by_path(old)
+    leaves = by_path(old)
     copies = {
-        path: jax.device_put(jnp.copy(known[path]), x.sharding)
-        for path, x in by_path(fresh).items()
-        if path in known and known[path].shape == x.shape
+        path: jax.device_put(jnp.copy(leaves[path]), x.sharding)
+        for path, x in by_path(new).items()
+        if path in leaves and leaves[path].shape == x.shape
     }
-    return with_leaves(fresh, copies)
+    return with_leaves(new, copies)
 
 
-class Old(NamedTuple):
-    """Another run, as its newest checkpoint has it."""
-
-    name: str  # of its method
-    method: Method
-    state: TrainState
-    who: str  # a word on whose it is
+def _name(folder: str, saved: SavedRun) -> str:
+    c = saved.config
+    return f"{folder} ({c.method.name}, {c.encoder.name}, step {saved.step})"
 
 
-def _read(workdir: str, mesh) -> Old:
-    try:
-        c = config.restored(build.read_saved(workdir))
-        job = build.assemble(c, mesh, **build.sizes(workdir))
-        checkpoints = epath.Path(workdir) / "checkpoints"
-        state, step = restore_latest(checkpoints, build.abstract(job))
-    except ValueError as error:
-        raise ValueError(f"init_from={workdir}: {error}") from error
-    who = f"{workdir} ({c.method.name}, {c.encoder.name}, step {step})"
-    return Old(c.method.name, job.method, state, who)
-
-
-def _compare(c, job: build.Run, params, stats, who: str) -> str:
-    """Lines on what is taken, what is fresh here and what is left there.
+def _describe(c: ConfigDict, run: build.Run, params: Any, stats: Any, name: str) -> str:
+    """Lines on what is taken, what is newly initialised and what is not used.
 
     Raises:
       ValueError: if nothing of the encoder is taken.
     """
-    here, there = by_path(job.shapes.params), by_path(params)
-    taken = [k for k, x in here.items() if k in there and there[k].shape == x.shape]
-    if not any(k.startswith("encoder/") for k in taken):
+    new, old = by_path(run.shapes.params), by_path(params)
+    matching = [k for k, x in new.items() if k in old and old[k].shape == x.shape]
+    if not any(k.startswith("encoder/") for k in matching):
         raise ValueError(
-            f"init_from: nothing of the encoder of {who} fits this run's "
-            f"{c.encoder.name}; its arrays have other names or shapes. Take the "
-            "encoder.* settings of that run."
+            f"init_from: no array of the encoder of {name} matches this run's "
+            f"{c.encoder.name} in name and shape. Take the encoder.* settings of that "
+            "run."
         )
-    own, other = by_path(job.shapes.model_state[job.method.keep]), by_path(stats)
-    moved = sum(k in other and other[k].shape == x.shape for k, x in own.items())
+    new_stats, old_stats = (
+        by_path(run.shapes.model_state[run.method.keep]),
+        by_path(stats),
+    )
+    count = sum(
+        k in old_stats and old_stats[k].shape == x.shape for k, x in new_stats.items()
+    )
     return (
-        f"begins with {who}: {len(taken)} of {len(here)} arrays of parameters, {moved} "
-        f"of {len(own)} of statistics\n"
-        f"fresh here: {_layers(here.keys() - set(taken))}\n"
-        f"left there: {_layers(there.keys() - set(taken))}"
+        f"initialised from {name}: {len(matching)} of {len(new)} arrays of parameters, "
+        f"{count} of {len(new_stats)} of statistics\n"
+        f"newly initialised: {_layers(new.keys() - set(matching))}\n"
+        f"not used from the checkpoint: {_layers(old.keys() - set(matching))}"
     )
 
 
-def _layers(names) -> str:
+def _layers(paths: Collection[str]) -> str:
     """The layers that these arrays belong to."""
-    return ", ".join(sorted({name.rpartition("/")[0] for name in names})) or "nothing"
+    layers = {path.rpartition("/")[0] for path in paths}
+    return ", ".join(sorted(layers)) or "nothing"

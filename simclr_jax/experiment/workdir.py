@@ -1,18 +1,150 @@
-"""The folders that a run reads and writes."""
+"""The work directory of a run: its config and data on record, and its state."""
 
-from typing import Any
+import json
+import os
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
+import jax
 from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from simclr_jax import multihost
+from simclr_jax.data.sources import Source
+from simclr_jax.experiment import build, config, schema
+from simclr_jax.state import TrainState
+from simclr_jax.storage import files
 from simclr_jax.storage.access import check_folder
 from simclr_jax.storage.paths import absolute, has_scheme
+from simclr_jax.train.checkpoint import restore_latest
 
 
-def check_inputs(c: Any, workdir: str) -> None:
+class SavedRun(NamedTuple):
+    """A run as its work directory has it."""
+
+    config: ConfigDict
+    run: build.Run
+    state: TrainState
+    step: int
+
+
+def read_saved(workdir: str | os.PathLike, name: str = "config.json") -> dict[str, Any]:
+    """A JSON object that a run has written, such as config.json or data.json.
+
+    Raises:
+      ValueError: the file is missing or damaged.
+    """
+    path = epath.Path(workdir) / name
+    if not path.exists():
+        raise ValueError(f"{workdir} is no work directory: it has no {name}.")
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError:
+        saved = None
+    if not isinstance(saved, dict):
+        raise ValueError(
+            f"{path} is damaged: it is no JSON object, and without it the content of "
+            f"{workdir} is unknown. Take another --workdir, or put the file back."
+        )
+    return saved
+
+
+def saved_config(
+    workdir: str | os.PathLike, changes: config.Changes = ()
+) -> ConfigDict:
+    """The config of a run, with changes.
+
+    Raises:
+      ValueError: as `read_saved`, `config.override` and `schema.check`.
+    """
+    c = config.restored(read_saved(workdir))
+    config.override(c, changes)
+    schema.check(c)
+    return c
+
+
+def data_sizes(workdir: str | os.PathLike) -> dict[str, int]:
+    """The images and classes of a run's training split, as arguments of `assemble`.
+
+    Raises:
+      ValueError: as `read_saved`.
+    """
+    data = read_saved(workdir, "data.json")
+    return {"images": data["pictures"], "classes": data["classes"]}
+
+
+def open_saved(
+    workdir: str | os.PathLike, mesh: Mesh, changes: config.Changes = ()
+) -> SavedRun:
+    """A run with the state of its newest checkpoint.
+
+    Args:
+      mesh: which the state is restored to.
+      changes: of the config, such as ("encoder.dtype", "float32").
+
+    Raises:
+      ValueError: as `saved_config`; or there is no checkpoint yet.
+      CheckpointError: the checkpoint cannot be read.
+    """
+    c = saved_config(workdir, changes)
+    run = build.assemble(c, mesh, **data_sizes(workdir))
+    folder = epath.Path(workdir) / "checkpoints"
+    state, step = restore_latest(folder, build.abstract(run))
+    return SavedRun(c, run, state, step)
+
+
+def record_run(c: ConfigDict, source: Source, workdir: str | os.PathLike) -> None:
+    """Writes config.json and data.json; once a run has started there, checks them.
+
+    A run has started when a step was logged or a checkpoint saved.
+
+    Raises:
+      ValueError: the run there has another config or data set, with the differences.
+      StorageNotShared: the processes do not share the work directory.
+    """
+    folder = epath.Path(workdir)
+    contents = {
+        "config.json": config.plain(c),
+        "data.json": {
+            "pictures": len(source),
+            "classes": source.classes,
+            "pictures read together": source.block,
+        },
+    }
+    with multihost.first_goes_first():
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        if _has_started(folder, names):
+            for name in contents.keys() & names:
+                _check_same(read_saved(folder, name), contents[name], folder)
+        if jax.process_index() == 0:
+            for name, content in contents.items():
+                files.write(str(folder / name), json.dumps(content, indent=2) + "\n")
+    if jax.process_count() > 1:
+        path = folder / "config.json"
+        multihost.agree(path.read_text() if path.exists() else "", workdir)
+
+
+def _has_started(folder: epath.Path, names: Collection[str]) -> bool:
+    return "metrics.jsonl" in names or (
+        "checkpoints" in names and any((folder / "checkpoints").iterdir())
+    )
+
+
+def _check_same(saved: dict, content: dict, folder: epath.Path) -> None:
+    lines = config.differences(saved, content, config.MAY_CHANGE)
+    if lines:
+        shown = "\n  ".join(lines)
+        raise ValueError(
+            f"The run in {folder} has another config or other data:\n  {shown}\n"
+            "Take another --workdir, or the config and data of that run."
+        )
+
+
+def check_inputs(c: ConfigDict, workdir: str) -> None:
     """Checks that the folders a config reads from can be read.
 
     Args:
-      c: the config.
       workdir: an absolute path; once it has checkpoints, init_from is not read.
 
     Raises:

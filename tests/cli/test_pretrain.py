@@ -19,7 +19,8 @@ from simclr_jax import sharding
 from simclr_jax.cli import common, pretrain, runtime
 from simclr_jax.data import pipeline
 from simclr_jax.data.errors import UnreadablePicture
-from simclr_jax.experiment import build, config
+from simclr_jax.experiment import build, config, training
+from simclr_jax.experiment.workdir import open_saved
 from simclr_jax.storage.errors import (
     BucketDenied,
     BucketError,
@@ -27,7 +28,7 @@ from simclr_jax.storage.errors import (
     ObjectMissing,
 )
 from simclr_jax.train import checkpoint
-from simclr_jax.train.checkpoint import CheckpointError, restore_latest
+from simclr_jax.train.checkpoint import CheckpointError
 from simclr_jax.train.loop import Diverged
 from tests.tools import plain, with_devices
 
@@ -47,9 +48,16 @@ def alone(in_process):
     """All runs here are within the test's process, on one device."""
 
 
-def train(workdir, *changes):
-    where = ["--config=configs/quickstart.py", f"--workdir={workdir}"]
-    pretrain.main([*where, *SMALL, *changes])
+def train(workdir, *arguments):
+    """A small run; an argument replaces the one of SMALL with the same key."""
+    pretrain.main([*arguments_of(workdir, *arguments)])
+
+
+def arguments_of(workdir, *arguments):
+    first = ("--config=configs/quickstart.py", f"--workdir={workdir}")
+    keys = {x.partition("=")[0] for x in arguments}
+    kept = [x for x in (*first, *SMALL) if x.partition("=")[0] not in keys]
+    return [*kept, *arguments]
 
 
 def lines(workdir):
@@ -58,10 +66,8 @@ def lines(workdir):
 
 
 def final_state(workdir):
-    saved = json.loads((workdir / "config.json").read_text())
-    c, mesh = config.restored(saved), sharding.make_mesh()
-    job = build.assemble(c, mesh, images=5000, classes=10)
-    return restore_latest(workdir / "checkpoints", build.abstract(job))
+    saved = open_saved(workdir, sharding.make_mesh())
+    return saved.state, saved.step
 
 
 def test_what_a_run_leaves_behind(tmp_path, capsys):
@@ -260,8 +266,8 @@ def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path):
         ("--config.metod.hidden=3", "Did you mean 'method'"),
         ("--config.method.name=simcrl", "Did you mean 'simclr'"),
         ("--config.encoder.name=resnet51", "Did you mean 'resnet50'"),
-        ("--config.seed=true", "wants int"),
-        ("--config.optim.lr=fast", "wants float"),
+        ("--config.seed=true", "must be int"),
+        ("--config.optim.lr=fast", "must be float"),
         ("--config.method=simclr", "is a section"),
         ("--config.data.colour=hots", "Did you mean 'host'"),
         ("--config.optim.lr_scaling=lin", "There are: linear, none, sqrt"),
@@ -324,13 +330,14 @@ def test_what_is_said_first(capsys):
         c, [("method.queue", "4900"), ("optim.warmup_epochs", "90"), ("steps", "0")]
     )
     mesh, source = sharding.make_mesh(), build.open_data(c, "train", "")
-    job = build.assemble(c, mesh, images=5000, classes=10)
-    assert job.warmup > job.total
+    run = build.assemble(c, mesh, images=5000, classes=10)
+    assert run.warmup > run.total
     log = SimpleNamespace(say=print)
-    pretrain.introduce(c, job, source, mesh, 0, "work", log, judged=False)
+    ready = training.Training(c, run, source, None, mesh, "work")
+    training.describe(ready, 0, log)
     said = capsys.readouterr().out
     rate = float(re.search(r"a rate up to ([\d.e+-]+);", said)[1])
-    assert rate == pytest.approx(float(job.schedule(job.total - 1)), rel=1e-3)
+    assert rate == pytest.approx(float(run.schedule(run.total - 1)), rel=1e-3)
     assert rate > 0
     assert "a queue of 4900 keys from 5000 pictures" in said
 

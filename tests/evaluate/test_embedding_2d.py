@@ -12,7 +12,8 @@ from simclr_jax import sharding
 from simclr_jax.cli import common, evaluate
 from simclr_jax.evaluate import plots
 from simclr_jax.evaluate.embedding_2d import map2d, pca, tsne
-from simclr_jax.experiment import build, config
+from simclr_jax.experiment import build, config, evaluation
+from simclr_jax.experiment.workdir import data_sizes, read_saved
 from tests.tools import leave_in
 
 
@@ -131,14 +132,14 @@ def test_a_map_is_judged_beside_those_of_the_pixels(
 
 
 def test_pixels_are_those_of_the_pictures_in_order(workdir):
-    c = config.restored(build.read_saved(workdir))
+    c = config.restored(read_saved(workdir))
     source = build.open_data(c, "test[:40]", str(workdir))
     mesh = sharding.make_mesh(jax.devices()[:1])
-    job = build.assemble(c, mesh, **build.sizes(workdir))
-    pixels = build.pixels(c, source)
+    job = build.assemble(c, mesh, **data_sizes(workdir))
+    pixels = evaluation.pixels(c, source)
     assert pixels.shape == (40, 32 * 32 * 3)
     assert 0.9 < pixels.max() <= 1
-    features = build.features(c, job, job.create(), source, mesh)
+    features = evaluation.features(c, job, job.create(), source, mesh)
     np.testing.assert_array_equal(features.label, source.read(np.arange(40))["label"])
     encoded = source.read(np.arange(40))["image"]
     for i in (0, 7, 39):  # two decoders differ by a little

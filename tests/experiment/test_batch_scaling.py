@@ -9,10 +9,11 @@ from configs.byol_imagenet import PRESETS
 from simclr_jax import sharding
 from simclr_jax.batch import Batch
 from simclr_jax.cli import common, pretrain
-from simclr_jax.experiment import batch_scaling, build, config
+from simclr_jax.experiment import batch_scaling, build, config, schema, training
+from simclr_jax.experiment.workdir import read_saved
 from simclr_jax.methods.base import cosine_to_one
 from simclr_jax.models.catalog import ENCODERS
-from simclr_jax.train.step import follow
+from simclr_jax.train.step import update_target
 from tests.tools import Tiny
 
 IMAGES = 5000  # in the training split
@@ -23,7 +24,7 @@ def load(name, **changes):
     c = config.load(f"configs/{name}.py")
     changes = {key.replace("__", "."): str(value) for key, value in changes.items()}
     config.override(c, list(changes.items()))
-    config.check(c)
+    schema.check(c)
     return c
 
 
@@ -35,7 +36,7 @@ def followed(online, ema, batch):
     """The target after SEEN images, where the online number is a function of them."""
     target = {"w": jnp.float32(0)}
     for seen in range(batch, SEEN + 1, batch):
-        target = follow(target, {"w": jnp.float32(online(seen))}, ema)
+        target = update_target(target, {"w": jnp.float32(online(seen))}, ema)
     return float(target["w"])
 
 
@@ -44,7 +45,7 @@ def test_a_target_is_as_old_by_the_image_at_any_batch(batch):
     """Of a start as much is left; behind a constant drift it is as many images."""
     before, now = (
         0.97,
-        batch_scaling.stays(at("byol_quickstart", batch, 64)).method["ema"],
+        batch_scaling.kept_per_step(at("byol_quickstart", batch, 64)).method["ema"],
     )
     left = 1 - followed(lambda n: 1, now, batch)
     assert left == pytest.approx(1 - followed(lambda n: 1, before, 64), rel=1e-3)
@@ -56,9 +57,8 @@ def test_a_target_is_as_old_by_the_image_at_any_batch(batch):
 
 
 def test_byol_s_own_preset_of_512():
-    ema = batch_scaling.stays(at("byol_imagenet", 512, 4096, method__ema=0.996)).method[
-        "ema"
-    ]
+    c = at("byol_imagenet", 512, 4096, method__ema=0.996)
+    ema = batch_scaling.kept_per_step(c).method["ema"]
     assert ema == pytest.approx(0.996 ** (1 / 8), rel=1e-12)
     assert round(ema, 4) == PRESETS[1000, 512][2]
 
@@ -150,7 +150,7 @@ def test_moco_s_queue_is_as_many_images_old():
 def test_rate_and_length_are_not_touched(batch):
     on, off = (at("byol_quickstart", batch, k) for k in (256, 0))
     assert build.length(on, IMAGES) == build.length(off, IMAGES)
-    assert build.peak(on) == build.peak(off)
+    assert build.peak_rate(on) == build.peak_rate(off)
     warmup = build.length(on, IMAGES)[1] * batch
     assert 0 <= 2 * IMAGES - warmup < batch  # images, as many at any batch
 
@@ -190,8 +190,9 @@ def test_off_is_off_and_the_recipe_s_own_batch_changes_nothing():
     assert not any("batch" in note for note in said(load("byol_quickstart")))
     c = load("byol_quickstart", transfer_from=256)
     assert said(c)[0] == "transfer_from=256: at batch 256 nothing is another number"
-    assert batch_scaling.stays(c) == batch_scaling.stays(load("byol_quickstart"))
-    assert batch_scaling.stays(c) == ({"ema": 0.97}, 0.9)
+    original = load("byol_quickstart")
+    assert batch_scaling.kept_per_step(c) == batch_scaling.kept_per_step(original)
+    assert batch_scaling.kept_per_step(c) == ({"ema": 0.97}, 0.9)
 
 
 @pytest.mark.parametrize("name", ["byol_imagenet", "moco_imagenet", "dino_imagenet"])
@@ -200,27 +201,27 @@ def test_published_recipes_are_not_transferred(name):
 
 
 def test_a_run_says_it_at_its_start(tmp_path, in_process, monkeypatch, capsys, tiny):
-    monkeypatch.setattr(pretrain, "draw_views", lambda *_: None)
+    monkeypatch.setattr(training, "draw_views", lambda *_: None)
     c = at("byol_quickstart", 32, 256, steps=1, method__hidden=16)
     pretrain.pretrain(c, str(tmp_path))
     told = capsys.readouterr().err
     assert "byol at batch 32 instead of 256:\n  ema " in told
-    assert build.read_saved(tmp_path)["method"]["ema"] == 0.97  # the recipe's own
+    assert read_saved(tmp_path)["method"]["ema"] == 0.97  # the recipe's own
 
 
 @pytest.mark.parametrize(
     ("word", "message"),
     [
         ("--config.transfer_from=-1", "transfer_from=-1: must be 0 or more"),
-        ("--config.transfer_from=4k", "transfer_from=4k: wants int"),
-        ("--config.transfer_from=true", "transfer_from=true: wants int"),
+        ("--config.transfer_from=4k", "transfer_from=4k: must be int"),
+        ("--config.transfer_from=true", "transfer_from=true: must be int"),
         ("--config.transfer_form=4096", "Did you mean 'transfer_from'"),
         ("--config.data.batch_size=0", "data.batch_size=0: must be above 0"),
     ],
 )
 def test_mistakes(word, message):
     words = ["--config=configs/byol_quickstart.py", "--workdir=x"]
-    with pytest.raises(common.Mistake, match=message.replace(".", r"\.")):
+    with pytest.raises(common.UsageError, match=message.replace(".", r"\.")):
         pretrain.read([*words, "--config.transfer_from=256", word])
 
 

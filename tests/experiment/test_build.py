@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from simclr_jax import sharding
-from simclr_jax.cli import common, evaluate
+from simclr_jax.cli import common, evaluate, runtime
 from simclr_jax.experiment import build, config
 from simclr_jax.train.step import make_train_step
 from tests.tools import begin_in, small_batch
@@ -76,7 +76,7 @@ def test_a_method_is_told_the_time():
     np.testing.assert_allclose(method.ema(0), 0.996, rtol=1e-6)
     np.testing.assert_allclose(method.ema(30 * 19 // 2), 0.998, rtol=1e-6)
     assert method.ema(30 * 19) == 1
-    assert build.clock(c, 5000) == {"total_steps": 570, "steps_per_epoch": 19}
+    assert build.step_counts(c, 5000) == {"total_steps": 570, "steps_per_epoch": 19}
     mesh = sharding.make_mesh(jax.devices()[:1])
     config.override(c, [("optim.late", "('^prototypes/',)"), ("optim.clip", "3.0")])
     job = build.assemble(c, mesh, images=5000, classes=10)
@@ -136,18 +136,18 @@ def test_the_config_rules_reach_the_optimiser():
 def test_mistakes_at_the_judging_door(tmp_path, in_process, words, message, capsys):
     c = config.load("configs/quickstart.py")
     begin_in(tmp_path, c)
-    with pytest.raises((SystemExit, common.Mistake)) as error:
+    with pytest.raises((SystemExit, common.UsageError)) as error:
         evaluate.main([f"--workdir={tmp_path}", *words])
-    code = getattr(error.value, "code", None) or common.report(error.value)
+    code = getattr(error.value, "code", None) or runtime.report(error.value)
     assert code == common.USAGE
     assert message in capsys.readouterr().err
 
 
 def test_a_place_without_a_run(tmp_path, in_process):
-    with pytest.raises(common.Mistake, match=r"has no config\.json"):
+    with pytest.raises(common.UsageError, match=r"has no config\.json"):
         evaluate.main([f"--workdir={tmp_path}"])
     begin_in(tmp_path, config.load("configs/quickstart.py"))
-    with pytest.raises(common.Mistake, match="no checkpoint yet"):
+    with pytest.raises(common.UsageError, match="no checkpoint yet"):
         evaluate.main([f"--workdir={tmp_path}"])
 
 
@@ -155,7 +155,7 @@ def test_a_place_without_a_run(tmp_path, in_process):
 def test_a_damaged_config_is_named(tmp_path, in_process, text):
     begin_in(tmp_path, config.load("configs/quickstart.py"))
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(common.Mistake, match=r"config\.json is damaged"):
+    with pytest.raises(common.UsageError, match=r"config\.json is damaged"):
         evaluate.main([f"--workdir={tmp_path}"])
 
 
@@ -175,8 +175,8 @@ def test_who_has_done_nothing_may_begin_again(tmp_path):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (common.Mistake("no"), common.USAGE, "error: no"),
-        (common.Again("later"), common.AGAIN, "try again: later"),
+        (common.UsageError("no"), common.USAGE, "error: no"),
+        (common.Preempted("later"), common.TRY_AGAIN, "try again: later"),
         (FloatingPointError("not finite"), common.FAILED, "error: not finite"),
         (OSError("disk"), common.FAILED, "error: disk"),
         (tf.errors.UnavailableError(None, None, "far"), common.FAILED, "error: far"),
@@ -185,12 +185,12 @@ def test_who_has_done_nothing_may_begin_again(tmp_path):
     ],
 )
 def test_exit_codes(error, code, said, capsys):
-    assert common.report(error) == code
+    assert runtime.report(error) == code
     assert capsys.readouterr().err.startswith(said)
 
 
 @pytest.mark.parametrize("text", ["Gloo AllGather failed", "UNAVAILABLE: gone"])
 def test_a_lost_peer_is_to_try_again(monkeypatch, text):
-    assert common.report(RuntimeError(text)) == common.FAILED
+    assert runtime.report(RuntimeError(text)) == common.FAILED
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert common.report(RuntimeError(text)) == common.AGAIN
+    assert runtime.report(RuntimeError(text)) == common.TRY_AGAIN

@@ -5,7 +5,7 @@ import pathlib
 import jax
 import pytest
 
-from simclr_jax.experiment import config
+from simclr_jax.experiment import config, schema
 from simclr_jax.suggest import check_name
 
 CONFIGS = [str(p) for p in sorted(pathlib.Path("configs").glob("[a-z]*_*.py"))]
@@ -14,7 +14,7 @@ CONFIGS = [str(p) for p in sorted(pathlib.Path("configs").glob("[a-z]*_*.py"))]
 @pytest.mark.parametrize("path", [*CONFIGS, "configs/quickstart.py"])
 def test_every_config_is_built_and_survives_json(path):
     c = config.load(path)
-    config.check(c)
+    schema.check(c)
     assert config.plain(config.restored(config.plain(c))) == config.plain(c)
     assert config.restored(config.plain(c)).to_dict() == c.to_dict()
 
@@ -34,7 +34,7 @@ def test_every_config_is_built_and_survives_json(path):
     ],
 )
 def test_values(text, like, value):
-    said = config.value(text, like, "key")
+    said = schema.parse(text, like, "key")
     assert said == value
     assert type(said) is type(like)
 
@@ -53,8 +53,8 @@ def test_values(text, like, value):
     ],
 )
 def test_wrong_types(text, like):
-    with pytest.raises(ValueError, match="wants"):
-        config.value(text, like, "key")
+    with pytest.raises(ValueError, match="must be"):
+        schema.parse(text, like, "key")
 
 
 def test_another_name_brings_its_own_defaults():
@@ -225,7 +225,7 @@ def test_numbers_out_of_range(key, text):
     c = config.load("configs/quickstart.py")
     config.override(c, [(key, text)])
     with pytest.raises(ValueError, match=rf"{key}=.*(must be|not a number)"):
-        config.check(c)
+        schema.check(c)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 
 from simclr_jax import sharding
 from simclr_jax.cli import common, pretrain, runtime
-from simclr_jax.experiment import build, config, init_from
+from simclr_jax.experiment import build, config, init_from, training
+from simclr_jax.experiment.workdir import data_sizes, read_saved
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.train.checkpoint import restore_latest
 from tests.tools import Tiny, begin_in, leave_in, plain
@@ -27,7 +28,7 @@ STAGE = "configs/tsimcne_quickstart.py:stage={},init_from={}"
 @pytest.fixture(autouse=True)
 def alone(in_process, monkeypatch):
     """All runs here are within the test's process, on one device, and small."""
-    monkeypatch.setattr(pretrain, "draw_views", lambda *_: None)
+    monkeypatch.setattr(training, "draw_views", lambda *_: None)
     monkeypatch.setitem(ENCODERS, "resnet10", tiny)
 
 
@@ -49,8 +50,10 @@ def assemble(c):
 
 def begun(c, workdir):
     """The state that a run of this config begins with, and what it says of it."""
-    job = init_from.begin(c, assemble(c), sharding.make_mesh(), str(workdir))
-    return job.create(), job.begins
+    job = init_from.with_saved_arrays(
+        c, assemble(c), sharding.make_mesh(), str(workdir)
+    )
+    return job.create(), job.init_note
 
 
 def same(a, b):
@@ -81,10 +84,10 @@ def test_what_fits_of_simclr_is_taken(tmp_path):
     assert int(state.step) == 0
     count = len(jax.tree.leaves(state.params))
     assert said.splitlines() == [
-        f"begins with {tmp_path / '0'} (simclr, resnet10, step 3): {count - 3} of "
+        f"initialised from {tmp_path / '0'} (simclr, resnet10, step 3): {count - 3} of "
         f"{count} arrays of parameters, 2 of 2 of statistics",
-        "fresh here: projector/dense1, projector/dense2",
-        "left there: projector/bn1, projector/bn2, projector/dense2",
+        "newly initialised: projector/dense1, projector/dense2",
+        "not used from the checkpoint: projector/bn1, projector/bn2, projector/dense2",
     ]
 
 
@@ -105,7 +108,7 @@ def test_the_kept_branch_goes_into_online_and_target(tmp_path):
         stats = state.model_state[branch]["encoder"]
         assert same(stats, old.model_state["online"]["encoder"])
     assert same(state.method_state, fresh.method_state)
-    assert "left there: predictor/" in said
+    assert "not used from the checkpoint: predictor/" in said
     leaves = jax.tree.leaves((state.params, state.target_params, state.model_state))
     assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
 
@@ -141,8 +144,8 @@ def test_the_target_is_taken_where_it_is_kept(tmp_path, monkeypatch):
 
 
 def final(workdir):
-    c = config.restored(build.read_saved(workdir))
-    job = build.assemble(c, sharding.make_mesh(), **build.sizes(workdir))
+    c = config.restored(read_saved(workdir))
+    job = build.assemble(c, sharding.make_mesh(), **data_sizes(workdir))
     return restore_latest(workdir / "checkpoints", build.abstract(job))
 
 
@@ -158,7 +161,8 @@ def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
     start, _ = begun(c, tmp_path / "2")
     pretrain.pretrain(c, str(tmp_path / "2"))
     said = capsys.readouterr().err
-    assert "fresh here: projector/dense2\nleft there: projector/dense2\n" in said
+    for what in ("newly initialised", "not used from the checkpoint"):
+        assert f"{what}: projector/dense2\n" in said
     state, step = final(tmp_path / "2")
     assert step == 4
     assert same(state.params["encoder"], old.params["encoder"])
@@ -175,7 +179,7 @@ def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
     shutil.move(tmp_path / "1", tmp_path / "gone")  # a resumed run does not ask for it
     capsys.readouterr()
     pretrain.pretrain(c, str(tmp_path / "parts"))
-    assert "begins with" not in capsys.readouterr().err
+    assert "initialised from" not in capsys.readouterr().err
     resumed, _ = final(tmp_path / "parts")
     assert same(resumed, state)
     assert losses(tmp_path / "parts") == losses(tmp_path / "2")
@@ -183,7 +187,7 @@ def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
     last, said = begun(small(STAGE.format(3, tmp_path / "2")), tmp_path / "3")
     assert same(last.params, state.params)
     assert same(last.model_state, state.model_state)
-    assert "fresh here: nothing\nleft there: nothing" in said
+    assert "newly initialised: nothing\nnot used from the checkpoint: nothing" in said
 
 
 def test_what_it_was_worth_at_first_is_said(tmp_path, monkeypatch, capsys):
@@ -195,7 +199,7 @@ def test_what_it_was_worth_at_first_is_said(tmp_path, monkeypatch, capsys):
         judged.append(int(state.step))
         return {"knn_accuracy": 0.375}
 
-    monkeypatch.setattr(pretrain, "make_judge", lambda *_: judge)
+    monkeypatch.setattr(training, "knn_evaluator", lambda *_: judge)
     taking = small(init_from=str(tmp_path / "0"))
     for c, name in ((small(), "1"), (taking, "2"), (taking, "2")):
         pretrain.pretrain(c, str(tmp_path / name))
@@ -224,7 +228,7 @@ def test_the_new_last_layer_starts_wide():
         (lambda path: begin_in(path, small()), r"init_from=.*/0: .* no checkpoint yet"),
         (
             lambda path: leave_in(path, small()),
-            r"nothing of the encoder of .*/0 \(simclr, resnet10, step 3\) fits",
+            r"no array of the encoder of .*/0 \(simclr, resnet10, step 3\) matches",
         ),
     ],
 )

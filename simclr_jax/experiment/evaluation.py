@@ -1,0 +1,241 @@
+"""A saved run, evaluated by the protocols; scores are kept in its results.json."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from simclr_jax.batch import Batch
+from simclr_jax.data import pipeline
+from simclr_jax.data.sources import Source
+from simclr_jax.evaluate import embedding_2d, plots
+from simclr_jax.evaluate.features import Features, extract
+from simclr_jax.evaluate.knn import knn
+from simclr_jax.evaluate.linear import linear, linear_augmented
+from simclr_jax.experiment import build
+from simclr_jax.experiment.config import Changes
+from simclr_jax.experiment.workdir import open_saved, read_saved
+from simclr_jax.state import TrainState
+from simclr_jax.storage import files
+
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+def features(
+    c: ConfigDict,
+    run: build.Run,
+    state: TrainState,
+    source: Source,
+    mesh: Mesh,
+    alive: Callable[[], None] = lambda: None,
+) -> Features:
+    """Features of all pictures of a source by the branch that the method keeps.
+
+    Args:
+      alive: called with each batch.
+    """
+    batches = pipeline.eval_batches(
+        source,
+        size=c.data.image_size,
+        batch_size=-(-c.evaluate.batch_size // mesh.size) * mesh.size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    params, stats = run.method.kept(state)
+    batches = _reported(batches, alive)
+    return extract(run.method.network.encode, params, stats, batches, mesh)
+
+
+def _reported(batches: Iterable[Batch], alive: Callable[[], None]) -> Iterator[Batch]:
+    for batch in batches:
+        alive()
+        yield batch
+
+
+def pixels(c: ConfigDict, source: Source) -> np.ndarray:
+    """All pictures as the encoder gets them: float32 [N, H * W * 3] in [0, 1]."""
+    batches = pipeline.eval_batches(
+        source, size=c.data.image_size, batch_size=c.evaluate.batch_size
+    )
+    rows = [batch.views[0][batch.valid] for batch in batches]
+    return np.concatenate(rows).reshape(len(source), -1) / np.float32(255)
+
+
+class Evaluation:
+    """A saved run with the data to evaluate it on; features are computed once.
+
+    Attributes:
+      config, run, state, step: of the run, with the newest checkpoint.
+      train, test: the sources whose features and labels the protocols compare.
+      data: name and splits of the data set.
+    """
+
+    def __init__(self, workdir: str, mesh: Mesh, changes: Changes = ()):
+        """
+        Args:
+          changes: of the config: other data or `evaluate` settings.
+
+        Raises:
+          ValueError: as `open_saved` and `build.open_data`.
+          CheckpointError: the checkpoint cannot be read.
+        """
+        self._workdir, self._mesh = epath.Path(workdir), mesh
+        self.config, self.run, self.state, self.step = open_saved(
+            workdir, mesh, changes
+        )
+        data = self.config.data
+        splits = data.bank_split or data.split, data.eval_split
+        self.train, self.test = (
+            build.open_data(self.config, split, workdir) for split in splits
+        )
+        self.data = f"{data.name} ({', '.join(splits)})"
+        self._features: dict[bool, list[Features]] = {}
+
+    @property
+    def imported(self) -> bool:
+        """Whether the weights come from a foreign checkpoint."""
+        return (self._workdir / "import.json").exists()
+
+    @property
+    def newly_initialised(self) -> list[str]:
+        """The layers that an imported checkpoint lacked."""
+        if not self.imported:
+            return []
+        return read_saved(self._workdir, "import.json")["fresh"]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether both splits have labels."""
+        return bool(self.train.classes and self.test.classes)
+
+    @property
+    def planar(self) -> bool:
+        """Whether z is a map, of two dimensions."""
+        return self.features()[0].z.shape[1] == 2
+
+    def check_labelled(self, protocol: str) -> None:
+        """Raises ValueError if a split has no labels."""
+        if not self.labelled:
+            raise ValueError(f"{protocol} needs labels, and {self.data} has none.")
+
+    def features(self, *, trained: bool = True) -> list[Features]:
+        """Of train and test, by the trained or by the newly initialised network."""
+        if trained not in self._features:
+            state = self.state if trained else self.run.create()
+            self._features[trained] = [
+                features(self.config, self.run, state, source, self._mesh)
+                for source in (self.train, self.test)
+            ]
+        return self._features[trained]
+
+    def score(
+        self,
+        protocol: str,
+        feature: str,
+        *,
+        trained: bool = True,
+        progress: Progress = lambda done, total: None,
+    ) -> dict[str, Any]:
+        """Evaluates by a protocol.
+
+        Args:
+          protocol: one of `schema.PROTOCOLS`.
+          feature: "h" or "z".
+          trained: whether by the trained or by the newly initialised network;
+            linear_augmented knows the trained one only.
+          progress: called by linear_augmented.
+
+        Returns:
+          {"accuracy": in [0, 1], "count", "step", "settings", "data"}.
+
+        Raises:
+          ValueError: as the protocol, such as for settings that do not suit the data.
+        """
+        settings = self.config.evaluate[protocol].to_dict()
+        if protocol == "linear_augmented":
+            result = self._linear_augmented(feature, progress, settings)
+        else:
+            train, test = self.features(trained=trained)
+            arrays = getattr(train, feature), train.label
+            arrays += getattr(test, feature), test.label, self.train.classes
+            if protocol == "map2d":
+                result = embedding_2d.map2d(*arrays, **settings)
+            else:
+                function = {"knn": knn, "linear": linear}[protocol]
+                result = function(*arrays, self._mesh, **settings)
+        return self._described(result, self.step if trained else 0, settings)
+
+    def _linear_augmented(
+        self, feature: str, progress: Progress, settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        c = self.config
+        test = features(c, self.run, self.state, self.test, self._mesh)
+        params, stats = self.run.method.kept(self.state)
+        return linear_augmented(
+            self.run.method.network.encode,
+            params,
+            stats,
+            self.train,
+            test,
+            feature,
+            c.data.image_size,
+            self._mesh,
+            progress,
+            **settings,
+        )
+
+    def _described(
+        self, result: dict[str, Any], step: int, settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        return result | {"step": step, "settings": settings, "data": self.data}
+
+    @property
+    def map_limit_exceeded(self) -> bool:
+        """Whether there are too many pictures for `pixel_maps`."""
+        return len(self.train) + len(self.test) > embedding_2d.MOST
+
+    def pixel_maps(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Scores of the classic maps of the pixels: (name of the map, as `score`)."""
+        train, test = self.features()
+        x = np.concatenate([pixels(self.config, s) for s in (self.train, self.test)])
+        settings = self.config.evaluate.map2d.to_dict()
+        for name, draw in (("PCA", embedding_2d.pca), ("t-SNE", embedding_2d.tsne)):
+            bank, queries = np.split(draw(x), [len(self.train)])
+            arrays = bank, train.label, queries, test.label, self.train.classes
+            result = embedding_2d.map2d(*arrays, **settings)
+            yield name, self._described(result, 0, settings)
+
+    def save(self, protocol: str, name: str, result: dict[str, Any]) -> None:
+        """Adds a score to results.json, under its protocol and name; on process 0."""
+        if jax.process_index():
+            return
+        path = self._workdir / "results.json"
+        results = json.loads(path.read_text()) if path.exists() else {}
+        results.setdefault(protocol, {})[name] = result
+        files.write(str(path), json.dumps(results, indent=2) + "\n")
+
+    def draw(self) -> list[str]:
+        """Writes embedding.png and curves.png, if there is enough to draw.
+
+        Returns:
+          the names of these and of results.json, as far as they exist.
+        """
+        train, test = self.features()
+        names, path = self.test.class_names, self._workdir / "embedding.png"
+        if self.planar:
+            z = np.concatenate([train.z, test.z])
+            label = np.concatenate([train.label, test.label])
+            label = label if self.labelled else label[:0]
+            plots.plane(z, label, names, path, title=f"{len(z)} pictures, z")
+        elif len(test.h) >= plots.FEWEST:
+            plots.embedding(test.h, test.label, names, path)
+        metrics = self._workdir / "metrics.jsonl"
+        if metrics.exists():  # a run that was stopped early may have none yet
+            plots.curves(metrics, self._workdir / "curves.png")
+        outputs = ("embedding.png", "curves.png", "results.json")
+        return [name for name in outputs if (self._workdir / name).exists()]

@@ -1,0 +1,204 @@
+"""What a config may hold: a factory's keyword-only signature is a section's schema."""
+
+import ast
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from operator import getitem
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from simclr_jax.data.recipes import RECIPES
+from simclr_jax.evaluate.embedding_2d import map2d
+from simclr_jax.evaluate.knn import knn
+from simclr_jax.evaluate.linear import linear, linear_augmented
+from simclr_jax.methods.catalog import METHODS
+from simclr_jax.models.catalog import ENCODERS
+from simclr_jax.suggest import check_name
+from simclr_jax.train.optim import OPTIMISERS
+from simclr_jax.train.schedules import LENGTHS, SCALINGS, SHAPES
+
+SECTIONS: dict[str, dict[str, Callable]] = {
+    "method": METHODS,
+    "encoder": ENCODERS,
+    "augment": RECIPES,
+    "optim": OPTIMISERS,
+}
+PROTOCOLS: dict[str, Callable] = {
+    "knn": knn,
+    "linear": linear,
+    "linear_augmented": linear_augmented,
+    "map2d": map2d,
+}
+CHOICES = {  # of the fields whose value is one of a few names
+    "optim.lr_scaling": tuple(SCALINGS),
+    "optim.schedule": tuple(SHAPES),
+    "optim.length": tuple(LENGTHS),
+    "data.colour": ("host", "device"),
+    "placement": ("replicated", "fsdp"),
+}
+POSITIVE = (
+    *("epochs", "log_every", "patience", "probe.views", "optim.microbatches"),
+    *("data.batch_size", "data.image_size", "checkpoint.every", "checkpoint.keep"),
+    *("evaluate.batch_size", "evaluate.knn.k", "evaluate.knn.temperature"),
+    *("evaluate.linear.iterations", "evaluate.linear_augmented.epochs"),
+    *("evaluate.linear_augmented.batch_size", "evaluate.linear_augmented.lr"),
+    "evaluate.map2d.k",
+)
+NOT_NEGATIVE = (
+    *("steps", "transfer_from", "checkpoint.keep_every", "optim.lr"),
+    *("optim.warmup_epochs", "optim.lr_end", "optim.clip", "optim.late_epochs"),
+    *("evaluate.every", "evaluate.linear.l2", "evaluate.linear_augmented.weight_decay"),
+)
+ANY_LENGTH = ("optim.changes",)  # tuples of numbers
+
+
+def defaults(factory: Callable) -> dict[str, Any]:
+    """A factory's keyword-only arguments that have a default, with their defaults.
+
+    The others (`size`, `total_steps`, `steps_per_epoch`) depend on the run, see `call`.
+    """
+    parameters = inspect.signature(factory).parameters.values()
+    return {
+        p.name: p.default
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+    }
+
+
+def section(factories: Mapping[str, Callable], name: str) -> ConfigDict:
+    """All keywords of the named factory; its defaults are the paper's numbers."""
+    check_name(name, factories, "name")
+    return ConfigDict({"name": name, **defaults(factories[name])})
+
+
+def protocols() -> dict[str, dict[str, Any]]:
+    """The sections of the evaluation protocols."""
+    return {name: defaults(protocol) for name, protocol in PROTOCOLS.items()}
+
+
+def call(part: str, settings: Mapping[str, Any], *args: Any, **derived: Any) -> Any:
+    """Calls the factory that a section names.
+
+    Args:
+      part: one of SECTIONS.
+      settings: the section; of its keys, the factory gets those that it declares.
+      args: positional arguments of the factory.
+      derived: arguments that follow from the run; passed where the factory has them.
+
+    Raises:
+      ValueError: a key of the factory is missing in the section, or the factory
+        refuses a value.
+    """
+    factory = SECTIONS[part][settings["name"]]
+    kwargs = {k: child(settings, k, settings["name"]) for k in defaults(factory)}
+    parameters = inspect.signature(factory).parameters
+    kwargs |= {key: x for key, x in derived.items() if key in parameters}
+    return factory(*args, **kwargs)
+
+
+def child(tree: Mapping[str, Any] | ConfigDict, key: str, parent: str) -> Any:
+    """tree[key]; a ValueError with the nearest spelling if there is no such key."""
+    check_name(key, list(tree), f"config {parent}" if parent else "config")
+    return tree[key]
+
+
+# Values.
+
+
+def parse(text: str, like: Any, key: str) -> Any:
+    """The text of a command line as a value of the type of `like`.
+
+    Raises:
+      ValueError: it is not of that type; names the key.
+    """
+    if isinstance(like, str):
+        return text
+    value = _literal(text)
+    if isinstance(like, float) and type(value) is int:
+        value = float(value)
+    same = type(value) is type(like)
+    if not same or (isinstance(like, tuple) and not _similar(value, like, key)):
+        name = type(like).__name__
+        length = f" of {len(like)}" if isinstance(value, tuple) and same else ""
+        raise ValueError(f"{key}={text}: must be {name}{length}, such as {like!r}.")
+    return value
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _similar(value: tuple, like: tuple, key: str) -> bool:
+    """Whether the items are of the same type and as many; of texts, any number."""
+    if all(isinstance(item, str) for item in like):
+        return all(isinstance(item, str) for item in value)
+    return (len(value) == len(like) or key in ANY_LENGTH) and all(
+        isinstance(item, int | float) and not isinstance(item, bool) for item in value
+    )
+
+
+# Rules that types alone do not express.
+
+
+def check(c: ConfigDict) -> None:
+    """Checks the range of every number and the fields with few allowed values.
+
+    Raises:
+      ValueError: with the key, the value and what is allowed.
+    """
+    numbers = dict(_numbers(c))
+    for key, number in numbers.items():
+        if not abs(number) < 2**63:
+            raise ValueError(f"{key}={number} is not a number to compute with.")
+    for key, choices in CHOICES.items():
+        check_name(str(functools.reduce(getitem, key.split("."), c)), choices, key)
+    for key in POSITIVE:
+        if not numbers[key] > 0:
+            raise ValueError(f"{key}={numbers[key]}: must be above 0.")
+    for key in NOT_NEGATIVE:
+        if not numbers[key] >= 0:
+            raise ValueError(f"{key}={numbers[key]}: must be 0 or more.")
+
+
+def _numbers(c: ConfigDict, prefix: str = "") -> Iterator[tuple[str, int | float]]:
+    """(key, number) for every number of a config."""
+    for key, value in c.items():
+        if isinstance(value, ConfigDict):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float):
+            yield f"{prefix}{key}", value
+
+
+def check_batch(c: ConfigDict, devices: int, processes: int, images: int) -> None:
+    """Checks the batch size against the devices and the data set.
+
+    Args:
+      devices: over which each microbatch must divide.
+      processes: for the message.
+      images: n, the size of the training split, which a batch must not exceed.
+
+    Raises:
+      ValueError: with the nearest batch size that fits.
+    """
+    batch_size, parts = c.data.batch_size, c.optim.microbatches
+    multiple = devices * parts
+    if batch_size % multiple:
+        below = batch_size // multiple * multiple
+        nearest = f"{below} or {below + multiple}" if below else f"{multiple}"
+        also = "" if parts == 1 else f" and optim.microbatches={parts}"
+        raise ValueError(
+            f"data.batch_size={batch_size} does not divide over {devices} devices "
+            f"(in {processes} processes){also}; the nearest that does is {nearest}."
+        )
+    if batch_size > images:
+        raise ValueError(
+            f"data.batch_size={batch_size} is larger than the data set of {images} "
+            "images; no epoch would hold a whole batch."
+        )

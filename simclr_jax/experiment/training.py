@@ -1,0 +1,220 @@
+"""Training as a config describes it, from the last checkpoint or the first step."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from simclr_jax import multihost
+from simclr_jax.batch import Batch
+from simclr_jax.data import pipeline, tfdata
+from simclr_jax.data.prefetch import feed
+from simclr_jax.data.sources import Source
+from simclr_jax.evaluate import plots
+from simclr_jax.evaluate.knn import knn
+from simclr_jax.experiment import build, init_from, schema
+from simclr_jax.experiment.evaluation import features
+from simclr_jax.experiment.workdir import record_run
+from simclr_jax.state import TrainState
+from simclr_jax.train import loop
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.log import Log
+
+GALLERY = 8  # pictures in views.png
+
+# (state, alive) -> metrics; `alive` is called whenever the evaluation gets on.
+Evaluator = Callable[[TrainState, Callable[[], None]], dict[str, float]]
+
+
+class Training(NamedTuple):
+    """A run that is ready to train."""
+
+    config: ConfigDict
+    run: build.Run
+    source: Source
+    evaluate: Evaluator | None
+    mesh: Mesh
+    workdir: str
+
+
+def prepare(c: ConfigDict, workdir: str, mesh: Mesh) -> Training:
+    """Opens the data, builds the run and records it in the work directory.
+
+    Raises:
+      ValueError: the config cannot be run, or not in this work directory.
+      CheckpointError: the run of `init_from` cannot be read.
+    """
+    source = build.open_data(c, c.data.split, workdir)
+    schema.check_batch(c, mesh.size, jax.process_count(), len(source))
+    run = build.assemble(c, mesh, images=len(source), classes=source.classes)
+    run = init_from.with_saved_arrays(c, run, mesh, workdir)
+    evaluate = knn_evaluator(c, run, source, mesh, workdir)
+    record_run(c, source, workdir)
+    return Training(c, run, source, evaluate, mesh, workdir)
+
+
+def knn_evaluator(
+    c: ConfigDict, run: build.Run, source: Source, mesh: Mesh, workdir: str
+) -> Evaluator | None:
+    """The kNN accuracy of h on the evaluation split, as {"knn_accuracy"}.
+
+    None where the config does not ask for it, or where a split has no labels.
+    """
+    if not (c.evaluate.every and source.classes):
+        return None
+    test_source = build.open_data(c, c.data.eval_split, workdir)
+    if not test_source.classes:
+        return None
+    if c.data.bank_split:
+        source = build.open_data(c, c.data.bank_split, workdir)
+
+    def evaluate(state, alive):
+        bank = features(c, run, state, source, mesh, alive)
+        test = features(c, run, state, test_source, mesh, alive)
+        arrays = bank.h, bank.label, test.h, test.label, source.classes
+        result = knn(*arrays, mesh, **c.evaluate.knn)
+        return {"knn_accuracy": result["accuracy"]}
+
+    return evaluate
+
+
+def draw_views(training: Training) -> None:
+    """Writes views.png: some pictures and the views of them that the encoder gets."""
+    c, source = training.config, training.source
+    images = tfdata.pictures(source, range(min(GALLERY, len(source))))
+    views = pipeline.preview(c, images, c.seed)
+    path = epath.Path(training.workdir) / "views.png"
+    plots.gallery(views, path, originals=images)
+
+
+def train(
+    training: Training,
+    *,
+    stop_signal: Callable[[Callable[[int], bool]], Callable[[int], bool]],
+    alive: Callable[[], None],
+) -> tuple[TrainState, int]:
+    """Trains to the last step, or until it is asked to stop; the state is then saved.
+
+    Args:
+      stop_signal: called once there is a state to save, with (steps done -> whether
+        any process was preempted); returns (steps done -> whether to stop).
+      alive: called whenever the run gets on.
+
+    Returns:
+      the state and the steps done, fewer than the run's total if it was stopped.
+
+    Raises:
+      StorageNotShared: the processes do not see the same checkpoints.
+      Diverged, CheckpointError: as `loop.run`.
+    """
+    c, run, _, evaluate, mesh, workdir = training
+    checkpoints = Checkpoints(
+        epath.Path(workdir) / "checkpoints",
+        **c.checkpoint,
+        # The branch to evaluate and export; DINO's is the target.
+        about={"method": c.method.name, "keep": run.method.keep},
+        before_commit=lambda: log.copy(),  # no checkpoint is ahead of the metrics
+    )
+    first_step = checkpoints.latest or 0
+    multihost.agree(str(first_step), checkpoints.directory)
+    log = Log(workdir, first_step, run.total, active=jax.process_index() == 0)
+    describe(training, first_step, log)
+    if first_step:
+        state = checkpoints.restore(build.abstract(run), first_step)
+    else:
+        state = run.create()
+        if run.init_note and evaluate:
+            accuracy = evaluate(state, alive)["knn_accuracy"]
+            log.say(f"kNN accuracy before the first step: {100 * accuracy:.1f} %")
+    state, done = loop.run(
+        build.train_step(c, run, mesh),
+        state,
+        feed(_batches(training, first_step), mesh),
+        _plan(training, first_step),
+        log=log,
+        checkpoints=checkpoints,
+        judge=evaluate,
+        stop=stop_signal(checkpoints.preempted),
+        alive=alive,
+    )
+    checkpoints.close()
+    log.close()
+    if done == run.total:
+        log.say(f"done: {done} steps; everything is in {workdir}")
+    return state, done
+
+
+def _plan(training: Training, first_step: int) -> loop.Plan:
+    c = training.config
+    return loop.Plan(
+        start=first_step,
+        total=training.run.total,
+        batch_size=c.data.batch_size,
+        log_every=c.log_every,
+        judge_every=c.evaluate.every,
+        patience=c.patience,
+    )
+
+
+def _batches(training: Training, first_step: int) -> Iterator[Batch]:
+    c = training.config
+    return pipeline.train_batches(
+        training.source,
+        build.recipe(c),
+        batch_size=c.data.batch_size,
+        seed=c.seed,
+        start_step=first_step,
+        steps=training.run.total - first_step,
+        colour=c.data.colour,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def describe(training: Training, first_step: int, log: Log) -> None:
+    """Logs what the run consists of."""
+    c, run, source, _, mesh, workdir = training
+    n, batch_size = len(source), c.data.batch_size
+    parameters = sum(x.size for x in jax.tree.leaves(run.shapes.params))
+    log.say(
+        f"{c.method.name}, {c.encoder.name} ({parameters / 1e6:.2f} M parameters), "
+        f"{source.name}: {n} pictures in {n // batch_size} batches of {batch_size}"
+    )
+    peak = float(run.schedule(min(run.warmup, run.total - 1)))
+    platform = mesh.devices.flat[0].platform
+    log.say(
+        f"{run.total} steps, {run.warmup} of warm-up, {c.optim.name} with a rate up to "
+        f"{peak:.4g}; on {mesh.size} {platform} device(s) of {jax.process_count()} "
+        "process(es)"
+    )
+    for note in (*run.notes, *_warnings(training)):
+        log.say(note)
+    if run.init_note:
+        log.say(run.init_note)
+    if first_step:
+        log.say(f"resuming from the checkpoint of step {first_step}")
+    log.say(f"work directory: {workdir}")
+
+
+def _warnings(training: Training) -> list[str]:
+    """Lines on settings whose effect may surprise."""
+    c, run, source = training.config, training.run, training.source
+    n, lines = len(source), []
+    if c.steps:
+        lines.append(f"steps={c.steps} is the whole run; warm-up is at most a tenth")
+    if run.warmup >= run.total:
+        lines.append("the warm-up is as long as the run: the rate never peaks")
+    if "queue" in c.method and c.method.queue > n - c.data.batch_size:
+        lines.append(
+            f"a queue of {c.method.queue} keys from {n} pictures: it holds earlier "
+            "views of every picture, which count as negatives; method.queue may be "
+            "smaller"
+        )
+    if not source.classes:
+        lines.append("no labels: no online probe, no accuracies")
+    elif c.evaluate.every and not training.evaluate:
+        lines.append(f"no labels in {c.data.eval_split}: no kNN during the run")
+    return lines
