@@ -125,7 +125,7 @@ def test_narrow_embeddings_give_a_float32_loss(dtype):
 
 @pytest.mark.parametrize("shape", [(16, 8), (3, 16, 8), (2, 4, 4, 8)])
 def test_wrong_shapes(shape):
-    with pytest.raises(ValueError, match=r"wants z of shape \[2, N, D\]"):
+    with pytest.raises(ValueError, match=r"needs z of shape \[2, N, D\]"):
         nt_xent(jnp.ones(shape), 0.1)
 
 

@@ -135,7 +135,7 @@ def test_narrow_embeddings_give_a_float32_loss(dtype):
 
 @pytest.mark.parametrize("shape", [(16, 2), (3, 16, 2), (2, 4, 4, 2)])
 def test_wrong_shapes(shape):
-    with pytest.raises(ValueError, match=r"wants z of shape \[2, N, D\]"):
+    with pytest.raises(ValueError, match=r"needs z of shape \[2, N, D\]"):
         cauchy(jnp.ones(shape))
 
 

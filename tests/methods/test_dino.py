@@ -8,7 +8,7 @@ import pytest
 from simclr_jax.batch import Batch
 from simclr_jax.methods.dino import dino
 from simclr_jax.models.heads import DistillationHead
-from simclr_jax.models.network import network
+from simclr_jax.models.network import WHOLE_BATCH, network
 from simclr_jax.sharding import by_batch, make_mesh
 from simclr_jax.train.optim import adamw
 from tests.models.test_network import Tiny
@@ -81,7 +81,7 @@ def test_agrees_with_algorithm_1(sides):
     loss, (new, y, metrics) = method.loss(
         state.params, state.for_loss(), Batch(views=views), KEY
     )
-    net = network(Tiny(), DistillationHead(16, 8), joint=True)
+    net = network(Tiny(), DistillationHead(16, 8), options=WHOLE_BATCH, joint=True)
     t, seen = net.apply(
         state.target_params, state.model_state["target"], views[:2], None
     )
@@ -226,8 +226,8 @@ def test_numbers_that_cannot_be(changes, message):
 @pytest.mark.parametrize("sides", [(6,), (6, 4), (4, 6, 6)])
 def test_views_that_no_teacher_can_see(sides):
     method, views = small(), crops(sides=sides)
-    with pytest.raises(ValueError, match="the first two of them of one size"):
+    with pytest.raises(ValueError, match="the first two of one size"):
         method.init(KEY, views)
     state = distinct(method, crops())
-    with pytest.raises(ValueError, match="the first two of them of one size"):
+    with pytest.raises(ValueError, match="the first two of one size"):
         method.loss(state.params, state.for_loss(), Batch(views=views), KEY)

@@ -72,11 +72,15 @@ def test_shuffled_batch_norm_of_the_spec():
     norm = BatchNorm(groups=2, use_scale=False, use_bias=False)
     variables = norm.init(KEY, x, False)
     for place, expected in [(None, [-1, 1, -1, 1]), (inverse, [-1, -1, 1, 1])]:
-        y, _ = norm.apply(variables, x, True, place, mutable=["batch_stats"])
+        y, _ = norm.apply(
+            variables, x, True, Rows(shuffle=place), mutable=["batch_stats"]
+        )
         np.testing.assert_allclose(np.ravel(y), expected, atol=1e-4)
     whole = BatchNorm(use_scale=False, use_bias=False)
     for place in (None, inverse):
-        y, _ = whole.apply(variables, x, True, place, mutable=["batch_stats"])
+        y, _ = whole.apply(
+            variables, x, True, Rows(shuffle=place), mutable=["batch_stats"]
+        )
         global_bn = [-0.8485, -0.5657, -0.2828, 1.6971]
         np.testing.assert_allclose(np.ravel(y), global_bn, atol=1e-4)
 
@@ -91,7 +95,9 @@ def test_a_shuffle_is_permute_normalise_permute_back():
     variables = norm.init(KEY, x, False)
 
     def by_place(x):
-        return norm.apply(variables, x, True, place, mutable=["batch_stats"])
+        return norm.apply(
+            variables, x, True, Rows(shuffle=place), mutable=["batch_stats"]
+        )
 
     def by_moving(x):
         y, new = norm.apply(variables, x[order], True, mutable=["batch_stats"])

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from simclr_jax import sharding
+from simclr_jax.models import vit
 from simclr_jax.models.heads import projector
-from simclr_jax.models.network import WHOLE_BATCH, network
+from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 from simclr_jax.models.norm import BatchNorm, pixels
 from simclr_jax.models.rows import WHOLE, Rows
 
@@ -156,3 +157,67 @@ def test_joint_views_stay_on_their_devices():
         y.heads["projector"], expected.heads["projector"], atol=1e-4
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), new, stats)
+
+
+class ThreeNorms(nn.Module):
+    """Batch norms of three momenta."""
+
+    width: int = 3
+
+    @nn.compact
+    def __call__(self, x, train: bool, rows: Rows = WHOLE):
+        x = x.mean((1, 2)) / 255
+        for momentum in (0.9, 0.5, 0.0):
+            norm = BatchNorm(momentum=momentum, name=f"bn{momentum}")
+            x = norm(x, train, rows)
+        return x
+
+
+@pytest.mark.parametrize("power", [1.0, 0.25, 3.0])
+def test_each_batch_norm_keeps_its_own_momentum(power):
+    """In training the share that stays is momentum ** momentum_power of each layer."""
+    views = pictures(6)
+    options = BatchOptions(momentum_power=power)
+    net = network(ThreeNorms(), projector(out=4), options=options)
+    params, stats = net.init(jax.random.key(0), views)
+    ones = jax.tree.map(lambda x: jnp.full_like(x, 7.0), stats)  # far from the batch's
+    _, batch = net.apply(params, jax.tree.map(jnp.zeros_like, stats), views, KEY)
+    _, new = net.apply(params, ones, views, KEY)
+    for momentum in (0.9, 0.5, 0.0):
+        name = f"bn{momentum}"
+        kept = new["encoder"][name]["mean"] - batch["encoder"][name]["mean"]
+        np.testing.assert_allclose(kept, 7.0 * momentum**power, atol=1e-5)
+
+
+def test_a_factory_builds_the_same_network_wherever_it_is_called():
+    """Only its arguments count: inside a trace, a mesh or another network's pass."""
+    views = pictures(6, images=32)
+
+    def statistics():
+        net = network(Tiny(), projector(out=4), options=BatchOptions(2))
+        return net.apply(*net.init(jax.random.key(0), views), views, KEY)[1]
+
+    plain = statistics()
+    inside = jax.jit(statistics)()
+    with jax.set_mesh(sharding.make_mesh(jax.devices()[:2])):
+        on_a_mesh = jax.jit(statistics)()
+    for other in (inside, on_a_mesh):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), other, plain
+        )
+
+
+def test_tokens_of_chosen_blocks():
+    views = pictures(8, images=2)
+    encoder = vit.vit_mini()
+    net = network(encoder, projector(out=4), options=WHOLE_BATCH)
+    params, stats = net.init(jax.random.key(0), views)
+    y = net.encode(params, stats, views[0], token_blocks=(1, 3))
+    assert set(y.tokens) == {1, 3}
+    assert y.tokens[1].class_token.shape == (1, 2, encoder.width)
+    assert y.tokens[3].patches.shape == (1, 2, 4, encoder.width)
+    np.testing.assert_array_equal(y.tokens[3].class_token, y.h)  # of the last block
+    assert not np.allclose(y.tokens[1].class_token, y.h, atol=1e-2)
+    assert net.encode(params, stats, views[0]).tokens == {}
+    with pytest.raises(ValueError, match=r"\(4,\).*blocks 0 to 3"):
+        net.encode(params, stats, views[0], token_blocks=(4,))
