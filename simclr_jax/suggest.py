@@ -1,41 +1,40 @@
-"""The nearest right spelling, for messages about a wrong name."""
+"""The nearest allowed spelling, for messages about a wrong name."""
 
 import difflib
 from collections.abc import Iterable
 
-LONG = 50  # of more names than these, a message shows the nearest only
+MOST_SHOWN = 50  # of more names than these, a message shows the nearest only
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The most similar of the known names, or "" if none is similar."""
-    return next(iter(difflib.get_close_matches(name, list(known), 1)), "")
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The most similar of the allowed names, or "" if none is similar."""
+    return next(iter(difflib.get_close_matches(name, list(allowed), 1)), "")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """ " Did you mean ...?" with the most similar name, or "" if none is similar."""
-    near = nearest(name, known)
-    return f" Did you mean {near!r}?" if near else ""
+    match = nearest(name, allowed)
+    return f" Did you mean {match!r}?" if match else ""
 
 
-def check_name(name: str, known: Iterable[str], what: str) -> None:
-    """Checks that a name is one of the known ones.
+def check_name(name: str, allowed: Iterable[str], field: str) -> None:
+    """Checks that a name is one of the allowed ones.
 
     Args:
       name: what the user wrote.
-      known: the allowed names.
-      what: what is named, such as "method.name"; begins the message.
+      field: what it names, such as "method.name"; begins the message.
 
     Raises:
-      ValueError: it is not, with the nearest right spelling and what is allowed.
+      ValueError: it is not, with the nearest spelling and what is allowed.
     """
-    known = list(known)
-    if name in known:
+    allowed = list(allowed)
+    if name in allowed:
         return
-    shown, number = sorted(known), ""
-    if len(shown) > LONG:
+    shown, number = sorted(allowed), ""
+    if len(shown) > MOST_SHOWN:
         shown = difflib.get_close_matches(name, shown, 8, 0.0)
-        number = f"{len(known)}, such as "
+        number = f"{len(allowed)}, such as "
     raise ValueError(
-        f"{what}: unknown {name!r}.{did_you_mean(name, known)} "
+        f"{field}: unknown {name!r}.{did_you_mean(name, allowed)} "
         f"There are: {number}{', '.join(shown)}."
     )

@@ -48,8 +48,8 @@ LAYERS = {
         "etils flax jax ml_collections numpy optax",
     ),
     "cli": (
-        "data zoo plan reproduce experiment train.checkpoint multihost sharding state "
-        "storage suggest",
+        "data zoo plan reproduce experiment train.checkpoint_errors multihost sharding "
+        "state storage suggest",
         "etils jax ml_collections tqdm",
     ),
     "__main__": ("cli", ""),

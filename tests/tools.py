@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -55,6 +56,15 @@ def with_devices(count: int) -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": flags}
 
 
+def last_of_each(arguments: Sequence[str]) -> list[str]:
+    """Arguments of a command; of several `--key=value`, the last one only."""
+    last = {}
+    for i, argument in enumerate(arguments):
+        key, equals, _ = argument.partition("=")
+        last[key if equals and key.startswith("--") else i] = argument
+    return list(last.values())
+
+
 def small_method(name: str, probe: bool = True, encoder=None):
     """A method of the catalogue around an encoder, Tiny by default."""
     method = METHODS[name](encoder or Tiny(groups=2), **SMALL[name])
@@ -86,7 +96,7 @@ def small_state(method, tx, batch, mesh):
 
 def small_optimiser():
     """SGD without decay of norms, biases and the probe."""
-    return sgd(weight_decay=1e-4, undecayed=(*NORMS_AND_BIASES, "^probe/"))
+    return sgd(weight_decay=1e-4, no_decay=(*NORMS_AND_BIASES, "^probe/"))
 
 
 def begin_in(workdir, c):

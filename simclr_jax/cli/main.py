@@ -2,60 +2,62 @@
 
 import importlib
 import sys
+from collections.abc import Sequence
 
 from simclr_jax.cli import common
 from simclr_jax.suggest import did_you_mean
 
 COMMANDS = {  # command: (module of `simclr_jax.cli`, what it does)
-    "pretrain": ("pretrain", "train an encoder as a config says, or resume"),
-    "evaluate": ("evaluate", "kNN and linear accuracy of what a run has learnt"),
-    "plan": ("plan", "memory and time of a step on TPUs that are not here"),
+    "pretrain": ("pretrain", "train an encoder as a config describes, or resume"),
+    "evaluate": ("evaluate", "kNN and linear accuracy of the encoder of a run"),
+    "plan": ("plan", "memory and time of a step on TPUs, without having them"),
     "reproduce": ("reproduce", "a row of a paper's table as one command"),
     "zoo": ("zoo", "import published weights, export trained ones"),
     "data bench": ("data_bench", "how many images/s the input pipeline makes"),
 }
+EXAMPLE = "python -m simclr_jax pretrain --help"
 
 
 def main() -> None:
-    """Runs the command that the command line names and ends the process."""
+    """Runs the command that the process's arguments name and ends the process."""
     common.run_and_exit(run)
 
 
-def run(argv: list[str]) -> None:
+def run(argv: Sequence[str]) -> None:
     """Runs a command.
 
     Raises:
       SystemExit: for an unknown command, with exit code 2; the message is printed.
     """
-    name, rest = split(argv)
+    name, arguments = split(argv)
     if not name or name in ("-h", "--help"):
         print(usage())
         return
     if name not in COMMANDS:
-        hint = did_you_mean(name, COMMANDS)
-        known = ", ".join(COMMANDS)
-        print(f"unknown command {name!r}.{hint} There are: {known}.", file=sys.stderr)
+        hint, names = did_you_mean(name, COMMANDS), ", ".join(COMMANDS)
+        print(f"unknown command {name!r}.{hint} There are: {names}.", file=sys.stderr)
         raise SystemExit(common.USAGE)
     module, _ = COMMANDS[name]
-    importlib.import_module(f"simclr_jax.cli.{module}").main(rest)
+    importlib.import_module(f"simclr_jax.cli.{module}").main(arguments)
 
 
-def split(argv: list[str]) -> tuple[str, list[str]]:
+def split(argv: Sequence[str]) -> tuple[str, list[str]]:
     """The command, of one or two words, and its arguments."""
-    two = " ".join(argv[:2])
-    count = 2 if two in COMMANDS else 1
-    return " ".join(argv[:count]), argv[count:]
+    count = 2 if " ".join(argv[:2]) in COMMANDS else 1
+    return " ".join(argv[:count]), list(argv[count:])
 
 
 def usage() -> str:
-    """What `--help` prints: the commands and how to begin."""
-    lines = [f"  {name:11} {what}" for name, (_, what) in COMMANDS.items()]
+    """The commands, as `--help` prints them."""
+    lines = [f"  {name:11} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: python -m simclr_jax COMMAND [ARGUMENTS]",
             "",
             *lines,
             "",
-            "python -m simclr_jax COMMAND --help says more of each.",
+            "python -m simclr_jax COMMAND --help describes a command.",
+            "",
+            f"example:\n  {EXAMPLE}",
         ]
     )

@@ -81,7 +81,7 @@ def pretrain(c: "ConfigDict", workdir: str) -> "TrainState":
         training.draw_views(prepared)
     with jax.set_mesh(mesh):
         state, done = training.train(
-            prepared, stop_signal=runtime.StopSignal, alive=runtime.Watchdog()
+            prepared, stop_signal=runtime.StopSignal, on_progress=runtime.Watchdog()
         )
     total = prepared.run.total
     if done < total:

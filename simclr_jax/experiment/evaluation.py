@@ -32,12 +32,12 @@ def features(
     state: TrainState,
     source: Source,
     mesh: Mesh,
-    alive: Callable[[], None] = lambda: None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> Features:
     """Features of all pictures of a source by the branch that the method keeps.
 
     Args:
-      alive: called with each batch.
+      on_progress: called with each batch.
     """
     batches = pipeline.eval_batches(
         source,
@@ -47,13 +47,15 @@ def features(
         process_count=jax.process_count(),
     )
     params, stats = run.method.kept(state)
-    batches = _reported(batches, alive)
+    batches = _reported(batches, on_progress)
     return extract(run.method.network.encode, params, stats, batches, mesh)
 
 
-def _reported(batches: Iterable[Batch], alive: Callable[[], None]) -> Iterator[Batch]:
+def _reported(
+    batches: Iterable[Batch], on_progress: Callable[[], None]
+) -> Iterator[Batch]:
     for batch in batches:
-        alive()
+        on_progress()
         yield batch
 
 

@@ -1,6 +1,7 @@
 """The configs and commands of a row, with a user's changes of the config."""
 
 import pathlib
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
@@ -53,17 +54,17 @@ def commands(row: Row, workdir: str, changes: Changes) -> list[list[str]]:
     lines = [
         [
             *("-m", "simclr_jax", "pretrain", "--config", text, "--workdir", folder),
-            *_flags([*row.changes.items(), *training]),
+            *_flags(row.changes | dict(training)),
         ]
         for text, folder in stages
     ]
     last = [
         *("-m", "simclr_jax", "evaluate", "--workdir", stages[-1][1]),
         *("--protocol", row.protocol, "--features", row.features),
-        *_flags([*row.evaluation.items(), *evaluation]),
+        *_flags(row.evaluation | dict(evaluation)),
     ]
     return [*lines, last]
 
 
-def _flags(changes: Changes) -> list[str]:
-    return [f"--config.{key}={text}" for key, text in changes]
+def _flags(changes: Mapping[str, str]) -> list[str]:
+    return [f"--config.{key}={text}" for key, text in changes.items()]

@@ -23,7 +23,7 @@ from simclr_jax.experiment import build, config
 from simclr_jax.experiment.workdir import data_sizes, read_saved
 from simclr_jax.train.checkpoint import restore_latest
 from tests.buckets.emulator import Emulator, Fault
-from tests.tools import plain, with_devices
+from tests.tools import last_of_each, plain, with_devices
 from tests.zoo.test_importing import vit_mini
 
 pytestmark = pytest.mark.buckets
@@ -63,7 +63,7 @@ class Command:
         self.log = folder / f"log-{time.monotonic_ns()}"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                emulator.command([sys.executable, *map(str, arguments)]),
+                emulator.command([sys.executable, *last_of_each(map(str, arguments))]),
                 env=with_devices(1) | emulator.environment | variables,
                 stdout=log,
                 stderr=log,
@@ -277,7 +277,7 @@ def test_every_other_command(emulator, tmp_path):
         "--config.init_from=gs://bucket/run/",
         "--workdir=gs://bucket/b",
     )
-    assert "begins with gs://bucket/run" in begun
+    assert "initialised from gs://bucket/run" in begun
     table = do(*EVALUATE, "--workdir=gs://bucket/run")
     assert "h, after 20 steps" in table
     zoo = ("-m", "simclr_jax", "zoo")
@@ -344,7 +344,7 @@ def test_half_a_minute_without_the_storage(emulator, local, tmp_path):
     emulator.faults = [Fault(status=503, seconds=30)]
     text = work.end()
     assert len(re.findall("503 Service Unavailable; trying again", text)) == 1
-    assert len(re.findall("The storage answers again", text)) == 1
+    assert len(re.findall("The storage responds again", text)) == 1
     check_equal(emulator, "run", local, tmp_path)
 
 

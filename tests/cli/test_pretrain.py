@@ -1,11 +1,10 @@
-"""The training door on real pictures: what it leaves behind, resuming, and mistakes."""
+"""The command pretrain on real pictures: its files, resuming, and errors."""
 
 import itertools
 import json
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -21,16 +20,10 @@ from simclr_jax.data import pipeline
 from simclr_jax.data.errors import UnreadablePicture
 from simclr_jax.experiment import build, config, training
 from simclr_jax.experiment.workdir import open_saved
-from simclr_jax.storage.errors import (
-    BucketDenied,
-    BucketError,
-    BucketUnavailable,
-    ObjectMissing,
-)
 from simclr_jax.train import checkpoint
-from simclr_jax.train.checkpoint import CheckpointError
+from simclr_jax.train.checkpoint_errors import CheckpointError
 from simclr_jax.train.loop import Diverged
-from tests.tools import plain, with_devices
+from tests.tools import last_of_each, plain, with_devices
 
 SMALL = (  # a run of seconds
     "--config.data.batch_size=32",
@@ -44,20 +37,13 @@ FEW = ("--config.data.split=train[:500]", "--config.data.eval_split=test[:100]")
 
 
 @pytest.fixture(autouse=True)
-def alone(in_process):
-    """All runs here are within the test's process, on one device."""
+def one_device(in_process):
+    """All runs are within the test's process, on one device."""
 
 
 def train(workdir, *arguments):
-    """A small run; an argument replaces the one of SMALL with the same key."""
-    pretrain.main([*arguments_of(workdir, *arguments)])
-
-
-def arguments_of(workdir, *arguments):
     first = ("--config=configs/quickstart.py", f"--workdir={workdir}")
-    keys = {x.partition("=")[0] for x in arguments}
-    kept = [x for x in (*first, *SMALL) if x.partition("=")[0] not in keys]
-    return [*kept, *arguments]
+    pretrain.main(last_of_each([*first, *SMALL, *arguments]))
 
 
 def lines(workdir):
@@ -70,7 +56,7 @@ def final_state(workdir):
     return saved.state, saved.step
 
 
-def test_what_a_run_leaves_behind(tmp_path, capsys):
+def test_the_files_of_a_run(tmp_path, capsys):
     train(tmp_path, "--config.evaluate.every=4")
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
     for line in lines(tmp_path):
@@ -78,13 +64,13 @@ def test_what_a_run_leaves_behind(tmp_path, capsys):
         assert ("knn_accuracy" in line) == (line["step"] == 4)
     steps = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert steps == ["2", "4", "6"]
-    about = tmp_path / "checkpoints" / "6" / "about" / "metadata"
-    assert json.loads(about.read_text()) == {"method": "simclr", "keep": "online"}
+    metadata = tmp_path / "checkpoints" / "6" / "about" / "metadata"
+    assert json.loads(metadata.read_text()) == {"method": "simclr", "keep": "online"}
     assert (tmp_path / "views.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 6
-    said = capsys.readouterr().err
-    assert "6 steps, 0 of warm-up" in said
-    assert "step 6/6" in said
+    output = capsys.readouterr().err
+    assert "6 steps, 0 of warm-up" in output
+    assert "step 6/6" in output
 
     # TensorBoard reads the same numbers back.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -98,8 +84,8 @@ def test_what_a_run_leaves_behind(tmp_path, capsys):
 @pytest.mark.parametrize(
     "colour", [pytest.param("host", marks=pytest.mark.long), "device"]
 )
-def test_an_interrupted_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, colour):
-    """Metrics and final state to the bit, over a stop between two log lines."""
+def test_a_resumed_run_is_bit_identical(tmp_path, monkeypatch, colour):
+    """Metrics and final state, with a stop between two log lines."""
     train(tmp_path / "whole", f"--config.data.colour={colour}")
     with monkeypatch.context() as patch:
         patch.setattr(runtime.StopSignal, "__call__", lambda self, done: done == 3)
@@ -122,25 +108,25 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, co
 
 
 @pytest.mark.long
-def test_a_crash_drops_the_lines_that_come_again(tmp_path):
+def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
     train(tmp_path)
     path = tmp_path / "metrics.jsonl"
     before = lines(tmp_path)
     surplus = json.dumps({"step": 8, "loss": 0.0}) + '\n{"step": 9, "lo'
     path.write_text(path.read_text() + surplus)
-    train(tmp_path)  # finished already: nothing to do, the surplus line goes
+    train(tmp_path)  # finished already: only the surplus lines go
     assert lines(tmp_path) == before
 
 
 @pytest.mark.long
-def test_a_picture_that_breaks_a_run_leaves_no_gap(tmp_path, monkeypatch):
-    """It stops right after a step to be logged; mended, the run goes on as if whole."""
+def test_an_unreadable_picture_loses_no_step(tmp_path, monkeypatch):
+    """The run stops right after a logged step and can be resumed."""
     changes = ("--config.log_every=3", "--config.checkpoint.every=100")
     train(tmp_path / "whole", *changes)
     whole = pipeline.train_batches
 
-    def broken(*arguments, **words):
-        yield from itertools.islice(whole(*arguments, **words), 3)
+    def broken(*args, **kwargs):
+        yield from itertools.islice(whole(*args, **kwargs), 3)
         raise UnreadablePicture("a.png is not a readable picture")
 
     with monkeypatch.context() as patch:
@@ -157,9 +143,7 @@ def test_a_picture_that_breaks_a_run_leaves_no_gap(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_a_run_that_stopped_before_its_first_line_is_judged(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_run_without_metrics_can_be_evaluated(tmp_path, monkeypatch, capsys):
     from simclr_jax.cli import evaluate
 
     monkeypatch.setattr(runtime.StopSignal, "__call__", lambda self, done: done == 1)
@@ -167,9 +151,9 @@ def test_a_run_that_stopped_before_its_first_line_is_judged(
         train(tmp_path, "--config.log_every=5", *FEW)
     assert not (tmp_path / "metrics.jsonl").exists()
     evaluate.main([f"--workdir={tmp_path}"])
-    said = capsys.readouterr().out
-    assert "h, after 1 steps" in said
-    assert said.endswith("embedding.png, results.json\n")
+    output = capsys.readouterr().out
+    assert "h, after 1 steps" in output
+    assert output.endswith("embedding.png, results.json\n")
     results = json.loads((tmp_path / "results.json").read_text())
     for protocol in ("knn", "linear"):
         assert results[protocol].keys() == {"untrained_h", "h", "z"}
@@ -181,7 +165,7 @@ def test_a_run_that_stopped_before_its_first_line_is_judged(
 
 
 @pytest.mark.long
-def test_a_resumed_run_may_change_little(tmp_path):
+def test_what_a_resumed_run_may_change(tmp_path):
     train(tmp_path)
     more = ["--config.checkpoint.keep=2", "--config.evaluate.every=6"]
     train(tmp_path, "--config.log_every=3", "--config.patience=50", *more)
@@ -190,7 +174,7 @@ def test_a_resumed_run_may_change_little(tmp_path):
 
 
 @pytest.mark.long
-def test_a_run_that_diverges_says_so(tmp_path, monkeypatch):
+def test_divergence_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "simclr_jax.methods.simclr.nt_xent",
         lambda z, t, **_: (z.sum() * np.nan, {}),
@@ -200,7 +184,7 @@ def test_a_run_that_diverges_says_so(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_a_full_disk_is_one_clear_line(tmp_path):
+def test_a_full_disk_is_reported_in_one_line(tmp_path):
     """Real writes that fail: after the first checkpoint no file may grow."""
     script = f"""
 import resource, signal
@@ -215,30 +199,30 @@ def run(step, state, batches, plan, *, checkpoints, **rest):
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 loop_run, loop.run = loop.run, run
-words = {["--config=configs/quickstart.py", *SMALL]!r}
-common.run_and_exit(lambda argv: pretrain.main([*words, "--workdir={tmp_path}"]))
+arguments = {["--config=configs/quickstart.py", *SMALL]!r}
+common.run_and_exit(lambda argv: pretrain.main([*arguments, "--workdir={tmp_path}"]))
 """
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script],
         env=with_devices(1),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert said.returncode == common.FAILED
-    assert "Traceback" not in said.stderr
+    assert process.returncode == common.FAILED
+    assert "Traceback" not in process.stderr
     assert re.search(
-        rf"error: A checkpoint could not be written to {tmp_path}/checkpoints: "
-        r".*File too large.*the same command goes on from the last of them\.$",
-        said.stderr,
+        rf"error: Checkpoint \d+ of {tmp_path}/checkpoints could not be written: "
+        r".*File too large.*the same command resumes from the last\.$",
+        process.stderr,
         re.MULTILINE,
     )
-    _, step = final_state(tmp_path)  # what was there before is whole
+    _, step = final_state(tmp_path)  # the checkpoint before is complete
     assert step == 1
 
 
 @pytest.mark.long
-def test_a_disk_without_space_is_called_so(tmp_path, monkeypatch):
+def test_no_space_left_is_reported(tmp_path, monkeypatch):
     def full(self, *args, **kwargs):
         raise ValueError("RESOURCE_EXHAUSTED: write failed\nNo space left on device")
 
@@ -249,7 +233,7 @@ def test_a_disk_without_space_is_called_so(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path):
+def test_a_damaged_checkpoint_is_reported_with_the_remedy(tmp_path):
     train(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "6" / "state")
     with pytest.raises(CheckpointError, match=r"Checkpoint 6 .*remove .*/6: the one"):
@@ -275,7 +259,7 @@ def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path):
         ("--config.data.name=cifar10_mni", "Did you mean 'cifar10_mini'"),
         ("--config.data.split=trian", "train"),
         ("--config.epochs=0.0", "epochs=0.0: must be above 0"),
-        ("--config.optim.undecayed=('scael',)", "matches no parameter"),
+        ("--config.optim.no_decay=('scael',)", "matches no parameter"),
         ("--config.augment.brightness=add", "additive"),
         ("--config.encoder.stem=cfar", "cifar"),
         ("--config.evaluate.knn.k=0", "must be above 0"),
@@ -285,13 +269,13 @@ def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path):
         ("--config.method.gather=float16", "float16"),
     ],
 )
-def test_mistakes_before_anything_is_begun(tmp_path, argument, message, capsys):
+def test_usage_errors_leave_no_files(tmp_path, argument, message, capsys):
     with pytest.raises(common.UsageError) as error:
         train(tmp_path / "work", argument)
     assert runtime.report(error.value) == common.USAGE
-    said = capsys.readouterr().err
-    assert message in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert message in output
+    assert "Traceback" not in output
     assert not (tmp_path / "work" / "metrics.jsonl").exists()
     assert not (tmp_path / "work" / "config.json").exists()
 
@@ -306,7 +290,7 @@ def test_mistakes_before_anything_is_begun(tmp_path, argument, message, capsys):
         (["--config", "configs/quickstart.py:epochs=3"], "unknown 'epochs'"),
     ],
 )
-def test_mistakes_of_the_command_line(tmp_path, arguments, message, capsys):
+def test_wrong_arguments(tmp_path, arguments, message, capsys):
     with pytest.raises((SystemExit, common.UsageError)) as error:
         train(tmp_path, *arguments)
     code = getattr(error.value, "code", None) or runtime.report(error.value)
@@ -314,17 +298,8 @@ def test_mistakes_of_the_command_line(tmp_path, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_misspelt_flag_is_named_before_the_one_that_it_leaves_out(capsys):
-    with pytest.raises(SystemExit) as error:
-        pretrain.read(["--confg", "configs/quickstart.py", "--workdir", "somewhere"])
-    assert error.value.code == common.USAGE
-    assert (
-        "unknown argument '--confg'. Did you mean --config?" in capsys.readouterr().err
-    )
-
-
-def test_what_is_said_first(capsys):
-    """The rate that the run reaches, and what a long queue means."""
+def test_the_log_describes_the_run(capsys):
+    """It has the highest rate of the run and warns of a long queue."""
     c = config.load("configs/moco_quickstart.py")
     config.override(
         c, [("method.queue", "4900"), ("optim.warmup_epochs", "90"), ("steps", "0")]
@@ -335,31 +310,11 @@ def test_what_is_said_first(capsys):
     log = SimpleNamespace(say=print)
     ready = training.Training(c, run, source, None, mesh, "work")
     training.describe(ready, 0, log)
-    said = capsys.readouterr().out
-    rate = float(re.search(r"a rate up to ([\d.e+-]+);", said)[1])
+    output = capsys.readouterr().out
+    rate = float(re.search(r"a rate up to ([\d.e+-]+);", output)[1])
     assert rate == pytest.approx(float(run.schedule(run.total - 1)), rel=1e-3)
     assert rate > 0
-    assert "a queue of 4900 keys from 5000 pictures" in said
-
-
-def test_told_to_stop_before_the_first_step():
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        runtime.exit_on_sigterm()
-        with pytest.raises(common.Preempted, match="before the first step") as error:
-            signal.raise_signal(signal.SIGTERM)
-        assert runtime.report(error.value) == common.TRY_AGAIN
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_too_little_memory_is_one_line_that_helps(capsys):
-    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9 GiB.\nat 7")
-    assert runtime.report(full) == common.FAILED
-    said = capsys.readouterr().err
-    assert "optim.microbatches" in said
-    assert "9 GiB" in said
-    assert len(said.splitlines()) == 1
+    assert "a queue of 4900 keys from 5000 pictures" in output
 
 
 def test_a_batch_must_divide_over_the_devices(tmp_path, monkeypatch):
@@ -379,81 +334,55 @@ def test_a_batch_must_divide_over_the_devices(tmp_path, monkeypatch):
         ("gs:/bucket/run", "did you mean gs://bucket/run"),
         ("s3://bucket/run", "s3:// is not supported"),
         ("gs://bucket", "name a folder in it"),
-        ("gs://bucket/file", "is an object; a folder is wanted"),
+        ("gs://bucket/file", "is an object, not a folder"),
         ("gs://misspelt/run", "there is no such bucket"),
     ],
 )
 @pytest.mark.parametrize(
     "flag", ["--workdir", "--config.data.data_dir", "--config.init_from"]
 )
-def test_a_path_that_is_wrong_is_found_first(
+def test_a_wrong_path_is_reported_before_the_data_is_opened(
     tmp_path, cloud, monkeypatch, flag, path, message
 ):
-    """One line, and nothing was begun, not even the pictures opened."""
+    """In one line, and no file is written."""
     cloud.put("bucket", "file", b"x")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(build, "open_data", None)
     config_file = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
     flags = {"--workdir": "gs://bucket/run"} | {flag: path}
-    words = [f"{name}={value}" for name, value in flags.items()]
+    arguments = [f"{name}={value}" for name, value in flags.items()]
     with pytest.raises(common.UsageError, match=message) as caught:
-        pretrain.main([f"--config={config_file}", *words])
+        pretrain.main([f"--config={config_file}", *arguments])
     assert len(str(caught.value).splitlines()) == 1
     assert [*tmp_path.iterdir()] == []
     assert cloud.objects("bucket") == {"file": b"x"}
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (BucketUnavailable("read", "gs://b/x", "503"), common.TRY_AGAIN),
-        (BucketDenied("read", "gs://b/x", "403"), common.TRY_AGAIN),
-        (ObjectMissing("read", "gs://b/x", "404"), common.FAILED),
-        (BucketError("read", "gs://b/x", "400"), common.FAILED),
-        (checkpoint.CheckpointUnavailable("403"), common.TRY_AGAIN),
-        (CheckpointError("damaged"), common.FAILED),
-    ],
-)
-def test_what_an_error_of_the_storage_ends_with(error, code, capsys):
-    assert runtime.report(error) == code
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-def test_a_closed_bucket_is_a_mistake_only_before_anything_is_begun():
-    denied = BucketDenied("read", "gs://b/x", "403")
-    with pytest.raises(common.UsageError), common.usage_errors():
-        raise denied
-    with pytest.raises(BucketDenied), common.usage_errors(started=True):
-        raise denied
-    with pytest.raises(BucketUnavailable), common.usage_errors():
-        raise BucketUnavailable("read", "gs://b/x", "503")
-
-
-# Other people's pictures.
+# Folders of pictures.
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twelve unlabelled pictures of several sizes and kinds."""
+    """Twelve unlabelled pictures of several sizes and formats."""
     from PIL import Image
 
-    draw = np.random.default_rng(0)
-    (tmp_path / "mine").mkdir()
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
     for i in range(12):
-        pixels = draw.integers(0, 256, (20 + i, 30 - i, 3), np.uint8)
-        kind = ("png", "jpg", "bmp")[i % 3]
-        Image.fromarray(pixels).save(tmp_path / "mine" / f"{i:02}.{kind}")
-    return tmp_path / "mine"
+        pixels = rng.integers(0, 256, (20 + i, 30 - i, 3), np.uint8)
+        suffix = ("png", "jpg", "bmp")[i % 3]
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i:02}.{suffix}")
+    return tmp_path / "pictures"
 
 
-OWN = ("--config.data.batch_size=4", "--config.data.image_size=16")
+FOLDER = ("--config.data.batch_size=4", "--config.data.image_size=16")
 
 
 @pytest.mark.long
 def test_pictures_without_labels(tmp_path, folder, capsys):
     from simclr_jax.cli import evaluate
 
-    train(tmp_path / "work", *OWN, f"--config.data.name={folder}")
+    train(tmp_path / "work", *FOLDER, f"--config.data.name={folder}")
     assert "no labels: no online probe, no accuracies" in capsys.readouterr().err
     assert "probe_loss" not in lines(tmp_path / "work")[-1]
     changes = ["--config.data.eval_split=train"]
@@ -469,17 +398,17 @@ def test_an_unreadable_picture_is_named(tmp_path, folder, name, capsys):
     """The first is met when views.png is drawn, the last in the loop."""
     (folder / name).write_bytes(b"GIF89a, but not really")
     with pytest.raises(Exception, match=f"{name} is not a readable") as error:
-        train(tmp_path / "work", *OWN, f"--config.data.name={folder}")
+        train(tmp_path / "work", *FOLDER, f"--config.data.name={folder}")
     assert runtime.report(error.value) == common.FAILED
     assert "Traceback" not in capsys.readouterr().err
     saved = sorted(p.name for p in (tmp_path / "work").glob("checkpoints/*"))
-    assert bool(saved) == (name != "00.png")  # what was learnt is kept
+    assert bool(saved) == (name != "00.png")  # the state is saved
 
 
 @pytest.mark.long
-def test_other_pictures_are_not_gone_on_with(tmp_path, folder):
-    """The order and the length of a run hang on how many pictures there are."""
-    changes = (*OWN, f"--config.data.name={folder}")
+def test_a_run_is_not_resumed_with_other_pictures(tmp_path, folder):
+    """The order and the length of a run depend on the number of pictures."""
+    changes = (*FOLDER, f"--config.data.name={folder}")
     train(tmp_path / "work", *changes)
     (folder / "00.png").unlink()
     with pytest.raises(common.UsageError, match="pictures: was 12, now 11"):
@@ -492,8 +421,8 @@ def test_an_empty_folder(tmp_path):
         train(tmp_path / "work", f"--config.data.name={tmp_path / 'none'}")
 
 
-def test_a_work_directory_that_cannot_be(tmp_path, capsys):
-    (tmp_path / "file").write_text("in the way")
+def test_a_work_directory_must_be_a_folder(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
     with pytest.raises(common.UsageError) as error:
         train(tmp_path / "file")
     assert "file" in str(error.value)
@@ -501,7 +430,7 @@ def test_a_work_directory_that_cannot_be(tmp_path, capsys):
 
 @pytest.mark.long
 def test_labels_of_one_split_only(tmp_path, folder, capsys):
-    """Classes to train on, flat pictures to judge on: no accuracies, and no crash."""
+    """Classes to train on, flat pictures to evaluate on: no accuracies."""
     from simclr_jax.cli import evaluate
 
     for part in ("train/cat", "train/dog", "val"):
@@ -509,7 +438,7 @@ def test_labels_of_one_split_only(tmp_path, folder, capsys):
         for picture in folder.iterdir():
             (tmp_path / "set" / part / picture.name).write_bytes(picture.read_bytes())
     changes = [f"--config.data.name={tmp_path / 'set'}", "--config.data.eval_split=val"]
-    train(tmp_path / "work", *OWN, *changes, "--config.evaluate.every=2")
+    train(tmp_path / "work", *FOLDER, *changes, "--config.evaluate.every=2")
     assert "probe_loss" in lines(tmp_path / "work")[-1]
     assert "knn_accuracy" not in lines(tmp_path / "work")[-1]
     assert "no labels in val: no kNN during the run" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Recipes at other batches: what stays at a step, against closed forms by the image."""
+"""Recipes at other batch sizes, against closed forms per image."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from simclr_jax.train.step import update_target
 from tests.tools import Tiny
 
 IMAGES = 5000  # in the training split
-SEEN = 5120  # images of which a target is told
+SEEN = 5120  # images that a target follows
 
 
 def load(name, **changes):
@@ -28,8 +28,10 @@ def load(name, **changes):
     return c
 
 
-def at(name, batch, transfer_from, **changes):
-    return load(name, data__batch_size=batch, transfer_from=transfer_from, **changes)
+def at(name, batch, recipe_batch_size, **changes):
+    return load(
+        name, data__batch_size=batch, recipe_batch_size=recipe_batch_size, **changes
+    )
 
 
 def followed(online, ema, batch):
@@ -41,22 +43,22 @@ def followed(online, ema, batch):
 
 
 @pytest.mark.parametrize("batch", [32, 256, 1024])
-def test_a_target_is_as_old_by_the_image_at_any_batch(batch):
-    """Of a start as much is left; behind a constant drift it is as many images."""
-    before, now = (
+def test_the_age_of_a_target_in_images_is_the_same_at_any_batch(batch):
+    """The share of the first value, and the lag behind a constant drift in images."""
+    before, new = (
         0.97,
         batch_scaling.kept_per_step(at("byol_quickstart", batch, 64)).method["ema"],
     )
-    left = 1 - followed(lambda n: 1, now, batch)
+    left = 1 - followed(lambda n: 1, new, batch)
     assert left == pytest.approx(1 - followed(lambda n: 1, before, 64), rel=1e-3)
-    lag, untouched = (SEEN - followed(lambda n: n, x, batch) for x in (now, before))
+    lag, untouched = (SEEN - followed(lambda n: n, x, batch) for x in (new, before))
     expected = SEEN - followed(lambda n: n, before, 64)
     late = abs(batch - 64) / 2  # a target moves once a batch
     assert abs(lag - expected) < late + 1
     assert abs(untouched - expected) > 2 * late
 
 
-def test_byol_s_own_preset_of_512():
+def test_byol_s_preset_for_batch_512():
     c = at("byol_imagenet", 512, 4096, method__ema=0.996)
     ema = batch_scaling.kept_per_step(c).method["ema"]
     assert ema == pytest.approx(0.996 ** (1 / 8), rel=1e-12)
@@ -64,7 +66,7 @@ def test_byol_s_own_preset_of_512():
 
 
 @pytest.mark.parametrize("k", [1 / 64, 1 / 8, 2, 8])
-def test_a_scaled_start_stands_for_a_scaled_cosine(k):
+def test_scaling_the_first_value_approximates_a_scaled_cosine(k):
     for start in (0.97, 0.996):
         whole = cosine_to_one(start, 100)
         scaled = cosine_to_one(start**k, 100)
@@ -74,7 +76,7 @@ def test_a_scaled_start_stands_for_a_scaled_cosine(k):
             assert abs(float(scaled(step)) - exact) < bound + 3e-7  # and of float32
 
 
-# What reaches the method, in steps of a real one.
+# What the method gets, in real steps.
 
 
 @pytest.fixture
@@ -130,24 +132,24 @@ def test_dino_s_teacher_and_centre():
 
 
 @pytest.mark.usefixtures("tiny")
-def test_moco_s_queue_is_as_many_images_old():
+def test_the_age_of_moco_s_queue_in_images_is_the_same():
     small = {"encoder__name": "resnet10", "method__queue": 64, "method__hidden": 16}
     ages = {}
     for batch in (8, 16):
         c = at("quickstart", batch, 32, method__name="moco", **small)
         method, old, new = after_a_step(c)
         assert method.ema(0) == pytest.approx(0.999 ** (batch / 32), rel=1e-12)
-        fresh, before = new.method_state["queue"], old.method_state["queue"]
-        steps = len(fresh) / np.sum(np.any(fresh != before, axis=1))
+        queue, before = new.method_state["queue"], old.method_state["queue"]
+        steps = len(queue) / np.sum(np.any(queue != before, axis=1))
         ages[batch] = steps * batch
     assert ages == {8: 64, 16: 64}
 
 
-# What does not move, and what is said.
+# What does not change, and the log.
 
 
 @pytest.mark.parametrize("batch", [64, 256, 1000])
-def test_rate_and_length_are_not_touched(batch):
+def test_rate_and_length_do_not_change(batch):
     on, off = (at("byol_quickstart", batch, k) for k in (256, 0))
     assert build.length(on, IMAGES) == build.length(off, IMAGES)
     assert build.peak_rate(on) == build.peak_rate(off)
@@ -155,77 +157,79 @@ def test_rate_and_length_are_not_touched(batch):
     assert 0 <= 2 * IMAGES - warmup < batch  # images, as many at any batch
 
 
-def said(c, images=IMAGES):
+def notes(c, images=IMAGES):
     mesh = sharding.make_mesh(jax.devices()[:1])
     return build.assemble(c, mesh, images=images, classes=10).notes
 
 
 def test_the_table():
     c = at("byol_quickstart", 512, 4096, method__ema=0.996)
-    assert said(c)[0].splitlines() == [
+    assert notes(c)[0].splitlines() == [
         "byol at batch 512 instead of 4096:",
         "  ema                  0.996 -> 0.9995",
         "  batch norm             0.9 -> 0.987",
         "  steps of warm-up         2 -> 19",
     ]
     c = at("moco_quickstart", 64, 256)
-    assert said(c)[0].splitlines()[-2:] == [
+    assert notes(c)[0].splitlines()[-2:] == [
         "  steps of warm-up        39 -> 156",
         "  batches in queue         8 -> 32",
     ]
     c = at("dino_quickstart", 64, 256, steps=20)  # its warm-up is a part of these
-    assert [line.split()[0] for line in said(c)[0].splitlines()] == [
+    assert [line.split()[0] for line in notes(c)[0].splitlines()] == [
         *("dino", "ema", "centre_momentum", "batch")
     ]
 
 
 def test_encoders_without_batch_norm_have_no_line_for_it():
     c = load("dino_quickstart", encoder__name="vit_mini", method__batch_norm="false")
-    config.override(c, [("transfer_from", "512"), ("augment.local_size", "16")])
-    assert "batch norm" not in said(c)[0]
-    assert "centre_momentum" in said(c)[0]
+    config.override(c, [("recipe_batch_size", "512"), ("augment.local_size", "16")])
+    assert "batch norm" not in notes(c)[0]
+    assert "centre_momentum" in notes(c)[0]
 
 
-def test_off_is_off_and_the_recipe_s_own_batch_changes_nothing():
-    assert not any("batch" in note for note in said(load("byol_quickstart")))
-    c = load("byol_quickstart", transfer_from=256)
-    assert said(c)[0] == "transfer_from=256: at batch 256 nothing is another number"
+def test_the_batch_of_the_recipe_changes_nothing():
+    assert not any("batch" in note for note in notes(load("byol_quickstart")))
+    c = load("byol_quickstart", recipe_batch_size=256)
+    assert (
+        notes(c)[0] == "recipe_batch_size=256: at batch 256 nothing is another number"
+    )
     original = load("byol_quickstart")
     assert batch_scaling.kept_per_step(c) == batch_scaling.kept_per_step(original)
     assert batch_scaling.kept_per_step(c) == ({"ema": 0.97}, 0.9)
 
 
 @pytest.mark.parametrize("name", ["byol_imagenet", "moco_imagenet", "dino_imagenet"])
-def test_published_recipes_are_not_transferred(name):
-    assert load(name).transfer_from == 0
+def test_published_recipes_are_not_scaled(name):
+    assert load(name).recipe_batch_size == 0
 
 
-def test_a_run_says_it_at_its_start(tmp_path, in_process, monkeypatch, capsys, tiny):
+def test_the_table_is_logged(tmp_path, in_process, monkeypatch, capsys, tiny):
     monkeypatch.setattr(training, "draw_views", lambda *_: None)
     c = at("byol_quickstart", 32, 256, steps=1, method__hidden=16)
     pretrain.pretrain(c, str(tmp_path))
-    told = capsys.readouterr().err
-    assert "byol at batch 32 instead of 256:\n  ema " in told
-    assert read_saved(tmp_path)["method"]["ema"] == 0.97  # the recipe's own
+    output = capsys.readouterr().err
+    assert "byol at batch 32 instead of 256:\n  ema " in output
+    assert read_saved(tmp_path)["method"]["ema"] == 0.97  # of the recipe
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("argument", "message"),
     [
-        ("--config.transfer_from=-1", "transfer_from=-1: must be 0 or more"),
-        ("--config.transfer_from=4k", "transfer_from=4k: must be int"),
-        ("--config.transfer_from=true", "transfer_from=true: must be int"),
-        ("--config.transfer_form=4096", "Did you mean 'transfer_from'"),
+        ("--config.recipe_batch_size=-1", "recipe_batch_size=-1: must be 0 or more"),
+        ("--config.recipe_batch_size=4k", "recipe_batch_size=4k: must be int"),
+        ("--config.recipe_batch_size=true", "recipe_batch_size=true: must be int"),
+        ("--config.transfer_form=4096", "Did you mean 'recipe_batch_size'"),
         ("--config.data.batch_size=0", "data.batch_size=0: must be above 0"),
     ],
 )
-def test_mistakes(word, message):
-    words = ["--config=configs/byol_quickstart.py", "--workdir=x"]
+def test_wrong_values(argument, message):
+    arguments = ["--config=configs/byol_quickstart.py", "--workdir=x"]
     with pytest.raises(common.UsageError, match=message.replace(".", r"\.")):
-        pretrain.read([*words, "--config.transfer_from=256", word])
+        pretrain.read([*arguments, argument])
 
 
-def test_what_is_no_part_of_one_is_left_for_the_method_to_judge():
+def test_a_number_outside_0_and_1_is_left_for_the_method_to_check():
     c = at("byol_quickstart", 64, 256, method__ema=-0.5)
     with pytest.raises(ValueError, match=r"ema must be from 0 to 1, got -0\.5"):
         build.build_method(c, images=IMAGES, classes=10)

@@ -12,7 +12,7 @@ CONFIGS = [str(p) for p in sorted(pathlib.Path("configs").glob("[a-z]*_*.py"))]
 
 
 @pytest.mark.parametrize("path", [*CONFIGS, "configs/quickstart.py"])
-def test_every_config_is_built_and_survives_json(path):
+def test_every_config_survives_json(path):
     c = config.load(path)
     schema.check(c)
     assert config.plain(config.restored(config.plain(c))) == config.plain(c)
@@ -34,9 +34,9 @@ def test_every_config_is_built_and_survives_json(path):
     ],
 )
 def test_values(text, like, value):
-    said = schema.parse(text, like, "key")
-    assert said == value
-    assert type(said) is type(like)
+    parsed = schema.parse(text, like, "key")
+    assert parsed == value
+    assert type(parsed) is type(like)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_wrong_types(text, like):
         schema.parse(text, like, "key")
 
 
-def test_another_name_brings_its_own_defaults():
+def test_another_name_has_the_defaults_of_its_factory():
     c = config.load("configs/simclr_imagenet.py:width=2")
     config.override(c, [("encoder.sk_ratio", "0.0625"), ("encoder.name", "resnet101")])
     assert (c.encoder.name, c.encoder.width) == ("resnet101", 2)  # the file's choice
@@ -96,12 +96,12 @@ def test_imagenet_presets_do_not_mix_versions(arguments, expected):
 @pytest.mark.parametrize(
     "arguments", ["version=v3", "version=v2,lr_scaling=linear", "sk=true", "depth=3"]
 )
-def test_presets_that_do_not_exist(arguments):
+def test_unknown_presets(arguments):
     with pytest.raises(ValueError, match=r"v2|depth"):
         config.load(f"configs/simclr_imagenet.py:{arguments}")
 
 
-def test_cifar10_is_the_released_recipe():
+def test_cifar10_has_the_released_recipe():
     from simclr_jax.experiment import build
 
     c = config.load("configs/simclr_cifar10.py")
@@ -117,7 +117,7 @@ def test_cifar10_is_the_released_recipe():
         (3, 26_100, {0: 0, 1: 1.333e-5, 9: 1.2e-4, 10: 1.2e-4}),
     ],
 )
-def test_tsimcne_cifar10_is_the_paper_s_recipe(stage, total, rates):
+def test_tsimcne_cifar10_has_the_recipe_of_the_paper(stage, total, rates):
     """Epochs, rates by epoch, and what is decayed and frozen, in each stage."""
     from simclr_jax.experiment import build
 
@@ -150,14 +150,14 @@ def test_tsimcne_cifar10_is_the_paper_s_recipe(stage, total, rates):
 
 
 @pytest.mark.parametrize("name", ["tsimcne_cifar10", "tsimcne_quickstart"])
-def test_later_stages_want_to_know_what_they_go_on_from(name):
+def test_later_stages_need_init_from(name):
     with pytest.raises(ValueError, match=r"goes on from stage 1: .*init_from=DIR"):
         config.load(f"configs/{name}.py:stage=2")
     with pytest.raises(ValueError, match="stage=4: there are 1, 2 and 3"):
         config.load(f"configs/{name}.py:stage=4,init_from=x")
 
 
-def test_steps_are_the_whole_length():
+def test_steps_set_the_total():
     from simclr_jax.experiment import build
 
     c = config.load("configs/simclr_imagenet.py")
@@ -179,10 +179,10 @@ def test_differences_name_both_values():
         ("data.colour", "device"),
     ]
     config.override(c, changes)
-    found = config.differences(old, config.plain(c), config.MAY_CHANGE)
-    assert len(found) == 1
-    assert found[0].startswith("optim.lr: was ")
-    assert found[0].endswith("now 0.7")
+    lines = config.differences(old, config.plain(c), config.MAY_CHANGE)
+    assert len(lines) == 1
+    assert lines[0].startswith("optim.lr: was ")
+    assert lines[0].endswith("now 0.7")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_differences_name_both_values():
         ("return c.nothing", "nothing"),
     ],
 )
-def test_mistakes_inside_a_config_file(tmp_path, line, message):
+def test_errors_inside_a_config_file(tmp_path, line, message):
     (tmp_path / "mine").mkdir()
     text = "from configs import base\ndef get_config():\n    c = base.get_config()\n"
     text += f"    {line}\n    return c\n"
@@ -237,7 +237,7 @@ def test_numbers_out_of_range(key, text):
         (("encoder.std", "(0.0, 1.0, 1.0)"), "std is above 0"),
         (("encoder.bn_group", "3"), "groups of 3 rows needs a batch that they divide"),
         (("augment.name", "crop_flip"), "two views of each picture.*makes 1"),
-        (("optim.undecayed", "('(',)"), "no regular expression"),
+        (("optim.no_decay", "('(',)"), "not a regular expression"),
         (("optim.frozen", "('^encodr/',)"), r"'\^encodr/' matches no parameter"),
     ],
 )
@@ -254,8 +254,8 @@ def test_parts_that_cannot_be_built(change, message, classes):
         build.assemble(c, mesh, images=5000, classes=classes)
 
 
-# What others script against: neither these keys nor their types may go.
-STAYING = {
+# Keys that scripts of users rely on, and their types.
+PUBLIC_KEYS = {
     "seed": int,
     "epochs": float,
     "steps": int,
@@ -284,18 +284,18 @@ ONLY_SIMCLR = ("augment.strength", "augment.brightness")  # that recipe's own
 
 
 @pytest.mark.parametrize("path", [*CONFIGS, "configs/quickstart.py"])
-def test_names_that_stay(path):
+def test_public_keys_keep_their_type(path):
     c = config.load(path)
-    for key, kind in STAYING.items():
+    for key, type_ in PUBLIC_KEYS.items():
         if key in ONLY_SIMCLR and c.augment.name != "simclr":
             continue
-        place = c
+        value = c
         for part in key.split("."):
-            place = place[part]
-        assert type(place) is kind, key
+            value = value[part]
+        assert type(value) is type_, key
 
 
-def test_a_run_of_no_step():
+def test_a_run_of_less_than_a_step():
     from simclr_jax.experiment import build
 
     c = config.load("configs/quickstart.py")
@@ -304,9 +304,9 @@ def test_a_run_of_no_step():
         build.length(c, 5000)
 
 
-def test_of_very_many_words_the_nearest_are_shown():
-    known = [f"row_{i}" for i in range(100)]
+def test_of_very_many_names_the_nearest_are_shown():
+    names = [f"row_{i}" for i in range(100)]
     with pytest.raises(ValueError, match="Did you mean 'row_7'") as caught:
-        check_name("rov_7", known, "ROW")
+        check_name("rov_7", names, "ROW")
     assert "There are: 100, such as row_7" in str(caught.value)
     assert str(caught.value).count("row_") == 9

@@ -1,4 +1,4 @@
-"""Runs that begin with what another has learnt, from SimCLR to the end of t-SimCNE."""
+"""Runs that start with the arrays of another: from SimCLR to t-SimCNE's last stage."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ STAGE = "configs/tsimcne_quickstart.py:stage={},init_from={}"
 
 @pytest.fixture(autouse=True)
 def alone(in_process, monkeypatch):
-    """All runs here are within the test's process, on one device, and small."""
+    """All runs are within the test's process, on one device, and small."""
     monkeypatch.setattr(training, "draw_views", lambda *_: None)
     monkeypatch.setitem(ENCODERS, "resnet10", tiny)
 
@@ -48,8 +48,8 @@ def assemble(c):
     return build.assemble(c, sharding.make_mesh(), images=5000, classes=10)
 
 
-def begun(c, workdir):
-    """The state that a run of this config begins with, and what it says of it."""
+def initial(c, workdir):
+    """The first state of a run of this config, and the note on it."""
     job = init_from.with_saved_arrays(
         c, assemble(c), sharding.make_mesh(), str(workdir)
     )
@@ -65,25 +65,25 @@ def moved(a, b):
     return all((x != y).any() for x, y in zip(plain(a), plain(b), strict=True))
 
 
-def test_what_fits_of_simclr_is_taken(tmp_path):
-    """Its encoder and probe; of its head what has the same shape, and no batch norm."""
+def test_matching_arrays_of_simclr_are_copied(tmp_path):
+    """Encoder and probe; of the head what has the same shape, and no batch norm."""
     old = leave_in(tmp_path / "0", small(method__out="24"))
     c = small(STAGE.format(1, tmp_path / "0"))
-    state, said = begun(c, tmp_path / "1")
-    fresh = assemble(c).create()
+    state, note = initial(c, tmp_path / "1")
+    new = assemble(c).create()
     for part in ("encoder", "probe"):
         assert same(state.params[part], old.params[part])
     online, before = state.model_state["online"], old.model_state["online"]
     assert set(online) == {"encoder"}
     assert same(online["encoder"], before["encoder"])
-    head, theirs = state.params["projector"], old.params["projector"]
-    assert same(head["dense1"]["kernel"], theirs["dense1"]["kernel"])
-    assert same(head["dense1"]["bias"], fresh.params["projector"]["dense1"]["bias"])
-    assert same(head["dense2"], fresh.params["projector"]["dense2"])
-    assert same(state.opt_state, fresh.opt_state)
+    head, old_head = state.params["projector"], old.params["projector"]
+    assert same(head["dense1"]["kernel"], old_head["dense1"]["kernel"])
+    assert same(head["dense1"]["bias"], new.params["projector"]["dense1"]["bias"])
+    assert same(head["dense2"], new.params["projector"]["dense2"])
+    assert same(state.opt_state, new.opt_state)
     assert int(state.step) == 0
     count = len(jax.tree.leaves(state.params))
-    assert said.splitlines() == [
+    assert note.splitlines() == [
         f"initialised from {tmp_path / '0'} (simclr, resnet10, step 3): {count - 3} of "
         f"{count} arrays of parameters, 2 of 2 of statistics",
         "newly initialised: projector/dense1, projector/dense2",
@@ -95,27 +95,27 @@ BYOL = {"method__name": "byol"}
 MOCO = {"method__name": "moco", "method__queue": "64"}
 
 
-def test_the_kept_branch_goes_into_online_and_target(tmp_path):
+def test_the_kept_branch_is_copied_to_online_and_target(tmp_path):
     """From BYOL, whose target is another network, to MoCo, which has one too."""
     old = leave_in(tmp_path / "0", small(**BYOL))
     assert moved(old.target_params["encoder"], old.params["encoder"])
     c = small(**MOCO, init_from=str(tmp_path / "0"))
-    state, said = begun(c, tmp_path / "1")
-    fresh = assemble(c).create()
+    state, note = initial(c, tmp_path / "1")
+    new = assemble(c).create()
     for params in (state.params, state.target_params):
         assert same(params["encoder"], old.params["encoder"])
     for branch in ("online", "target"):
         stats = state.model_state[branch]["encoder"]
         assert same(stats, old.model_state["online"]["encoder"])
-    assert same(state.method_state, fresh.method_state)
-    assert "not used from the checkpoint: predictor/" in said
+    assert same(state.method_state, new.method_state)
+    assert "not used from the checkpoint: predictor/" in note
     leaves = jax.tree.leaves((state.params, state.target_params, state.model_state))
     assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
 
 
-def test_of_the_same_method_both_branches_are_taken(tmp_path):
+def test_with_the_same_method_both_branches_are_copied(tmp_path):
     old = leave_in(tmp_path / "0", small(**BYOL))
-    state, _ = begun(small(**BYOL, init_from=str(tmp_path / "0")), tmp_path / "1")
+    state, _ = initial(small(**BYOL, init_from=str(tmp_path / "0")), tmp_path / "1")
     assert same(state.params, old.params)
     assert same(state.target_params, old.target_params)
     for branch in ("online", "target"):
@@ -124,23 +124,23 @@ def test_of_the_same_method_both_branches_are_taken(tmp_path):
     assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
 
 
-def test_the_target_is_taken_where_it_is_kept(tmp_path, monkeypatch):
+def test_the_target_is_copied_where_it_is_kept(tmp_path, monkeypatch):
     make = build.build_method
 
-    def keeping(c, **words):
-        method = make(c, **words)
-        kept = "target" if c.method.name == "byol" else "online"
-        return method._replace(keep=kept)
+    def keeping(c, **kwargs):
+        method = make(c, **kwargs)
+        branch = "target" if c.method.name == "byol" else "online"
+        return method._replace(keep=branch)
 
     monkeypatch.setattr(build, "build_method", keeping)
     old = leave_in(tmp_path / "0", small(**BYOL))
-    state, _ = begun(small(init_from=str(tmp_path / "0")), tmp_path / "1")
+    state, _ = initial(small(init_from=str(tmp_path / "0")), tmp_path / "1")
     assert same(state.params["encoder"], old.target_params["encoder"])
     stats = state.model_state["online"]["encoder"]
     assert same(stats, old.model_state["target"]["encoder"])
 
 
-# The stages, through the door.
+# The stages, through the command.
 
 
 def final(workdir):
@@ -155,14 +155,14 @@ def losses(workdir):
 
 
 def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
-    """Only the new layer moves, and statistics; stopped and resumed it is the same."""
+    """Only the new layer and the statistics change; resumed, the result is the same."""
     old = leave_in(tmp_path / "1", small(STAGE.format(1, "")))
     c = small(STAGE.format(2, tmp_path / "1"))
-    start, _ = begun(c, tmp_path / "2")
+    start, _ = initial(c, tmp_path / "2")
     pretrain.pretrain(c, str(tmp_path / "2"))
-    said = capsys.readouterr().err
+    note = capsys.readouterr().err
     for what in ("newly initialised", "not used from the checkpoint"):
-        assert f"{what}: projector/dense2\n" in said
+        assert f"{what}: projector/dense2\n" in note
     state, step = final(tmp_path / "2")
     assert step == 4
     assert same(state.params["encoder"], old.params["encoder"])
@@ -176,7 +176,7 @@ def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
         patch.setattr(runtime.StopSignal, "__call__", lambda self, done: done == 2)
         with pytest.raises(common.Preempted, match="saved at step 2 of 4"):
             pretrain.pretrain(c, str(tmp_path / "parts"))
-    shutil.move(tmp_path / "1", tmp_path / "gone")  # a resumed run does not ask for it
+    shutil.move(tmp_path / "1", tmp_path / "gone")  # a resumed run does not read it
     capsys.readouterr()
     pretrain.pretrain(c, str(tmp_path / "parts"))
     assert "initialised from" not in capsys.readouterr().err
@@ -184,32 +184,32 @@ def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
     assert same(resumed, state)
     assert losses(tmp_path / "parts") == losses(tmp_path / "2")
 
-    last, said = begun(small(STAGE.format(3, tmp_path / "2")), tmp_path / "3")
+    last, note = initial(small(STAGE.format(3, tmp_path / "2")), tmp_path / "3")
     assert same(last.params, state.params)
     assert same(last.model_state, state.model_state)
-    assert "newly initialised: nothing\nnot used from the checkpoint: nothing" in said
+    assert "newly initialised: nothing\nnot used from the checkpoint: nothing" in note
 
 
-def test_what_it_was_worth_at_first_is_said(tmp_path, monkeypatch, capsys):
-    """kNN accuracy of what was taken over, once, before the first step."""
+def test_the_initial_accuracy_is_logged(tmp_path, monkeypatch, capsys):
+    """The kNN accuracy of the copied arrays, once, before the first step."""
     leave_in(tmp_path / "0", small())
-    judged = []
+    steps = []
 
-    def judge(state, alive):
-        judged.append(int(state.step))
+    def evaluate(state, on_progress):
+        steps.append(int(state.step))
         return {"knn_accuracy": 0.375}
 
-    monkeypatch.setattr(training, "knn_evaluator", lambda *_: judge)
-    taking = small(init_from=str(tmp_path / "0"))
-    for c, name in ((small(), "1"), (taking, "2"), (taking, "2")):
+    monkeypatch.setattr(training, "knn_evaluator", lambda *_: evaluate)
+    second = small(init_from=str(tmp_path / "0"))
+    for c, name in ((small(), "1"), (second, "2"), (second, "2")):
         pretrain.pretrain(c, str(tmp_path / name))
-    said = capsys.readouterr().err
-    assert said.count("kNN accuracy before the first step: 37.5 %") == 1
-    assert judged == [0]
+    note = capsys.readouterr().err
+    assert note.count("kNN accuracy before the first step: 37.5 %") == 1
+    assert steps == [0]
 
 
 @pytest.mark.long
-def test_the_new_last_layer_starts_wide():
+def test_the_new_last_layer_has_a_wide_initialisation():
     """Kernel N(0, 1), bias as PyTorch's, uniform within 1 / sqrt(1024)."""
     c = config.load("configs/tsimcne_cifar10.py:stage=2,init_from=x")
     c.encoder.name, c.data.batch_size = "resnet18", 8
@@ -222,7 +222,7 @@ def test_the_new_last_layer_starts_wide():
 
 
 @pytest.mark.parametrize(
-    ("begin", "message"),
+    ("prepare", "message"),
     [
         (lambda path: None, r"init_from=.*/0: .* is no work directory"),
         (lambda path: begin_in(path, small()), r"init_from=.*/0: .* no checkpoint yet"),
@@ -232,8 +232,8 @@ def test_the_new_last_layer_starts_wide():
         ),
     ],
 )
-def test_mistakes_before_anything_is_begun(tmp_path, begin, message):
-    begin(tmp_path / "0")
+def test_usage_errors_leave_no_files(tmp_path, prepare, message):
+    prepare(tmp_path / "0")
     c = small(init_from=str(tmp_path / "0"))
     config.rename(c, "encoder", "resnet18")
     with pytest.raises(common.UsageError, match=message):
