@@ -1,4 +1,4 @@
-"""The skeleton of every experiment: each key of the house is born here, typed."""
+"""The skeleton of every experiment: each key is created here, with its type."""
 
 import ml_collections as mlc
 
@@ -25,9 +25,9 @@ def get_config(
     c.seed = 0
     c.epochs = 100.0
     c.steps = 0  # 0: from epochs by optim.length; else the whole run's length
-    c.transfer_from = 0  # the batch the recipe is for; 0: as is, at any. See rebatch.py
+    c.recipe_batch_size = 0  # batch of the recipe, see batch_scaling.py; 0: unscaled
     c.log_every = 50  # steps
-    c.init_from = ""  # a work directory: begin with what its newest checkpoint keeps
+    c.init_from = ""  # a work directory: initialise from its newest checkpoint
     c.patience = 10  # steps in a row without a finite loss before the run gives up
     c.placement = "replicated"  # of the state; fsdp: big arrays split over the mesh
     c.data = {
@@ -35,7 +35,7 @@ def get_config(
         "data_dir": "",  # where TFDS keeps its sets; "": its own default
         "split": "train",
         "eval_split": "validation",
-        "bank_split": "",  # whose labels the judges learn from; "": split
+        "bank_split": "",  # the labelled features of kNN and probes; "": split
         "batch_size": 4096,  # images, not views; over all devices
         "image_size": 224,
         "colour": "host",  # or device: the step colours, and cuts small pictures too
@@ -49,24 +49,28 @@ def get_config(
     c.optim.warmup_epochs = 10.0
     c.optim.length = "simclr"  # steps: floor(nE/B)+1; byol: floor(nE/B); whole, moco
     c.optim.schedule = "cosine"  # or dino, epochs, tsimcne, steps: train/schedules.py
-    c.optim.lr_end = 0.0  # where the cosine ends; not scaled with the batch
-    c.optim.changes = (120.0, 160.0)  # epochs from which "steps" has a tenth
-    c.optim.microbatches = 1  # in how many parts a batch goes through the network
-    c.optim.clip = 0.0  # the largest norm of the gradient of one array; 0: any
-    # Rules, searched in paths such as encoder/conv1/kernel, for the parameters that
-    c.optim.frozen = ()  # never move
-    c.optim.late = ()  # stand still before late_epochs
-    c.optim.late_epochs = 0.0
-    c.optim.constant = ()  # move at the peak rate all through the run
+    c.optim.lr_end = 0.0  # final rate of the cosine; not scaled with the batch
+    c.optim.milestones = (
+        120.0,
+        160.0,
+    )  # epochs of "steps": rate / 10
+    c.optim.microbatches = 1  # parts in which a batch is run, one after the other
+    c.optim.clip = 0.0  # largest norm of the gradient of one array; 0: no limit
+    # Regular expressions, searched in paths such as encoder/conv1/kernel, for
+    # parameters that
+    c.optim.frozen = ()  # are never updated
+    c.optim.delayed = ()  # are not updated before delay_epochs
+    c.optim.delay_epochs = 0.0
+    c.optim.constant = ()  # have the peak rate throughout the run
     c.probe = {
-        "enabled": True,  # a linear classifier learns from h as the run goes
+        "enabled": True,  # trains a linear classifier of h during the run
         "views": 2,  # how many views it learns from
         "adapted": False,  # whether weight decay and trust ratio apply to it
     }
     c.checkpoint = {"every": 1000, "keep": 3, "keep_every": 0}  # steps, number, steps
     c.evaluate = {
         "every": 0,  # steps between kNN scores during the run
-        "batch_size": 512,  # pictures at a time, when features are extracted
+        "batch_size": 512,  # of feature extraction
         **schema.protocols(),
     }
     return c.lock()
@@ -89,16 +93,16 @@ def cifar10_pixels(c) -> None:
 
 def torchvision(c) -> None:
     """A ResNet as torchvision builds it: MoCo, SimSiam, DINO, t-SimCNE."""
-    c.encoder.start = "he"
+    c.encoder.initializer = "he"
     c.encoder.shortcut = "needed"
-    c.encoder.pool = "torch"
+    c.encoder.pool_padding = "torch"
 
 
 def plain_sgd(c, weight_decay: float) -> None:
     """PyTorch's SGD with decay of everything: MoCo v1 and v2, SimSiam, t-SimCNE."""
     c.optim.nesterov = False
     c.optim.weight_decay = weight_decay
-    c.optim.undecayed = ()
+    c.optim.no_decay = ()
 
 
 def cifar10(c) -> None:
@@ -114,10 +118,10 @@ def cifar10(c) -> None:
 
 
 def tsimcne(c, stage: int, init_from: str, out: int) -> None:
-    """What a stage of t-SimCNE is: where it begins, what it trains, what it sees.
+    """Initialisation, data and trained layers of a stage of t-SimCNE.
 
     Args:
-      out: width of z in stage 1; the others end on the plane.
+      out: width of z in stage 1; 2 in the others.
     """
     if stage not in (1, 2, 3):
         raise ValueError(f"stage={stage}: there are 1, 2 and 3.")
@@ -130,8 +134,8 @@ def tsimcne(c, stage: int, init_from: str, out: int) -> None:
     c.data.split = "train+test"
     c.data.bank_split = "train"
     c.method.out = out if stage == 1 else 2
-    c.method.start = "normal" if stage == 2 else "torch"
-    if stage == 2:  # only the new last layer; batch norm's statistics still move
+    c.method.initializer = "normal" if stage == 2 else "torch"
+    if stage == 2:  # trains the new last layer; batch-norm statistics still change
         c.optim.frozen = ("^encoder/", "^projector/dense1/")
         c.optim.warmup_epochs = 0.0
 

@@ -15,7 +15,7 @@ def get_config():
     c = base.get_config("byol", encoder="resnet18", augment="byol")
     base.cifar10(c)
     base.cifar10_pixels(c)
-    c.encoder.start = "haiku"
+    c.encoder.initializer = "haiku"
     c.epochs = 1000.0
     c.augment.blur = (0.0, 0.0)
     c.optim.lr = 0.4

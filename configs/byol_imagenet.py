@@ -35,9 +35,9 @@ def get_config(*, epochs: int = 300, batch: int = 4096):
     c.epochs = float(epochs)
     c.data.batch_size = batch
     c.data.colour = "device"
-    c.encoder.pad = "same"
-    c.encoder.start = "haiku"
-    c.encoder.zero = False  # as in the paper; the released code has it True now
+    c.encoder.padding = "same"
+    c.encoder.initializer = "haiku"
+    c.encoder.zero_init = False  # as in the paper; the released code has it True now
     c.encoder.dtype = "bfloat16"
     c.optim.lr, c.optim.weight_decay, c.method.ema = PRESETS[epochs, batch]
     c.optim.rate_in_momentum = False

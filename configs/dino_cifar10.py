@@ -15,7 +15,7 @@ def get_config():
     c = base.get_config("dino", encoder="resnet18", augment="dino", optim="adamw")
     base.cifar10(c)
     base.cifar10_pixels(c)
-    c.encoder.start = "he"
+    c.encoder.initializer = "he"
     c.encoder.shortcut = "needed"
     c.epochs = 800.0
     c.augment.local_size = 16
@@ -33,6 +33,6 @@ def get_config():
     c.optim.length = "moco"
     c.optim.lr_end = 1e-6
     c.optim.clip = 3.0
-    c.optim.late = ("^prototypes/",)
-    c.optim.late_epochs = 1.0
+    c.optim.delayed = ("^prototypes/",)
+    c.optim.delay_epochs = 1.0
     return c

@@ -36,7 +36,7 @@ VIT_S16: dict[str, Any] = {
     "epochs": 300,
     "batch": 1024,
     "encoder": {"name": "vit_s"},
-    "optim": {"lr": 5e-4, "lr_end": 1e-6, "clip": 3.0, "late_epochs": 1.0},
+    "optim": {"lr": 5e-4, "lr_end": 1e-6, "clip": 3.0, "delay_epochs": 1.0},
     "method": {"norm_last_layer": False},
     "augment": {},
 }
@@ -44,7 +44,7 @@ VIT_B16: dict[str, Any] = {
     "epochs": 400,
     "batch": 1024,
     "encoder": {"name": "vit_b"},
-    "optim": {"lr": 7.5e-4, "lr_end": 2e-6, "clip": 0.3, "late_epochs": 3.0},
+    "optim": {"lr": 7.5e-4, "lr_end": 2e-6, "clip": 0.3, "delay_epochs": 3.0},
     "method": WARM,
     "augment": LONG,
 }
@@ -56,7 +56,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "vit_s16_800": VIT_S16
     | {
         "epochs": 800,
-        "optim": {"lr": 5e-4, "lr_end": 1e-5, "late_epochs": 1.0},
+        "optim": {"lr": 5e-4, "lr_end": 1e-5, "delay_epochs": 1.0},
         "augment": LONG,
     },
     "vit_b16": VIT_B16,
@@ -65,14 +65,14 @@ RUNS: dict[str, dict[str, Any]] = {
         "epochs": 300,
         "batch": 1056,
         "encoder": {"name": "vit_b"} | EIGHT,
-        "optim": {"lr": 5e-4, "lr_end": 2e-6, "clip": 3.0, "late_epochs": 3.0},
+        "optim": {"lr": 5e-4, "lr_end": 2e-6, "clip": 3.0, "delay_epochs": 3.0},
         "method": WARM | {"teacher_temperature": 0.03},
     },
     "resnet50": {
         "epochs": 800,
         "batch": 4080,
         "encoder": {"name": "resnet50"},
-        "optim": {"lr": 0.3, "lr_end": 0.0048, "late_epochs": 1.0},
+        "optim": {"lr": 0.3, "lr_end": 0.0048, "delay_epochs": 1.0},
         "method": WARM | {"prototypes": 60000, "batch_norm": True},
         "augment": {
             "locals": 6,
@@ -107,10 +107,10 @@ def get_config(*, run: str = "vit_s16"):
         c.optim.weight_decay, c.optim.weight_decay_end = 0.04, 0.4
     else:
         base.torchvision(c)
-        c.encoder.zero = False
+        c.encoder.zero_init = False
         c.optim.rate_in_momentum = False
     c.optim.schedule = "dino"
     c.optim.length = "moco"
-    c.optim.late = ("^prototypes/",)
+    c.optim.delayed = ("^prototypes/",)
     c.checkpoint.keep_every = 50_000
     return c

@@ -26,6 +26,6 @@ def get_config():
     c.method.teacher_temperature_end = 0.04
     c.method.ema = 0.98  # 570 steps are few for a slow teacher
     c.optim.clip = 3.0
-    c.optim.late = ("^prototypes/",)
-    c.optim.late_epochs = 1.0
+    c.optim.delayed = ("^prototypes/",)
+    c.optim.delay_epochs = 1.0
     return c

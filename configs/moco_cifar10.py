@@ -16,9 +16,9 @@ def get_config():
     c = base.get_config("moco", encoder="resnet18", augment="moco_v2", optim="sgd")
     base.cifar10(c)
     base.cifar10_pixels(c)
-    c.encoder.start = "he"
+    c.encoder.initializer = "he"
     c.encoder.shortcut = "needed"
-    c.encoder.zero = False
+    c.encoder.zero_init = False
     c.encoder.bn_group = 32
     base.plain_sgd(c, weight_decay=5e-4)
     c.epochs = 800.0

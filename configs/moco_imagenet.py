@@ -29,7 +29,7 @@ def get_config(*, version: str = "v2", epochs: int = 200, batch: int = 256):
     c.epochs = float(epochs)
     c.data.batch_size = batch
     c.data.colour = "device"
-    c.encoder.zero = False
+    c.encoder.zero_init = False
     c.encoder.dtype = "bfloat16"
     c.encoder.bn_group = 32
     c.method.layers = 1 if v1 else 2

@@ -15,7 +15,7 @@ def get_config():
     c = base.get_config("mocov3", encoder="resnet18", augment="moco_v3")
     base.cifar10(c)
     base.cifar10_pixels(c)
-    c.encoder.start = "he"
+    c.encoder.initializer = "he"
     c.encoder.shortcut = "needed"
     c.epochs = 1000.0
     c.augment.smallest = 0.2

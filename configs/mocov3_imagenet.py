@@ -52,13 +52,13 @@ def _resnet(c):
 def _vit(c):
     c.encoder.heads = 12  # in the small one, too
     c.encoder.positions = "sincos"
-    c.encoder.start = "moco_v3"
+    c.encoder.initializer = "moco_v3"
     c.encoder.frozen_patch = True
     c.method.temperature = 0.2
     c.method.layers = 3
     c.method.predictor_norm = True
     c.optim.lr = 1.5e-4
     c.optim.weight_decay = 0.1
-    c.optim.undecayed = ()  # norms and biases decay, too
+    c.optim.no_decay = ()  # norms and biases decay, too
     c.optim.frozen = ("^encoder/patch/",)
     c.optim.warmup_epochs = 40.0

@@ -14,7 +14,7 @@ def get_config():
     c = base.get_config("simsiam", encoder="resnet18", augment="moco_v2", optim="sgd")
     base.cifar10(c)
     base.cifar10_pixels(c)
-    c.encoder.start = "he"
+    c.encoder.initializer = "he"
     c.encoder.shortcut = "needed"
     base.plain_sgd(c, weight_decay=5e-4)
     c.epochs = 800.0

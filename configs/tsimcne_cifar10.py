@@ -32,8 +32,8 @@ def get_config(*, stage: int = 1, init_from: str = ""):
     c.epochs = EPOCHS[stage]
     c.data.batch_size = 1024
     c.encoder.shortcut = "needed"
-    c.encoder.start = "he"
-    c.encoder.zero = False
+    c.encoder.initializer = "he"
+    c.encoder.zero_init = False
     c.optim.lr = 0.03 if stage < 3 else 3e-5  # per 256 images: 0.12 and 1.2e-4
     c.optim.length = "moco"
     c.optim.schedule = "tsimcne"

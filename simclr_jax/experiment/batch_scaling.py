@@ -11,7 +11,7 @@ left ("How to Scale Your EMA", arXiv:2307.13813). It applies to
 - `centre_momentum` of DINO's centre.
 - batch norm's running statistics, of encoder and heads.
 
-Nothing changes in what counts epochs (warm-ups, `late_epochs`, `changes`) or in what is
+Nothing changes in what counts epochs (warm-ups, `delay_epochs`, `milestones`) or is
 relative to the length of the run (every schedule), nor in
 
 - MoCo's `queue`, which counts keys, one an image: its oldest key is as many images old
@@ -45,7 +45,7 @@ class Kept(NamedTuple):
 
 def image_ratio(c: ConfigDict) -> float:
     """k, how many times as many images a step sees as in the recipe; 1 if it is off."""
-    return c.data.batch_size / c.transfer_from if c.transfer_from else 1.0
+    return c.data.batch_size / c.recipe_batch_size if c.recipe_batch_size else 1.0
 
 
 def kept_per_step(c: ConfigDict) -> Kept:
@@ -67,7 +67,7 @@ def table(c: ConfigDict, *, images: int, normed: bool) -> str:
       images: n, the size of the training split.
       normed: whether there is a batch norm.
     """
-    old, new = c.transfer_from, c.data.batch_size
+    old, new = c.recipe_batch_size, c.data.batch_size
     kept = kept_per_step(c)
     rows = [(k, rounded(c.method[k]), rounded(x)) for k, x in kept.method.items()]
     if normed:
@@ -75,7 +75,7 @@ def table(c: ConfigDict, *, images: int, normed: bool) -> str:
     rows += [(name, text(old), text(new)) for name, text in counts(c, images).items()]
     lines = [f"  {name:18} {a:>7} -> {b}" for name, a, b in rows if a != b]
     if not lines:
-        return f"transfer_from={old}: at batch {new} nothing is another number"
+        return f"recipe_batch_size={old}: at batch {new} nothing is another number"
     return "\n".join([f"{c.method.name} at batch {new} instead of {old}:", *lines])
 
 

@@ -55,7 +55,7 @@ def open_data(c: ConfigDict, split: str, workdir: str) -> Source:
     Raises:
       ValueError: as `open_source`.
     """
-    with multihost.first_goes_first():
+    with multihost.process_0_first():
         return open_source(
             c.data.name, data_dir=c.data.data_dir, split=split, workdir=workdir
         )
@@ -112,7 +112,7 @@ def build_schedule(c: ConfigDict, *, images: int) -> Callable[[Any], Any]:
         warmup=warmup,
         total=total,
         epoch=images // c.data.batch_size,
-        changes=c.optim.changes,
+        milestones=c.optim.milestones,
     )
 
 
@@ -127,15 +127,15 @@ def build_optimiser(
     """The optimiser; without decay and adaptation of the probe unless `adapted`."""
     section = c.optim.to_dict()
     if probing and not c.probe.adapted:
-        for rule in ("undecayed", "unadapted"):
+        for rule in ("no_decay", "no_adaptation"):
             if rule in section:
                 section[rule] = (*section[rule], "^probe/")
     steps = step_counts(c, images)
     return with_rules(
         schema.call("optim", section, **steps),
         frozen=c.optim.frozen,
-        late=c.optim.late,
-        late_step=c.optim.late_epochs * steps["steps_per_epoch"],
+        delayed=c.optim.delayed,
+        delay_steps=c.optim.delay_epochs * steps["steps_per_epoch"],
         constant=c.optim.constant,
         peak=peak_rate(c),
         clip=c.optim.clip,
@@ -209,7 +209,7 @@ def _notes(
     c: ConfigDict, method: Method, shapes: TrainState, mesh: Mesh, images: int
 ) -> Iterator[str]:
     """Lines on the recipe and on how the loss is computed, for the log."""
-    if c.transfer_from:
+    if c.recipe_batch_size:
         normed = bool(jax.tree.leaves(shapes.model_state))
         yield batch_scaling.table(c, images=images, normed=normed)
     if method.similarities is not None:
@@ -243,7 +243,7 @@ def batch_shapes(c: ConfigDict, mesh: Mesh, *, labels: bool) -> Batch:
 
     batch = Batch(index=rows(np.int32), label=rows(np.int32) if labels else None)
     device = c.data.colour == "device"
-    side = decoded_cache.side(views) if device else 0
+    side = decoded_cache.required_side(views) if device else 0
     if side:
         batch = batch.replace(picture=rows(np.uint8, side, side, 3))
     else:

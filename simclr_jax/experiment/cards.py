@@ -82,7 +82,7 @@ def verify(card: dict[str, Any], row: Row, workdir: str) -> list[str]:
       ValueError: as `make`.
     """
     current = make(row, workdir, card["environment"]["written"])
-    ignored = ("environment", "fingerprint")
+    ignored = ("environment", "fingerprint", "migrated")
     old, new = (
         {key: value for key, value in fields.items() if key not in ignored}
         for fields in (card, current)

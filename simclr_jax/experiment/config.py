@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from simclr_jax.experiment import schema
+from simclr_jax.experiment.renamed_keys import check_not_renamed
 from simclr_jax.suggest import check_name, nearest
 
 Changes = Sequence[tuple[str, str]]  # (key, text) pairs, such as ("optim.lr", "0.1")
@@ -90,6 +91,7 @@ def override(c: ConfigDict, changes: Changes) -> None:
         if part in schema.SECTIONS and last == "name":
             rename(c, part, text)
     for key, text in changes:
+        check_not_renamed(key)
         *parents, last = key.split(".")
         section = c
         for depth, parent in enumerate(parents):

@@ -149,7 +149,7 @@ class Evaluation:
           protocol: one of `schema.PROTOCOLS`.
           feature: "h" or "z".
           trained: whether by the trained or by the newly initialised network;
-            linear_augmented knows the trained one only.
+            linear_augmented has the trained one only.
           progress: called by linear_augmented.
 
         Returns:

@@ -1,11 +1,7 @@
-"""What a work directory has learnt, taken out in a format that others read."""
+"""Exports the network of a work directory in a foreign format."""
 
-import json
-import pathlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,272 +9,166 @@ import numpy as np
 from etils import epath
 
 from simclr_jax import sharding
-from simclr_jax.experiment import build, config
-from simclr_jax.experiment.importing import fingerprint
+from simclr_jax.experiment import build, schema
+from simclr_jax.experiment.workdir import SavedRun, data_sizes, open_saved
+from simclr_jax.methods.base import Method
 from simclr_jax.models.positions import sincos
-from simclr_jax.storage import bucket
-from simclr_jax.storage.paths import in_bucket
-from simclr_jax.suggest import check_name
-from simclr_jax.train.checkpoint import restore_latest
 from simclr_jax.tree import by_path, nested
-from simclr_jax.zoo import card
-from simclr_jax.zoo.native.arrays import write_numpy, write_orbax
-from simclr_jax.zoo.native.stablehlo import write_stablehlo
-from simclr_jax.zoo.network import INPUTS, PARTS, Network, Written
-from simclr_jax.zoo.onnx.write import write_onnx
-from simclr_jax.zoo.tensorflow.write import write_savedmodel, write_tflite
-from simclr_jax.zoo.torch.write import write_huggingface, write_timm, write_torchvision
-from simclr_jax.zoo.verification.verify import batches, verify
+from simclr_jax.zoo import card, catalog, export
+from simclr_jax.zoo.export import ExportResult
+from simclr_jax.zoo.network import ExportedNetwork
+from simclr_jax.zoo.verification.verify import verification_batches
 
-WRITERS: dict[str, Callable[[Network, pathlib.Path], Written]] = {
-    "torchvision": write_torchvision,
-    "timm": write_timm,
-    "huggingface": write_huggingface,
-    "savedmodel": write_savedmodel,
-    "tflite": write_tflite,
-    "onnx": write_onnx,
-    "stablehlo": write_stablehlo,
-    "orbax": write_orbax,
-    "numpy": write_numpy,
-}
-TORCH = ("torchvision", "timm", "huggingface")
-ARRAYS = (*TORCH, "orbax", "numpy")  # which hold no arithmetic before the encoder
-
-
-INSIDE = {  # of the network, by part
+MODULES = {  # of a network, by part
     "encoder": ("encoder",),
     "encoder+head": ("encoder", "projector"),
     "encoder+classifier": ("encoder", "probe"),
 }
 
 
-class Exported(NamedTuple):
-    """What was written."""
+class ReadNetwork(NamedTuple):
+    """A network to export, and what its export is verified and described with."""
 
-    path: str
-    format: str
-    part: str
-    bytes: int
-    checked: str  # by whom, and the largest difference
-    limits: tuple[str, ...]  # what a user should know
+    network: ExportedNetwork
+    expected: list[dict[str, np.ndarray]]  # outputs for each of `verification_batches`
+    run: dict  # see `card.of_run`
 
 
-def take_out(
+def export_network(
     workdir: str,
-    to: str,
+    format: str,
     out: str,
     part: str = "encoder",
     input: str = "",
     licence: str = "",
-) -> Exported:
+) -> ExportResult:
     """Writes the newest checkpoint of a work directory in a foreign format.
 
-    It is the branch that the method keeps, in float32 whatever it was trained in.
-    Before `out` is there, its own runtime has loaded it in another process and said
-    the same of pictures and of noise as the network here, to 1e-5 of the largest value.
-    A card, .card.json and .card.md, lies beside a file and in a folder.
+    It is the branch that the method keeps, in float32 whatever it was trained in. The
+    file is verified in its own runtime before it gets its name, see `export.write`.
 
     Args:
-      workdir: of a run, finished or not, or what an import wrote.
-      to: one of WRITERS.
-      out: a file or folder that is not there yet, on this machine or in a bucket.
-      part: one of PARTS.
-      input: one of INPUTS; "" is "float", or "normalised" where the format holds arrays
-        alone and nothing else can be.
-      licence: what the card says of it; "" is that nobody stated one.
+      workdir: of a run, finished or not, or of an import.
+      format: one of `catalog.WRITERS`.
+      out: a new file or folder, on this machine or in a bucket.
+      part: one of `catalog.PARTS`.
+      input: one of `catalog.INPUTS`; "" is "float", or "normalised" for a format that
+        holds arrays only.
+      licence: for the card; "" is "not stated".
 
     Raises:
-      ValueError: a word is unknown, there is no checkpoint, the part is not in it, the
-        format cannot hold this network, or what was written did not pass.
+      ValueError: an option is wrong, there is no checkpoint or it lacks the part, the
+        format cannot hold this network, or the verification failed.
       CheckpointError: the checkpoint cannot be read.
     """
-    if in_bucket(out):
-        return _into_bucket(workdir, to, out, part, input, licence)
-    check_name(to, WRITERS, "--to")
-    check_name(part, PARTS, "--part")
-    input = _input(to, input)
-    path = pathlib.Path(out)
-    if path.exists():
-        raise ValueError(f"{out} is there already; take another --out.")
-    network, expected, about = read(workdir, to, part, input)
+    input = catalog.check_options(format, part, input)
+    export.check_new(out)
+    network, expected, run = read_network(workdir, format, part, input)
     network = network._replace(licence=licence)
-    half = path.with_name(f".{path.name}.half")  # nobody sees half an export
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove(half)  # of one that was stopped
-    try:
-        return _write(network, expected, about, to, half, path)
-    finally:
-        _remove(half)
+    return export.write(network, expected, run, format, out)
 
 
-def _into_bucket(workdir: str, to: str, out: str, *options: str) -> Exported:
-    """Writes and checks on this machine, then copies: the export, and a card beside."""
-    if bucket.find(out):
-        raise ValueError(f"{out} is there already; take another --out.")
-    above, _, name = out.rpartition("/")
-    with tempfile.TemporaryDirectory(prefix="simclr_jax_export_") as folder:
-        done = take_out(workdir, to, f"{folder}/{name}", *options)
-        for file in pathlib.Path(folder).iterdir():
-            bucket.upload(file, f"{above}/{file.name}")
-    return done._replace(path=out)
-
-
-def _input(to: str, said: str) -> str:
-    if to in ARRAYS and said:
-        raise ValueError(
-            f"--input={said}: {to} holds arrays alone, nothing that could prepare "
-            "pictures; leave it out, and see mean and std in the card. savedmodel, "
-            "tflite, onnx and stablehlo take it."
-        )
-    if said:
-        check_name(said, INPUTS, "--input")
-    return said or ("normalised" if to in ARRAYS else "float")
-
-
-def _write(network: Network, expected, about, to: str, half, path) -> Exported:
-    """Writes, checks and renames; what does not pass never gets its name."""
-    written = WRITERS[to](network, half)
-    try:
-        verdict = verify(written, half, network, batches(network.side), expected)
-    except ValueError as error:
-        raise ValueError(f"{path} was written and deleted again: {error}") from error
-    content = card.contents(to, network, written, verdict, expected[0], about)
-    content["fingerprints"] |= _fingerprints(half, path.name)
-    size = sum(file.stat().st_size for file in _files(half))
-    _lay_card(content, written, half, path)
-    half.rename(path)
-    checked = card.checked(content["verified"])
-    return Exported(str(path), to, network.part, size, checked, written.limits)
-
-
-def _lay_card(content: dict, written: Written, half, path) -> None:
-    """Into a folder, or beside a file."""
-    inside = half.is_dir()
-    start = f"{half}/" if inside else f"{path}."
-    readme = f"{start}card.md" if not written.front else f"{start}README.md"
-    pathlib.Path(f"{start}card.json").write_text(json.dumps(content, indent=2) + "\n")
-    pathlib.Path(readme).write_text(written.front + card.text(content, path.name))
-
-
-def _fingerprints(half: pathlib.Path, name: str) -> dict[str, str]:
-    """SHA-256 of the file, or of each file of the folder, by its name when done."""
-    names = {
-        file: f"{name}/{file.relative_to(half)}" if file != half else name
-        for file in _files(half)
-    }
-    return {name: fingerprint(str(file)) for file, name in sorted(names.items())}
-
-
-def _files(path: pathlib.Path) -> Iterable[pathlib.Path]:
-    return [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-
-
-def _remove(path: pathlib.Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-
-
-def read(workdir: str, to: str, part: str, input: str):
-    """The network of a work directory, what it says, and what the run says of itself.
-
-    Returns:
-      (Network, outputs for each of `verify.batches`, `card.of_run`).
+def read_network(workdir: str, format: str, part: str, input: str) -> ReadNetwork:
+    """The network of a work directory, for an export with these options.
 
     Raises:
-      ValueError: as `take_out`.
+      ValueError: there is no checkpoint, or it lacks the part.
       CheckpointError: the checkpoint cannot be read.
     """
-    c = config.restored(build.read_saved(workdir))
-    if (to in TORCH, part, c.method.name) == (True, "encoder+head", "dino"):
-        raise ValueError(
-            f"DINO's head ends on a sphere, which no module of PyTorch does: {to} has "
-            "no place for it. Take onnx, savedmodel or stablehlo, or --part=encoder."
-        )
-    c.encoder.dtype = "float32"
-    mean, std = c.encoder.mean, c.encoder.std
-    job, params, stats, step = _kept(c, workdir)
-    full = by_path({"params": params, "batch_stats": stats})
-    full = {path: np.asarray(x) for path, x in full.items()}
-    if part == "encoder+classifier" and "params/probe/kernel" not in full:
-        raise ValueError(
-            f"{workdir} has no classifier: its run had no labels or probe.enabled was "
-            "off. Take --part=encoder."
-        )
-    expected = _ask(_forward(job, full, part), full, batches(c.data.image_size))
+    mesh = sharding.make_mesh()
+    with jax.set_mesh(mesh):
+        saved = open_saved(workdir, mesh, [("encoder.dtype", "float32")])
+    _check_part(saved, workdir, format, part)
+    c, method = saved.config, saved.run.method
+    image_size, mean, std = c.data.image_size, c.encoder.mean, c.encoder.std
+    arrays = _arrays(saved)
+    forward = _forward(method, arrays, part)
+    expected = _outputs(forward, arrays, verification_batches(image_size))
     if input == "normalised":
         c.encoder.mean, c.encoder.std = (0.0,) * 3, (1.0,) * 3
-        job = _assembled(c, workdir)
-    encoder = config.build("encoder", c)
-    own = {k: x for k, x in full.items() if k.split("/")[1] in INSIDE[part]}
-    network = Network(
-        own | _positions(encoder, c.data.image_size, to),
-        _forward(job, full, part),
+        unscaled = build.build_method(c, **data_sizes(workdir))
+        forward = _forward(unscaled, arrays, part)
+    encoder = schema.call("encoder", c.encoder)
+    part_arrays = {k: x for k, x in arrays.items() if k.split("/")[1] in MODULES[part]}
+    network = ExportedNetwork(
+        part_arrays | _positions(encoder, image_size, format),
+        forward,
         encoder,
         c.encoder.name,
         mean,
         std,
-        c.data.image_size,
+        image_size,
         part,
         input,
     )
-    about = card.of_run(epath.Path(workdir), job.method.keep, step)
-    if part == "encoder+classifier" and not about["imported"]:
-        about["training"]["classifier"] = "learnt online from h of the online branch"
-    return network, expected, about
+    run = card.of_run(epath.Path(workdir), method.keep, saved.step)
+    if part == "encoder+classifier" and not run["imported"]:
+        run["training"]["classifier"] = "trained online on h of the online branch"
+    return ReadNetwork(network, expected, run)
 
 
-def _assembled(c, workdir: str) -> build.Run:
-    mesh = sharding.make_mesh()
-    with jax.set_mesh(mesh):
-        return build.assemble(c, mesh, **build.sizes(workdir))
+def _check_part(saved: SavedRun, workdir: str, format: str, part: str) -> None:
+    """Raises a ValueError unless the run has the part and the format can hold it."""
+    dino = saved.config.method.name == "dino"
+    if format in catalog.TORCH and part == "encoder+head" and dino:
+        raise ValueError(
+            "DINO's head ends with a normalisation that is no PyTorch module, so "
+            f"{format} cannot hold it. Use onnx, savedmodel or stablehlo, or "
+            "--part=encoder."
+        )
+    if part == "encoder+classifier" and "probe" not in saved.state.params:
+        raise ValueError(
+            f"{workdir} has no classifier: its run had no labels or probe.enabled was "
+            "off. Use --part=encoder."
+        )
 
 
-def _kept(c, workdir: str):
-    """The run, and the branch to keep with the run's classifier: job, params, stats."""
-    job = _assembled(c, workdir)
-    folder = epath.Path(workdir) / "checkpoints"
-    state, step = restore_latest(folder, build.abstract(job))
-    params, stats = job.method.kept(state)
-    if "probe" in state.params:
-        params = params | {"probe": state.params["probe"]}
-    return job, params, stats, step
+def _arrays(saved: SavedRun) -> dict[str, np.ndarray]:
+    """params/... and batch_stats/... of the branch to keep, with the classifier."""
+    params, stats = saved.run.method.kept(saved.state)
+    if "probe" in saved.state.params:
+        params = params | {"probe": saved.state.params["probe"]}
+    tree = by_path({"params": params, "batch_stats": stats})
+    return {path: np.asarray(x) for path, x in tree.items()}
 
 
-def _forward(job: build.Run, full: dict[str, np.ndarray], part: str) -> Callable:
-    """(arrays, images) -> the part's outputs.
+def _forward(method: Method, arrays: dict[str, np.ndarray], part: str) -> Callable:
+    """(arrays, images [N, S, S, 3]) -> the part's outputs, {name: [N, D]}.
 
-    Arrays that are not given are zeros: no output of the part depends on them.
+    The function fills in zeros for arrays that it does not get: no output of the part
+    depends on them.
     """
-    shapes = {path: x.shape for path, x in full.items()}
+    shapes = {path: x.shape for path, x in arrays.items()}
 
     def forward(arrays, images):
-        every = {k: arrays[k] if k in arrays else jnp.zeros(shapes[k]) for k in shapes}
-        tree = nested(every)
+        full = {k: arrays[k] if k in arrays else jnp.zeros(shapes[k]) for k in shapes}
+        tree = nested(full)
         params, stats = tree["params"], tree.get("batch_stats", {})
         probe = params.pop("probe", None)
-        y = job.method.network.encode(params, stats, images)
-        # An index would be a gather wherever the number of pictures is free.
-        outputs = {"h": jnp.squeeze(y.h, 0), "z": jnp.squeeze(y.z, 0)}
+        features = method.features(method.network.encode(params, stats, images))
+        # An index would be a gather wherever the number of images is free.
+        outputs = {name: jnp.squeeze(x, 0) for name, x in features.items()}
         if part == "encoder+classifier":
             outputs["logits"] = outputs["h"] @ probe["kernel"] + probe["bias"]
-        return {name: outputs[name] for name in PARTS[part]}
+        return {name: outputs[name] for name in catalog.PARTS[part]}
 
     return forward
 
 
-def _ask(forward: Callable, full: dict, asked: list[np.ndarray]) -> list[dict]:
-    """What the network says of each batch; rows do not see each other."""
+def _outputs(
+    forward: Callable, arrays: dict[str, np.ndarray], batches: list[np.ndarray]
+) -> list[dict[str, np.ndarray]]:
+    """The outputs for each batch, computed as one: rows do not depend on each other."""
     with jax.default_matmul_precision("highest"):
-        said = jax.device_get(jax.jit(forward)(full, np.concatenate(asked)))
-    ends = np.cumsum([len(x) for x in asked])[:-1]
-    columns = {name: np.split(y, ends) for name, y in said.items()}
-    return [{name: y[i] for name, y in columns.items()} for i in range(len(asked))]
+        outputs = jax.device_get(jax.jit(forward)(arrays, np.concatenate(batches)))
+    ends = np.cumsum([len(images) for images in batches])[:-1]
+    columns = {name: np.split(y, ends) for name, y in outputs.items()}
+    return [{name: y[i] for name, y in columns.items()} for i in range(len(batches))]
 
 
-def _positions(encoder, side: int, to: str) -> dict[str, np.ndarray]:
-    """The fixed positions, for libraries that have only learned ones."""
-    if to not in TORCH or getattr(encoder, "position_kind", "") != "sincos":
+def _positions(encoder: Any, image_size: int, format: str) -> dict[str, np.ndarray]:
+    """The fixed position embeddings, for libraries that only have learned ones."""
+    if format not in catalog.TORCH or getattr(encoder, "position_kind", "") != "sincos":
         return {}
-    count = side // encoder.patch_side
+    count = image_size // encoder.patch_side
     return {"params/encoder/positions": sincos(count, count, encoder.dim)[None]}

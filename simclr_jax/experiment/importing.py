@@ -1,170 +1,165 @@
-"""A foreign checkpoint becomes a work directory, as if it had been trained here."""
+"""Imports a foreign checkpoint as a work directory with a finished run."""
 
-import contextlib
-import hashlib
 import json
 import pathlib
-import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
 
 from simclr_jax import sharding
-from simclr_jax.experiment import build, config
-from simclr_jax.storage import bucket
-from simclr_jax.storage.paths import in_bucket
+from simclr_jax.experiment import build, config, schema
+from simclr_jax.state import TrainState
+from simclr_jax.storage import files
 from simclr_jax.suggest import check_name
 from simclr_jax.train.checkpoint import Checkpoints, newest
 from simclr_jax.tree import by_path, with_leaves
-from simclr_jax.zoo import name_map, published
-from simclr_jax.zoo.formats import FORMATS
+from simclr_jax.zoo import catalog, name_map, published
+from simclr_jax.zoo import source as source_files
+from simclr_jax.zoo.name_map import ForeignCheckpoint
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-PACKED = (".zip", ".tgz", ".gz")
-TRAINED = ("params", "target_params", "model_state", "method_state")
 
 
-class Imported(NamedTuple):
-    """What became of a file; also written to DIR/import.json."""
+class ImportResult(NamedTuple):
+    """What was imported from a file and what was not."""
 
     format: str
-    source: str
+    source: str  # name of the file or folder
     sha256: str
-    config: str
-    taken: int  # arrays of our state that it filled
-    fresh: list[str]  # layers that begin as in an untrained network
-    left: dict[str, int]  # arrays of the file that are of no use here, by rule
+    config: str  # configs/NAME.py:key=value
+    num_arrays: int  # of our state that came from the file
+    newly_initialised: list[str]  # layers that the file does not have
+    unused: dict[str, int]  # arrays of the file that were not imported, by expression
     notes: list[str]
 
+    def to_json(self) -> dict[str, Any]:
+        """The content of import.json."""
+        return {
+            "format": self.format,
+            "source": self.source,
+            "sha256": self.sha256,
+            "config": self.config,
+            "taken": self.num_arrays,
+            "fresh": self.newly_initialised,
+            "left": self.unused,
+            "notes": self.notes,
+        }
 
-def bring(
-    name: str, source: str, workdir: str, changes: list[tuple[str, str]]
-) -> Imported:
-    """Reads a checkpoint of the named format and writes a finished run.
+
+class ImportedRun(NamedTuple):
+    """The run that a foreign checkpoint is imported as."""
+
+    config: Any
+    data: dict[str, int]  # content of data.json
+    run: build.Run
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all arrays of its state, by path."""
+        return {path: x.shape for path, x in by_path(self.run.shapes).items()}
+
+
+def import_checkpoint(
+    format: str, source: str, workdir: str, changes: list[tuple[str, str]]
+) -> ImportResult:
+    """Reads a checkpoint and writes a work directory, including import.json.
 
     Args:
-      name: one of FORMATS.
-      source: the file, or the folder or prefix where the format has several files.
+      format: one of `catalog.READERS`.
+      source: the file, or the folder or prefix for a format of several files.
       workdir: a new one.
       changes: of the config, such as ("data.name", "my_pictures").
 
     Raises:
-      ValueError: the format is unknown, the file is not of it, an array is missing,
-        surplus or misshapen, or the work directory is somebody's already.
+      ValueError: the format is unknown, the file does not match it, an array is
+        missing, not expected or of another shape, or the work directory is not empty.
     """
-    check_name(name, FORMATS, "--from")
-    if pathlib.Path(source).suffix in PACKED:
-        raise ValueError(f"--source={source}: unpack it, and give what is inside.")
+    check_name(format, catalog.READERS, "--from")
+    source_files.check_unpacked(source)
     folder = epath.Path(workdir)
-    if folder.exists() and any(folder.iterdir()) and not _stopped(folder):
-        raise ValueError(f"{workdir} is not empty; take another --workdir.")
-    with _on_this_machine(source) as source:
-        return _bring(name, source, folder, changes)
+    if folder.exists() and any(folder.iterdir()) and not _interrupted(folder):
+        raise ValueError(f"{workdir} is not empty; choose another --workdir.")
+    with source_files.local_copy(source) as path:
+        checkpoint = catalog.reader(format)(path)
+        imported = assemble(checkpoint, changes)
+        conversion = name_map.convert(checkpoint, imported.shapes())
+        missing = conversion.newly_initialised
+        result = ImportResult(
+            format,
+            pathlib.Path(path).name,
+            source_files.sha256(path),
+            checkpoint.config,
+            len(conversion.arrays),
+            sorted({path.rpartition("/")[0] or path for path in missing}),
+            conversion.unused,
+            [*checkpoint.notes, *published.licence_notes(format)],
+        )
+        _save(folder, imported, conversion.arrays, result)
+    return result
 
 
-@contextlib.contextmanager
-def _on_this_machine(source: str):
-    """The path of a source, of a copy where it lies in a bucket."""
-    if not in_bucket(source):
-        yield source
-        return
-    with tempfile.TemporaryDirectory(prefix="simclr_jax_import_") as folder:
-        name = source.rpartition("/")[2]
-        if not bucket.copy_here(source, pathlib.Path(folder)):
-            raise ValueError(f"--source={source}: there is no such file or folder.")
-        yield f"{folder}/{name}"
+def assemble(
+    checkpoint: ForeignCheckpoint, changes: list[tuple[str, str]]
+) -> ImportedRun:
+    """The run of a checkpoint's config with these changes; computes no arrays.
 
-
-def _bring(name: str, source: str, folder, changes: list[tuple[str, str]]) -> Imported:
-    found = FORMATS[name](source)
-    c = config.load(f"{CONFIGS}/{found.config}")
-    config.override(c, [*found.changes, *changes])
-    config.check(c)
-    classifies = any("probe" in branch.parts for branch in found.branches)
-    c.probe.enabled = classifies
-    classes = _classes(found) if classifies else 0
-    data = {"pictures": found.pictures, "classes": classes, "pictures read together": 1}
-
+    Raises:
+      ValueError: the config is wrong.
+    """
+    c = config.load(f"{CONFIGS}/{checkpoint.config}")
+    config.override(c, [*checkpoint.changes, *changes])
+    schema.check(c)
+    classes = name_map.num_classes(checkpoint)
+    c.probe.enabled = classes > 0
+    images = checkpoint.images
+    data = {"pictures": images, "classes": classes, "pictures read together": 1}
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
-        job = build.assemble(c, mesh, images=data["pictures"], classes=classes)
-        shapes = by_path(job.shapes)
-        table = name_map.table(found, shapes)
-        sizes = {path: x.shape for path, x in shapes.items()}
-        taken = name_map.take(table, found.arrays, sizes, found.spare)
-        state = _lay(job.create(), taken).replace(step=np.int32(job.total))
-        left = name_map.left(found, table)
-        said = _said(name, source, found, taken, shapes, left)
-        _save(folder, c, data, job, state, said)
-    return said
+        run = build.assemble(c, mesh, images=images, classes=classes)
+    return ImportedRun(c, data, run)
 
 
-def _stopped(folder) -> bool:
-    """Whether an import began here and did not end: no step is saved."""
-    began = (folder / "import.json").exists()
-    return began and newest(folder / "checkpoints") is None
+def _interrupted(folder: epath.Path) -> bool:
+    """Whether an import into this folder was interrupted: it has no checkpoint."""
+    started = (folder / "import.json").exists()
+    return started and newest(folder / "checkpoints") is None
 
 
-def _classes(found: name_map.Found) -> int:
-    """How many the classifier that came along tells apart."""
-    branch = next(b for b in found.branches if "probe" in b.parts)
-    bias = branch.parts["probe"]("bias")
-    name = bias.name if bias else ""
-    if name not in found.arrays:
-        raise ValueError(f"The file has no {name}: a classifier here has a bias.")
-    return found.arrays[name].size
-
-
-def _lay(state, taken: dict[str, np.ndarray]):
-    """The state with these arrays in place of its own."""
-
-    own = by_path(state)
-    arrays = {
-        path: jax.device_put(np.asarray(x, own[path].dtype), own[path].sharding)
-        for path, x in taken.items()
+def _with_arrays(state: TrainState, arrays: dict[str, np.ndarray]) -> TrainState:
+    """The state with these arrays, by path, in place of its own."""
+    leaves = by_path(state)
+    placed = {
+        path: jax.device_put(np.asarray(x, leaves[path].dtype), leaves[path].sharding)
+        for path, x in arrays.items()
     }
-    return with_leaves(state, arrays)
+    return with_leaves(state, placed)
 
 
-def _said(name, source, found, taken, shapes, left) -> Imported:
-    fresh = [p for p in shapes if p.split("/")[0] in TRAINED and p not in taken]
-    layers = sorted({path.rpartition("/")[0] or path for path in fresh})
-    return Imported(
-        name,
-        pathlib.Path(source).name,
-        fingerprint(source),
-        found.config,
-        len(taken),
-        layers,
-        left,
-        [*found.notes, *published.terms(name)],
+def _save(
+    folder: epath.Path,
+    imported: ImportedRun,
+    arrays: dict[str, np.ndarray],
+    result: ImportResult,
+) -> None:
+    """Writes the work directory; the checkpoint, without which it is no run, last."""
+    c, data, run = imported
+    with jax.set_mesh(sharding.make_mesh()):
+        state = _with_arrays(run.create(), arrays).replace(step=np.int32(run.total))
+    content = {
+        "import": result.to_json(),
+        "data": data,
+        "config": config.plain(c),
+    }
+    for name, value in content.items():
+        files.write(str(folder / f"{name}.json"), json.dumps(value, indent=2) + "\n")
+    metadata = {
+        "method": c.method.name,
+        "keep": run.method.keep,
+        "import": result.to_json(),
+    }
+    checkpoints = Checkpoints(
+        folder / "checkpoints", every=run.total, metadata=metadata
     )
-
-
-def fingerprint(source: str) -> str:
-    """SHA-256 of a file, or of all files of a folder or a prefix, by name."""
-    path, digest = pathlib.Path(source), hashlib.sha256()
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-    else:
-        files = [path] if path.is_file() else sorted(path.parent.glob(f"{path.name}.*"))
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _save(folder, c, data, job: build.Run, state, said: Imported) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    about = {"method": c.method.name, "keep": job.method.keep, "import": said._asdict()}
-    files = {"import": said._asdict(), "data": data, "config": config.plain(c)}
-    for name, content in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
-    checkpoints = Checkpoints(  # last: without one nothing is taken for a run
-        folder / "checkpoints", every=job.total, about=about
-    )
-    checkpoints.finish(job.total, state)
+    checkpoints.finish(run.total, state)
     checkpoints.close()

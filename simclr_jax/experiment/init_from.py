@@ -42,7 +42,7 @@ def with_saved_arrays(
         return run
     checkpoints = epath.Path(workdir) / "checkpoints"
     step = newest(checkpoints)
-    multihost.agree(str(step), checkpoints)
+    multihost.check_shared(str(step), checkpoints)
     if step is not None:
         return run
     folder = absolute(c.init_from)
@@ -50,12 +50,7 @@ def with_saved_arrays(
         saved = open_saved(folder, mesh)
     except ValueError as error:
         raise ValueError(f"init_from={folder}: {error}") from error
-    params, stats = saved.run.method.kept(saved.state)
-    sources = {"online": (params, stats), "target": (params, stats)}
-    state = saved.state
-    if saved.config.method.name == c.method.name and state.target_params is not None:
-        sources["online"] = state.params, state.model_state["online"]
-        sources["target"] = state.target_params, state.model_state["target"]
+    sources = _sources(c, saved)
 
     def create():
         new = run.create()
@@ -68,8 +63,20 @@ def with_saved_arrays(
             },
         )
 
-    note = _describe(c, run, params, stats, _name(folder, saved))
+    kept = saved.run.method.kept(saved.state)
+    note = _describe(c, run, *kept, _name(folder, saved))
     return run._replace(create=create, init_note=note)
+
+
+def _sources(c: ConfigDict, saved: SavedRun) -> dict[str, tuple[Any, Any]]:
+    """For each branch of the new run, the parameters and statistics to copy."""
+    kept, state = saved.run.method.kept(saved.state), saved.state
+    if saved.config.method.name != c.method.name or state.target_params is None:
+        return {"online": kept, "target": kept}
+    return {
+        "online": (state.params, state.model_state["online"]),
+        "target": (state.target_params, state.model_state["target"]),
+    }
 
 
 def overlay(new: Any, old: Any) -> Any:

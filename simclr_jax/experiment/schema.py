@@ -47,11 +47,11 @@ POSITIVE = (
     "evaluate.map2d.k",
 )
 NOT_NEGATIVE = (
-    *("steps", "transfer_from", "checkpoint.keep_every", "optim.lr"),
-    *("optim.warmup_epochs", "optim.lr_end", "optim.clip", "optim.late_epochs"),
+    *("steps", "recipe_batch_size", "checkpoint.keep_every", "optim.lr"),
+    *("optim.warmup_epochs", "optim.lr_end", "optim.clip", "optim.delay_epochs"),
     *("evaluate.every", "evaluate.linear.l2", "evaluate.linear_augmented.weight_decay"),
 )
-ANY_LENGTH = ("optim.changes",)  # tuples of numbers
+ANY_LENGTH = ("optim.milestones",)  # tuples of numbers
 
 
 def defaults(factory: Callable) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from simclr_jax.train.log import Log
 
 GALLERY = 8  # pictures in views.png
 
-# (state, alive) -> metrics; `alive` is called whenever the evaluation gets on.
+# (state, on_progress) -> metrics; `on_progress` is called after each batch.
 Evaluator = Callable[[TrainState, Callable[[], None]], dict[str, float]]
 
 
@@ -71,9 +71,9 @@ def knn_evaluator(
     if c.data.bank_split:
         source = build.open_data(c, c.data.bank_split, workdir)
 
-    def evaluate(state, alive):
-        bank = features(c, run, state, source, mesh, alive)
-        test = features(c, run, state, test_source, mesh, alive)
+    def evaluate(state, on_progress):
+        bank = features(c, run, state, source, mesh, on_progress)
+        test = features(c, run, state, test_source, mesh, on_progress)
         arrays = bank.h, bank.label, test.h, test.label, source.classes
         result = knn(*arrays, mesh, **c.evaluate.knn)
         return {"knn_accuracy": result["accuracy"]}
@@ -84,8 +84,8 @@ def knn_evaluator(
 def draw_views(training: Training) -> None:
     """Writes views.png: some pictures and the views of them that the encoder gets."""
     c, source = training.config, training.source
-    images = tfdata.pictures(source, range(min(GALLERY, len(source))))
-    views = pipeline.preview(c, images, c.seed)
+    images = tfdata.read_pictures(source, range(min(GALLERY, len(source))))
+    views = pipeline.preview(build.recipe(c), images, c.seed, colour=c.data.colour)
     path = epath.Path(training.workdir) / "views.png"
     plots.gallery(views, path, originals=images)
 
@@ -94,14 +94,14 @@ def train(
     training: Training,
     *,
     stop_signal: Callable[[Callable[[int], bool]], Callable[[int], bool]],
-    alive: Callable[[], None],
+    on_progress: Callable[[], None],
 ) -> tuple[TrainState, int]:
     """Trains to the last step, or until it is asked to stop; the state is then saved.
 
     Args:
       stop_signal: called once there is a state to save, with (steps done -> whether
         any process was preempted); returns (steps done -> whether to stop).
-      alive: called whenever the run gets on.
+      on_progress: called whenever the run gets on.
 
     Returns:
       the state and the steps done, fewer than the run's total if it was stopped.
@@ -115,20 +115,17 @@ def train(
         epath.Path(workdir) / "checkpoints",
         **c.checkpoint,
         # The branch to evaluate and export; DINO's is the target.
-        about={"method": c.method.name, "keep": run.method.keep},
+        metadata={"method": c.method.name, "keep": run.method.keep},
         before_commit=lambda: log.copy(),  # no checkpoint is ahead of the metrics
     )
     first_step = checkpoints.latest or 0
-    multihost.agree(str(first_step), checkpoints.directory)
+    multihost.check_shared(str(first_step), checkpoints.directory)
     log = Log(workdir, first_step, run.total, active=jax.process_index() == 0)
     describe(training, first_step, log)
     if first_step:
         state = checkpoints.restore(build.abstract(run), first_step)
     else:
-        state = run.create()
-        if run.init_note and evaluate:
-            accuracy = evaluate(state, alive)["knn_accuracy"]
-            log.say(f"kNN accuracy before the first step: {100 * accuracy:.1f} %")
+        state = _first_state(training, log, on_progress)
     state, done = loop.run(
         build.train_step(c, run, mesh),
         state,
@@ -136,15 +133,26 @@ def train(
         _plan(training, first_step),
         log=log,
         checkpoints=checkpoints,
-        judge=evaluate,
+        evaluate=evaluate,
         stop=stop_signal(checkpoints.preempted),
-        alive=alive,
+        on_progress=on_progress,
     )
     checkpoints.close()
     log.close()
     if done == run.total:
         log.say(f"done: {done} steps; everything is in {workdir}")
     return state, done
+
+
+def _first_state(
+    training: Training, log: Log, on_progress: Callable[[], None]
+) -> TrainState:
+    """The state at step 0; logs the accuracy of arrays that come from another run."""
+    state = training.run.create()
+    if training.run.init_note and training.evaluate:
+        accuracy = training.evaluate(state, on_progress)["knn_accuracy"]
+        log.say(f"kNN accuracy before the first step: {100 * accuracy:.1f} %")
+    return state
 
 
 def _plan(training: Training, first_step: int) -> loop.Plan:
@@ -154,7 +162,7 @@ def _plan(training: Training, first_step: int) -> loop.Plan:
         total=training.run.total,
         batch_size=c.data.batch_size,
         log_every=c.log_every,
-        judge_every=c.evaluate.every,
+        evaluate_every=c.evaluate.every,
         patience=c.patience,
     )
 
@@ -166,7 +174,7 @@ def _batches(training: Training, first_step: int) -> Iterator[Batch]:
         build.recipe(c),
         batch_size=c.data.batch_size,
         seed=c.seed,
-        start_step=first_step,
+        first_step=first_step,
         steps=training.run.total - first_step,
         colour=c.data.colour,
         process_index=jax.process_index(),

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from simclr_jax import multihost
 from simclr_jax.data.sources import Source
 from simclr_jax.experiment import build, config, schema
+from simclr_jax.experiment.renamed_keys import with_new_keys
 from simclr_jax.state import TrainState
 from simclr_jax.storage import files
 from simclr_jax.storage.access import check_folder
@@ -32,6 +33,8 @@ class SavedRun(NamedTuple):
 def read_saved(workdir: str | os.PathLike, name: str = "config.json") -> dict[str, Any]:
     """A JSON object that a run has written, such as config.json or data.json.
 
+    Keys of a config that were renamed since have their new names.
+
     Raises:
       ValueError: the file is missing or damaged.
     """
@@ -47,7 +50,7 @@ def read_saved(workdir: str | os.PathLike, name: str = "config.json") -> dict[st
             f"{path} is damaged: it is no JSON object, and without it the content of "
             f"{workdir} is unknown. Take another --workdir, or put the file back."
         )
-    return saved
+    return with_new_keys(saved) if name == "config.json" else saved
 
 
 def saved_config(
@@ -112,7 +115,7 @@ def record_run(c: ConfigDict, source: Source, workdir: str | os.PathLike) -> Non
             "pictures read together": source.block,
         },
     }
-    with multihost.first_goes_first():
+    with multihost.process_0_first():
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
         if _has_started(folder, names):
             for name in contents.keys() & names:
@@ -122,7 +125,7 @@ def record_run(c: ConfigDict, source: Source, workdir: str | os.PathLike) -> Non
                 files.write(str(folder / name), json.dumps(content, indent=2) + "\n")
     if jax.process_count() > 1:
         path = folder / "config.json"
-        multihost.agree(path.read_text() if path.exists() else "", workdir)
+        multihost.check_shared(path.read_text() if path.exists() else "", workdir)
 
 
 def _has_started(folder: epath.Path, names: Collection[str]) -> bool:

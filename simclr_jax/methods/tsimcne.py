@@ -4,7 +4,7 @@ SimCLR whose z has two dimensions and t-SNE's similarity, so that two views of a
 are neighbours on a plane. Two dimensions are too few to learn in from the beginning, so
 there are three runs, each initialised from the one before:
 
-| stage | trains                    | `out` | `start` |
+| stage | trains                    | `out` | `initializer` |
 |-------|---------------------------|-------|---------|
 | 1     | everything                | 128   | torch   |
 | 2     | only the new last layer   | 2     | normal  |
@@ -26,10 +26,10 @@ def tsimcne(
     *,
     hidden: int = 1024,
     out: int = 128,  # 2 from stage 2 on
-    start: str = "torch",  # the last layer's first weights; "normal" in stage 2
+    initializer: str = "torch",  # the last layer's first weights; "normal" in stage 2
     block: int = 0,  # images compared with all at a time, 0: chosen
 ) -> Method:
-    last = Layer(out, bias=True, norm="", start=start)
+    last = Layer(out, bias=True, norm="", initializer=initializer)
     head = MLP((Layer(hidden, bias=True, norm=""), last), "torch")
     net = network(encoder, head, options=options, joint=True)
 

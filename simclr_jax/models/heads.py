@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from simclr_jax.models.checks import one_of
 from simclr_jax.models.norm import BatchNorm
 from simclr_jax.models.rows import WHOLE, Rows
 from simclr_jax.models.transformer import uniform
@@ -19,20 +20,20 @@ class Layer(NamedTuple):
     width: int  # 0: as wide as h
     bias: bool = False  # of the Dense
     norm: str = "affine"  # "plain", "scale", "affine": what the batch norm learns
-    start: str = ""  # the Dense's first weights, one of STARTS; "": as the head's
+    initializer: str = ""  # of the Dense, one of INITIALIZERS; "": the head's
 
 
 class MLP(nn.Module):
     """h -> z or z -> p: layers with a ReLU after each but the last. All is float32.
 
-    start: the Dense layers' first weights, one of STARTS.
+    initializer: of the Dense layers, one of INITIALIZERS.
 
     Raises:
-      ValueError: a width that no layer can have, or an unknown start.
+      ValueError: a width that no layer can have, or an unknown initializer.
     """
 
     layers: tuple[Layer, ...]
-    start: str = "torch"
+    initializer: str = "torch"
 
     def __post_init__(self):
         super().__post_init__()
@@ -41,17 +42,14 @@ class MLP(nn.Module):
                 raise ValueError(
                     f"A layer is at least 1 wide (or 0: as wide as h), got {layer}."
                 )
-            if (layer.start or self.start) not in STARTS:
-                known = ", ".join(map(repr, STARTS))
-                raise ValueError(
-                    f"start = {layer.start or self.start!r} is not one of {known}."
-                )
+            name = layer.initializer or self.initializer
+            one_of("initializer", name, tuple(INITIALIZERS))
 
     @nn.compact
     def __call__(
         self, h: jax.Array, train: bool, rows: Rows = WHOLE, upto: int = -1
     ) -> jax.Array:
-        """[N, F] -> [N, D], or what comes out of layer `upto`.
+        """[N, F] -> [N, D], or the output of layer `upto`.
 
         upto: how many layers to run, for fine-tuning from the middle of the head: 0
           returns h, 1 the first layer's output after its ReLU, -1 the head's output.
@@ -62,12 +60,13 @@ class MLP(nn.Module):
         last = len(self.layers)
         if not -1 <= upto <= last:
             raise ValueError(
-                f"upto = {upto}, but this head has {last} layers: give 0 (h) to {last} "
-                "or -1 (both the output)."
+                f"upto = {upto}, but this head has {last} layers: 0 (h) to {last}, or "
+                "-1 (the last)."
             )
         x = h.astype(jnp.float32)
         for i, layer in enumerate(self.layers[: None if upto < 0 else upto], start=1):
-            kernel, bias = STARTS[layer.start or self.start](x.shape[-1])
+            initializer = INITIALIZERS[layer.initializer or self.initializer]
+            kernel, bias = initializer(x.shape[-1])
             x = nn.Dense(
                 layer.width or h.shape[-1],
                 use_bias=layer.bias,
@@ -104,7 +103,7 @@ def _normal(fan_in: int):
     return nn.initializers.normal(1.0), _torch(fan_in)[1]
 
 
-STARTS = {"simclr": _simclr, "torch": _torch, "haiku": _haiku, "normal": _normal}
+INITIALIZERS = {"simclr": _simclr, "torch": _torch, "haiku": _haiku, "normal": _normal}
 
 
 def inner(layer: Layer, layers: int) -> tuple[Layer, ...]:

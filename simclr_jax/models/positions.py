@@ -1,7 +1,8 @@
-"""Where a patch lies: position embeddings, and how they follow the picture's size."""
+"""Position embeddings of patches, and their resampling for other picture sizes."""
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,11 +10,12 @@ import numpy as np
 def sincos(rows: int, columns: int, dim: int) -> np.ndarray:
     """Fixed positions of MoCo v3, [1 + rows * columns, dim] float32, row by row.
 
-    The class token's are zeros. The others' first half tells the row and the second
-    the column, each as dim / 4 sines and then cosines of it times 10000^(-4i / dim).
+    The class token's position is zero. The first half of the others encodes the row and
+    the second the column, each as dim / 4 sines and then cosines of it times
+    10000^(-4i / dim).
 
-    They count patches, whatever the size of the picture. The released code knows only
-    one size, 224; counting keeps the distance from patch to patch the same in all.
+    Rows and columns are counted in patches for every size of picture, so that the
+    distance between neighbours is always the same; the released code has one size, 224.
     """
     frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
     angles = np.indices((rows, columns)).reshape(2, -1, 1) * frequencies
@@ -24,9 +26,9 @@ def sincos(rows: int, columns: int, dim: int) -> np.ndarray:
 def bicubic(old: int, new: int) -> np.ndarray:
     """The matrix [new, old] of DINO's resize, that of PyTorch with a = -0.75.
 
-    The scale is (new + 0.1) / old, a remedy against rounding that moves the values too;
-    released weights have seen their small crops so. No antialiasing; what lies beyond
-    the border is the border.
+    The scale is (new + 0.1) / old, as in the released code, where it avoids a rounding
+    error; released weights were trained with it. No antialiasing; values beyond the
+    border are those of the border.
     """
     a = -0.75
     source = (np.arange(new) + 0.5) * old / (new + 0.1) - 0.5
@@ -34,14 +36,14 @@ def bicubic(old: int, new: int) -> np.ndarray:
     for tap in range(-1, 3):
         index = np.floor(source).astype(int) + tap
         x = np.abs(source - index)
-        near = ((a + 2) * x - (a + 3)) * x * x + 1
-        far = a * (((x - 5) * x + 8) * x - 4)
-        weight = np.where(x <= 1, near, far)
+        inner = ((a + 2) * x - (a + 3)) * x * x + 1
+        outer = a * (((x - 5) * x + 8) * x - 4)
+        weight = np.where(x <= 1, inner, outer)
         np.add.at(matrix, (np.arange(new), np.clip(index, 0, old - 1)), weight)
     return matrix
 
 
-def resample(positions, rows: int, columns: int):
+def resample(positions: jax.Array, rows: int, columns: int) -> jax.Array:
     """Positions of a square grid, [1, 1 + G * G, D], for another: [1, 1 + T, D]."""
     side = math.isqrt(positions.shape[1] - 1)
     if rows == columns == side:

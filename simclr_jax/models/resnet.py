@@ -5,11 +5,11 @@ released SimCLR code's; others differ in details that a checkpoint does not forg
 
 | | SimCLR | torchvision (MoCo, SimSiam, DINO) | Haiku (BYOL) |
 |---|---|---|---|
-| `pad` of strided convolutions | even | even | same |
-| `pool`, the max-pool's padding | same | torch | same |
-| `start`, the first kernels | lecun | he | haiku |
+| `padding` of strided convolutions | even | even | same |
+| `pool_padding`, the max-pool's padding | same | torch | same |
+| `initializer` of the kernels | lecun | he | haiku |
 | `shortcut` with a projection (matters in ResNet-18, 34) | always | needed | always |
-| `zero` last scales | yes | no (MoCo v3, SimSiam: yes) | yes |
+| `zero_init` last scales | yes | no (MoCo v3, SimSiam: yes) | yes |
 """
 
 from functools import partial
@@ -34,8 +34,8 @@ BLOCKS = {  # depth: blocks in each of the four groups
 }
 BOTTLENECK = 50  # from this depth on
 STEMS = ("imagenet", "cifar", "small")
-POOLS = ("same", "torch")
-PADS = ("even", "same")
+POOL_PADDINGS = ("same", "torch")
+PADDINGS = ("even", "same")
 SHORTCUTS = ("always", "needed")
 
 
@@ -45,7 +45,7 @@ def _haiku(key, shape, dtype=jnp.float32):
     return nn.initializers.truncated_normal(scale)(key, shape, dtype)
 
 
-STARTS = {  # how kernels begin
+INITIALIZERS = {  # how kernels begin
     "lecun": nn.initializers.lecun_normal(),
     "he": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
     "haiku": _haiku,
@@ -58,14 +58,14 @@ class Conv(nn.Module):
     features: int
     size: int
     stride: int = 1
-    pad: str = "even"
-    start: str = "lecun"
+    padding: str = "even"
+    initializer: str = "lecun"
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", STARTS[self.start], shape)
-        return convolve(x, kernel, self.stride, self.pad)
+        kernel = self.param("kernel", INITIALIZERS[self.initializer], shape)
+        return convolve(x, kernel, self.stride, self.padding)
 
 
 class Block(nn.Module):
@@ -80,13 +80,13 @@ class Block(nn.Module):
     project: bool  # the shortcut changes width or size: the first block of a group
     bottleneck: bool
     sk_ratio: float
-    zero: bool  # the last scale at first
+    zero_init: bool  # the last scale at first
     conv: partial
     norm: partial
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, rows: Rows = WHOLE) -> jax.Array:
-        init = nn.initializers.zeros if self.zero else nn.initializers.ones
+        init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
         norm = partial(self.norm, scale_init=init)
         out = self.filters * (4 if self.bottleneck else 1)
         shortcut = self._shortcut(x, out, train, rows) if self.project else x
@@ -135,9 +135,9 @@ def average_pool(x, stride: int):
     return nn.avg_pool(x, (2, 2), (stride, stride), padding=[(0, 1)] * 2)
 
 
-def max_pool(x, pool: str):
+def max_pool(x, padding: str):
     """3x3 maxima at stride 2, padded as in TensorFlow ("same") or PyTorch ("torch")."""
-    return nn.max_pool(x, (3, 3), (2, 2), "SAME" if pool == "same" else [(1, 1)] * 2)
+    return nn.max_pool(x, (3, 3), (2, 2), "SAME" if padding == "same" else [(1, 1)] * 2)
 
 
 class ResNet(nn.Module):
@@ -152,15 +152,15 @@ class ResNet(nn.Module):
     channels: int  # of the first group
     sk_ratio: float
     stem: str
-    pool: str
+    pool_padding: str
     dtype: str
     bn_group: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    pad: str = "even"
-    start: str = "lecun"
+    padding: str = "even"
+    initializer: str = "lecun"
     shortcut: str = "always"
-    zero: bool = True
+    zero_init: bool = True
 
     @property
     def width(self) -> int:
@@ -172,7 +172,7 @@ class ResNet(nn.Module):
         """[N, H, W, 3] -> [N, F] float32."""
         groups = group_count(self.bn_group, len(x)) if train else 1
         norm = partial(BatchNorm, groups=groups, dtype=self.dtype)
-        conv = partial(Conv, pad=self.pad, start=self.start)
+        conv = partial(Conv, padding=self.padding, initializer=self.initializer)
         x = pixels(x, self.mean, self.std, self.dtype)
         x = self._stem(x, conv, norm, train, rows)
         for g, blocks in enumerate(BLOCKS[self.depth]):
@@ -183,7 +183,7 @@ class ResNet(nn.Module):
                     project=b == 0 and (g > 0 or self._projects_first()),
                     bottleneck=self.depth >= BOTTLENECK,
                     sk_ratio=self.sk_ratio,
-                    zero=self.zero,
+                    zero_init=self.zero_init,
                     conv=conv,
                     norm=norm,
                     name=f"layer{g + 1}_{b}",
@@ -205,7 +205,7 @@ class ResNet(nn.Module):
         for i, (features, size, stride) in enumerate(convs, start=1):
             x = conv(features, size, stride, name=f"conv{i}")(x)
             x = nn.relu(norm(name=f"bn{i}")(x, train, rows))
-        return max_pool(x, self.pool) if large else x
+        return max_pool(x, self.pool_padding) if large else x
 
 
 def resnet(
@@ -214,11 +214,11 @@ def resnet(
     width: int = 1,
     sk_ratio: float = 0.0,
     stem: str = "imagenet",
-    pool: str = "same",
-    pad: str = "even",
-    start: str = "lecun",
+    pool_padding: str = "same",
+    padding: str = "even",
+    initializer: str = "lecun",
     shortcut: str = "always",
-    zero: bool = True,
+    zero_init: bool = True,
     dtype: str = "float32",
     bn_group: int = 0,
     mean: tuple[float, ...] = (0.0, 0.0, 0.0),
@@ -233,12 +233,12 @@ def resnet(
         for none.
       stem: "imagenet" (7x7 at stride 2, max-pool), "cifar" (3x3), "small" (3x3 at
         stride 2).
-      pool: where the "imagenet" stem's max-pool pads: "same" (TensorFlow) or "torch".
-      pad: where strided convolutions pad: "even" on both sides, or XLA's "same".
-      start: the kernels' first values, "lecun", "he" (torchvision) or "haiku".
+      pool_padding: of the "imagenet" stem's max-pool: "same" (TensorFlow) or "torch".
+      padding: of strided convolutions: "even" on both sides, or XLA's "same".
+      initializer: of the kernels: "lecun", "he" (torchvision) or "haiku".
       shortcut: blocks with a projection: "always" the first of a group, or only where
         "needed", as width or size change (torchvision).
-      zero: whether the last scale of each block starts at 0.
+      zero_init: whether the last scale of each block is initialised to 0.
       dtype: of activations and products, "float32" or "bfloat16".
       bn_group: how many rows share batch norm statistics, 32 in MoCo v1 and v2; 0: all
         of a batch.
@@ -249,9 +249,9 @@ def resnet(
     """
     one_of("depth", depth, tuple(BLOCKS))
     one_of("stem", stem, STEMS)
-    one_of("pool", pool, POOLS)
-    one_of("pad", pad, PADS)
-    one_of("start", start, tuple(STARTS))
+    one_of("pool_padding", pool_padding, POOL_PADDINGS)
+    one_of("padding", padding, PADDINGS)
+    one_of("initializer", initializer, tuple(INITIALIZERS))
     one_of("shortcut", shortcut, SHORTCUTS)
     one_of("dtype", dtype, DTYPES)
     check_pixels(mean, std)
@@ -270,15 +270,15 @@ def resnet(
         64 * width,
         sk_ratio,
         stem,
-        pool,
+        pool_padding,
         dtype,
         bn_group,
         mean,
         std,
-        pad,
-        start,
+        padding,
+        initializer,
         shortcut,
-        zero,
+        zero_init,
     )
 
 

@@ -1,8 +1,8 @@
-"""The transformer's layers, on tokens [N, T, D], and how their parameters begin."""
+"""The transformer's layers, on tokens [N, T, D], and their initialisation."""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ STD = 0.02
 
 
 def uniform(bound: float) -> nn.initializers.Initializer:
-    """Numbers between -bound and bound."""
+    """Uniform between -bound and bound."""
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -24,17 +24,19 @@ def uniform(bound: float) -> nn.initializers.Initializer:
 
 
 def xavier(fan_in: int, fan_out: int) -> nn.initializers.Initializer:
+    """Glorot's uniform."""
     return uniform(math.sqrt(6 / (fan_in + fan_out)))
 
 
 def torch_default(fan_in: int, _: int) -> nn.initializers.Initializer:
+    """PyTorch's default of linear layers and convolutions."""
     return uniform(1 / math.sqrt(fan_in))
 
 
-class Start(NamedTuple):
-    """How parameters begin; initialisers of (fan_in, fan_out). All other biases are 0.
+class Initializers(NamedTuple):
+    """Initialisers by (fan_in, fan_out). All other biases are 0.
 
-    DINO truncates its normals at a hundred deviations, which is not at all.
+    DINO truncates its normals at a hundred standard deviations, so they are not.
     """
 
     dense: Callable
@@ -43,14 +45,14 @@ class Start(NamedTuple):
     class_token: float  # standard deviation
 
 
-STARTS = {
-    "dino": Start(
+INITIALIZERS = {
+    "dino": Initializers(
         dense=lambda *_: nn.initializers.normal(STD),
         patch=torch_default,
         patch_bias=torch_default,
         class_token=STD,
     ),
-    "moco_v3": Start(
+    "moco_v3": Initializers(
         dense=xavier,
         patch=xavier,
         patch_bias=lambda *_: nn.initializers.zeros,
@@ -60,7 +62,7 @@ STARTS = {
 
 
 @jax.custom_vjp
-def affine(x, kernel, bias):
+def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """[..., I] times [I, O] plus [O], in the type of x.
 
     The kernel's gradient is rounded to the type of x, as in `convolution.convolve`; the
@@ -92,7 +94,7 @@ class Dense(nn.Module):
     kernel_init: nn.initializers.Initializer
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, shape[1:])
@@ -102,16 +104,16 @@ class Dense(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention, [N, T, D] -> [N, T, D]; softmax in float32.
 
-    Sows its weights [N, heads, T, T], which costs nothing where nobody asks for them.
+    Sows its weights [N, heads, T, T], which costs nothing unless they are asked for.
     """
 
     heads: int
-    start: Start
+    initializers: Initializers
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         n, tokens, dim = x.shape
-        init = self.start.dense(dim, dim)  # q, k and v are a matrix each
+        init = self.initializers.dense(dim, dim)  # q, k and v have a matrix each
         qkv = Dense(3 * dim, init, name="qkv")(x)
         qkv = qkv.reshape(n, tokens, 3, self.heads, dim // self.heads)
         q, k, v = (qkv[:, :, i] for i in range(3))
@@ -123,33 +125,33 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """[N, T, D] -> [N, T, D] by way of 4 D; the exact GELU, as PyTorch's."""
+    """[N, T, D] -> [N, T, D] with 4 D hidden units and the exact GELU, as PyTorch's."""
 
-    start: Start
+    initializers: Initializers
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         dim, hidden = x.shape[-1], 4 * x.shape[-1]
-        x = Dense(hidden, self.start.dense(dim, hidden), name="dense1")(x)
+        x = Dense(hidden, self.initializers.dense(dim, hidden), name="dense1")(x)
         x = nn.gelu(x, approximate=False)
-        return Dense(dim, self.start.dense(hidden, dim), name="dense2")(x)
+        return Dense(dim, self.initializers.dense(hidden, dim), name="dense2")(x)
 
 
 class Block(nn.Module):
     """A pre-norm block, [N, T, D] -> [N, T, D].
 
-    drop: how often each of its two branches is left out, by image. Only in training,
-      and only where there is a "dropout" stream: a teacher without one drops nothing.
+    drop: the probability with which each of its two branches is dropped, by image, in
+      training where there is a "dropout" stream; a teacher without one drops nothing.
     """
 
     heads: int
-    start: Start
+    initializers: Initializers
     drop: float
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, rows: Rows = WHOLE) -> jax.Array:
-        attend = Attention(self.heads, self.start, name="attention")
-        mlp = FeedForward(self.start, name="mlp")
+        attend = Attention(self.heads, self.initializers, name="attention")
+        mlp = FeedForward(self.initializers, name="mlp")
         index = jnp.arange(x.shape[0]) if rows.index is None else rows.index
         x = x + self._drop_path(attend(layer_norm("norm1", x.dtype)(x)), index, train)
         return x + self._drop_path(mlp(layer_norm("norm2", x.dtype)(x)), index, train)
@@ -167,6 +169,6 @@ class Block(nn.Module):
         return jnp.where(kept[:, None, None], y / keep, 0)
 
 
-def layer_norm(name: str, dtype) -> nn.LayerNorm:
-    """Over the channels; all inside is float32, dtype is the output's."""
+def layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
+    """Over the channels; the arithmetic is float32, dtype is the output's."""
     return nn.LayerNorm(EPSILON, dtype, use_fast_variance=False, name=name)

@@ -1,13 +1,13 @@
 """Vision transformers as DINO and MoCo v3 train them.
 
 Dosovitskiy et al. 2021 (arXiv:2010.11929), in the sizes of DeiT. DINO (Caron et al.
-2021, arXiv:2104.14294) learns its positions, drops paths and resamples the positions
-for its small crops; MoCo v3 (Chen et al. 2021, arXiv:2104.02057) keeps positions and
-patch projection as they were at first, and has heads half as wide in the small one.
+2021, arXiv:2104.14294) has learned positions, resampled for its small crops, and
+stochastic depth; MoCo v3 (Chen et al. 2021, arXiv:2104.02057) has fixed positions, a
+frozen patch projection, and in the small size heads half as wide.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,14 @@ from simclr_jax.models.checks import DTYPES, check_pixels, one_of
 from simclr_jax.models.norm import pixels
 from simclr_jax.models.positions import resample, sincos
 from simclr_jax.models.rows import WHOLE, Rows
-from simclr_jax.models.transformer import STARTS, STD, Block, Start, affine, layer_norm
+from simclr_jax.models.transformer import (
+    INITIALIZERS,
+    STD,
+    Block,
+    Initializers,
+    affine,
+    layer_norm,
+)
 
 
 class Tokens(NamedTuple):
@@ -33,24 +40,24 @@ POSITIONS = ("learned", "sincos")
 class Patches(nn.Module):
     """The patch projection, [N, H, W, 3] -> [N, T, D], patches row by row.
 
-    frozen: no gradient reaches it, which MoCo v3 found to steady the training.
+    frozen: it gets no gradient, which stabilises the training of MoCo v3.
     """
 
     dim: int
     side: int
-    start: Start
+    initializers: Initializers
     frozen: bool
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         side, (n, height, width, channels) = self.side, x.shape
         fans = side * side * channels, self.dim
         shape = (side, side, channels, self.dim)
-        kernel = self.param("kernel", self.start.patch(*fans), shape)
-        bias = self.param("bias", self.start.patch_bias(*fans), shape[3:])
+        kernel = self.param("kernel", self.initializers.patch(*fans), shape)
+        bias = self.param("bias", self.initializers.patch_bias(*fans), shape[3:])
         if self.frozen:
             kernel, bias = jax.lax.stop_gradient((kernel, bias))
-        # As a product of matrices, not a convolution: pixels side by side stay so.
+        # A product of matrices instead of a convolution: contiguous pixels stay so.
         x = x.reshape(n, height // side, side, width // side, side * channels)
         x = x.swapaxes(2, 3).reshape(n, -1, fans[0])
         return affine(x, kernel.reshape(fans), bias)
@@ -59,12 +66,12 @@ class Patches(nn.Module):
 class ViT(nn.Module):
     """[N, H, W, 3] uint8 or float in [0, 1] -> h [N, F] float32: the class token.
 
-    Build it by a factory, which checks the words. F is `dim`. In bfloat16 the
+    Built by a factory, which checks the arguments. F is `dim`. In bfloat16 the
     parameters, norms, softmax and h stay float32.
 
-    Learned positions have the grid of the (square) pictures that the network was
-    initialised with, and are resampled for any other; see `bicubic`. Sides must be
-    multiples of the patch's.
+    Learned positions have the grid of the square pictures that the network was
+    initialised with, and are resampled for any other; see `bicubic`. The sides of
+    pictures must be multiples of the patch's.
     """
 
     dim: int
@@ -72,7 +79,7 @@ class ViT(nn.Module):
     heads: int
     patch_side: int  # "patch" and "positions" are the names of parameters
     position_kind: str
-    start: str
+    initializer: str
     frozen_patch: bool
     drop_path: float
     dtype: str
@@ -111,21 +118,21 @@ class ViT(nn.Module):
             )
         x = pixels(x, self.mean, self.std, self.dtype)
         grid = self._grid(x)
-        start = STARTS[self.start]
+        initializers = INITIALIZERS[self.initializer]
         embed = Patches(
-            self.dim, self.patch_side, start, self.frozen_patch, name="patch"
+            self.dim, self.patch_side, initializers, self.frozen_patch, name="patch"
         )
         x = embed(x)
-        token_init = nn.initializers.normal(start.class_token)
+        token_init = nn.initializers.normal(initializers.class_token)
         token = self.param("class_token", token_init, (1, 1, self.dim))
         token = jnp.broadcast_to(token, (x.shape[0], 1, self.dim))
-        # In float32, and so the gradients of both: they are sums over the images.
+        # In float32, as are the gradients of both, which are sums over the images.
         x = jnp.concatenate([token, x.astype(jnp.float32)], axis=1)
         x = (x + self._positions(*grid)).astype(self.dtype)
         outputs = {}
         for i in range(self.depth):
             drop = self.drop_path * i / max(self.depth - 1, 1)
-            x = Block(self.heads, start, drop, name=f"block{i}")(x, train, rows)
+            x = Block(self.heads, initializers, drop, name=f"block{i}")(x, train, rows)
             if i in token_blocks:
                 outputs[i] = x
         norm = layer_norm("norm", jnp.float32)
@@ -150,21 +157,21 @@ class ViT(nn.Module):
         if self.position_kind == "sincos":
             return jnp.asarray(sincos(rows, columns, self.dim))[None]
         if self.has_variable("params", "positions"):
-            # Not by self.param, which would want the shape that these pictures have.
+            # Not by self.param, which would require the shape of these pictures.
             positions = self.get_variable("params", "positions")
             return resample(positions, rows, columns)
         if rows != columns:
             raise ValueError(
-                "Learned positions start on a square grid; these pictures have "
-                f"{rows}x{columns} patches. Initialise with square pictures."
+                "Learned positions are initialised on a square grid; these pictures "
+                f"have {rows}x{columns} patches. Initialise with square pictures."
             )
         shape = (1, 1 + rows * columns, self.dim)
         return self.param("positions", nn.initializers.normal(STD), shape)
 
 
 @partial(jax.jit, static_argnums=0)
-def attention(encoder: ViT, params, images):
-    """What the tokens of the last block look at, in evaluation mode.
+def attention(encoder: ViT, params: Any, images: jax.Array) -> jax.Array:
+    """The attention weights of the last block, in evaluation mode.
 
     Args:
       params: of the encoder alone.
@@ -174,11 +181,11 @@ def attention(encoder: ViT, params, images):
       [N, heads, 1 + T, 1 + T] float32, rows sum to one. Row 0 is the class token's;
       its columns from 1 on are the patches, row by row.
     """
-    _, seen = encoder.apply(
+    _, variables = encoder.apply(
         {"params": params}, images, train=False, mutable=["intermediates"]
     )
-    last = seen["intermediates"][f"block{encoder.depth - 1}"]
-    return last["attention"]["weights"][0]
+    last = variables["intermediates"][f"block{encoder.depth - 1}"]
+    return jnp.asarray(last["attention"]["weights"][0])
 
 
 def vit(
@@ -189,7 +196,7 @@ def vit(
     patch: int = 16,
     heads: int = 0,
     positions: str = "learned",
-    start: str = "dino",
+    initializer: str = "dino",
     frozen_patch: bool = False,
     drop_path: float = 0.0,
     dtype: str = "float32",
@@ -200,21 +207,21 @@ def vit(
 
     Args:
       patch: pixels on a side of a patch; 16 or 8 as published.
-      heads: of attention; 0 is as many as DINO has. MoCo v3's vit_s has 12.
+      heads: of attention; 0 is DINO's number. MoCo v3's vit_s has 12.
       positions: "learned" (DINO) or "sincos" (MoCo v3, no parameter).
-      start: "dino" or "moco_v3", whose parameters begin otherwise; see STARTS.
-      frozen_patch: whether the patch projection stays as it began (MoCo v3). Weight
-        decay does not know of it: the optimiser needs a rule of its own.
+      initializer: "dino" or "moco_v3", the initialisation; see INITIALIZERS.
+      frozen_patch: whether the patch projection gets no gradient (MoCo v3). Weight
+        decay still moves it: the optimiser needs a rule for it (optim.frozen).
       drop_path: stochastic depth of the last block, growing from 0 at the first; DINO's
         student has 0.1.
       dtype: of activations and products, "float32" or "bfloat16".
       mean, std: of the pixels in [0, 1], per channel.
 
     Raises:
-      ValueError: a word or number is not among the above, or heads do not divide dim.
+      ValueError: a value is not among the above, or heads do not divide dim.
     """
     one_of("positions", positions, POSITIONS)
-    one_of("start", start, tuple(STARTS))
+    one_of("initializer", initializer, tuple(INITIALIZERS))
     one_of("dtype", dtype, DTYPES)
     check_pixels(mean, std)
     if patch < 1 or heads < 0 or not 0 <= drop_path < 1:
@@ -232,7 +239,7 @@ def vit(
         heads,
         patch,
         positions,
-        start,
+        initializer,
         frozen_patch,
         drop_path,
         dtype,

@@ -54,11 +54,16 @@ def report(card: dict[str, Any]) -> str:
         f"- measured: {measured}, seed {card['seed']}\n"
         f"- difference: {_difference(card)}\n"
         f"- recipe: {_recipe(card)}\n"
-        f"- environment: {environment}\n\n"
+        f"- environment: {environment}\n"
+        f"{_migration(card)}\n"
         f"Known differences from the published recipe:\n\n"
         f"{_differences(row['differs'])}\n\n"
         f"SHA-256:\n\n{_bullets(hashes)}\n"
     )
+
+
+def _migration(card: dict[str, Any]) -> str:
+    return f"- migrated: {card['migrated']}\n" if "migrated" in card else ""
 
 
 def _difference(card: dict[str, Any]) -> str:

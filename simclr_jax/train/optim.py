@@ -1,12 +1,15 @@
-"""The optimisers of the papers, and rules that single out parameters by their path.
+"""The optimisers of the papers, and rules that select parameters by their path.
 
-Every factory returns an optax transformation whose `update` wants the step of the run
-as `step=` and its learning rate as `rate=`: what changes with time is a function of the
-run's step, not of a counter of the optimiser's own, so the two cannot drift apart.
+Every factory returns an optax transformation whose `update` takes the step of the run
+as `step=` and its learning rate as `rate=`: schedules are functions of the step of the
+run, not of a second counter in the optimiser.
+
+A rule is a regular expression, searched in the path of a parameter.
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,49 +21,50 @@ from simclr_jax.tree import paths
 NORMS_AND_BIASES = (r"/(scale|bias)$",)
 
 
-def _masked(x) -> bool:
-    """Whether optax has taken this leaf away from the transformation at work.
+def _is_masked(x: Any) -> bool:
+    """Whether optax has masked this leaf in the current transformation.
 
-    A rule still finds it, or it would be wrong in one part of the parameters for
-    finding something in another.
+    Rules match masked leaves too: else a rule would match no parameter, which is an
+    error, in a part of the parameters where all its leaves are masked.
     """
     return isinstance(x, optax.MaskedNode)
 
 
-def matched(rules, params):
-    """Which leaves have a path that one of the regular expressions finds.
+def match_rules(rules: Sequence[str], params: Any) -> Any:
+    """Selects the leaves whose path matches one of the rules.
 
     Returns:
       the tree of params with a bool at each leaf.
 
     Raises:
-      ValueError: if a rule finds nothing, with a list of the paths, or is no regular
-        expression.
+      ValueError: a rule matches no parameter, or is not a regular expression.
     """
-    names = paths(params, is_leaf=_masked)
+    names = paths(params, is_leaf=_is_masked)
     for rule in rules:
         try:
             re.compile(rule)
         except re.error as error:
             raise ValueError(
-                f"The optimiser's rule {rule!r} is no regular expression: {error}."
+                f"The optimiser's rule {rule!r} is not a regular expression: {error}."
             ) from error
         if not any(re.search(rule, name) for name in names):
-            known = "\n  ".join(names)
+            listing = "\n  ".join(names)
             raise ValueError(
-                f"The optimiser's rule {rule!r} matches no parameter. There are:\n"
-                f"  {known}"
+                f"The optimiser's rule {rule!r} matches no parameter. The parameters "
+                f"are:\n  {listing}"
             )
-    hits = [any(re.search(rule, name) for rule in rules) for name in names]
-    return jax.tree.unflatten(jax.tree.structure(params, is_leaf=_masked), hits)
+    matches = [any(re.search(rule, name) for rule in rules) for name in names]
+    return jax.tree.unflatten(jax.tree.structure(params, is_leaf=_is_masked), matches)
 
 
-def _all_but(rules):
-    """An optax mask: the leaves that no rule finds."""
-    return lambda params: jax.tree.map(lambda hit: not hit, matched(rules, params))
+def _all_but(rules: Sequence[str]) -> Callable[[Any], Any]:
+    """An optax mask: the leaves that match none of the rules."""
+    return lambda params: jax.tree.map(lambda x: not x, match_rules(rules, params))
 
 
-def add_decay(schedule) -> optax.GradientTransformationExtraArgs:
+def add_decay(
+    schedule: Callable[[jax.Array], jax.Array],
+) -> optax.GradientTransformationExtraArgs:
     """Adds schedule(step) times the parameters; `step` is a keyword of `update`."""
 
     def init(params):
@@ -92,10 +96,10 @@ def lars(
     *,
     momentum: float = 0.9,
     weight_decay: float = 1e-6,
-    trust: float = 0.001,  # eta
+    trust_coefficient: float = 0.001,  # eta
     rate_in_momentum: bool = True,
-    undecayed: tuple = NORMS_AND_BIASES,
-    unadapted: tuple = NORMS_AND_BIASES,
+    no_decay: tuple[str, ...] = NORMS_AND_BIASES,
+    no_adaptation: tuple[str, ...] = NORMS_AND_BIASES,
 ) -> optax.GradientTransformationExtraArgs:
     """LARS (You et al. 2017, arXiv:1708.03888) with classic momentum.
 
@@ -106,16 +110,16 @@ def lars(
     Args:
       rate_in_momentum: True for SimCLR's order, False for BYOL's. They differ while the
         rate changes.
-      undecayed: rules for the parameters without weight decay.
-      unadapted: rules for the parameters whose trust ratio t is 1.
+      no_decay: rules for the parameters without weight decay.
+      no_adaptation: rules for the parameters whose trust ratio t is 1.
     """
     rate, trace = scale_by_rate(), optax.trace(decay=momentum)
     return optax.with_extra_args_support(
         optax.chain(
-            optax.add_decayed_weights(weight_decay, _all_but(undecayed)),
+            optax.add_decayed_weights(weight_decay, _all_but(no_decay)),
             optax.masked(
-                optax.scale_by_trust_ratio(trust_coefficient=trust),
-                _all_but(unadapted),
+                optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient),
+                _all_but(no_adaptation),
             ),
             *((rate, trace) if rate_in_momentum else (trace, rate)),
         )
@@ -127,12 +131,16 @@ def sgd(
     momentum: float = 0.9,
     nesterov: bool = True,
     weight_decay: float = 0.0,
-    undecayed: tuple = NORMS_AND_BIASES,
+    no_decay: tuple[str, ...] = NORMS_AND_BIASES,
 ) -> optax.GradientTransformationExtraArgs:
-    """SGD with momentum; weight decay is an L2 term, part of the gradient."""
+    """SGD with momentum; weight decay is an L2 term, part of the gradient.
+
+    Args:
+      no_decay: rules for the parameters without weight decay.
+    """
     return optax.with_extra_args_support(
         optax.chain(
-            optax.add_decayed_weights(weight_decay, _all_but(undecayed)),
+            optax.add_decayed_weights(weight_decay, _all_but(no_decay)),
             optax.trace(decay=momentum, nesterov=nesterov),
             scale_by_rate(),
         )
@@ -145,96 +153,101 @@ def adamw(
     b2: float = 0.999,
     eps: float = 1e-8,
     weight_decay: float = 0.1,
-    weight_decay_end: float = -1.0,  # below 0: it stays
-    undecayed: tuple = NORMS_AND_BIASES,
+    weight_decay_end: float = -1.0,  # below 0: constant weight decay
+    no_decay: tuple[str, ...] = NORMS_AND_BIASES,
     total_steps: int,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); decay is scaled by rate.
 
     Args:
-      weight_decay_end: where half a cosine takes the decay by the end of the run, as
-        DINO has it.
+      weight_decay_end: the decay at the end of the run, reached by half a cosine as in
+        DINO.
+      no_decay: rules for the parameters without weight decay.
+      total_steps: steps of the run.
     """
     end = weight_decay_end if weight_decay_end >= 0 else weight_decay
     decay = warmup_cosine(weight_decay, 0, total_steps, end)
     return optax.with_extra_args_support(
         optax.chain(
             optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
-            optax.masked(add_decay(decay), _all_but(undecayed)),
+            optax.masked(add_decay(decay), _all_but(no_decay)),
             scale_by_rate(),
         )
     )
 
 
 OPTIMISERS = {"lars": lars, "sgd": sgd, "adamw": adamw}
-COUPLED = ("lars", "sgd")  # whose weight decay is a part of the gradient
+COUPLED = ("lars", "sgd")  # weight decay is part of the gradient
 
 
-# What may be laid around any of them.
+# Transformations of any of them.
 
 
 def with_rules(
     tx: optax.GradientTransformationExtraArgs,
     *,
-    frozen: tuple = (),
-    late: tuple = (),
-    late_step: float = 0,
-    constant: tuple = (),
+    frozen: tuple[str, ...] = (),
+    delayed: tuple[str, ...] = (),
+    delay_steps: float = 0,
+    constant: tuple[str, ...] = (),
     peak: float,
     clip: float = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimiser, but some parameters have rules of their own.
+    """Treats the parameters that match rules differently from the others.
 
     Args:
-      frozen: rules for the parameters that never move and cost no moments (MoCo v3's
-        patch projection).
-      late: rules for the parameters that, with their moments and the optimiser's count
-        of their steps, stand still before late_step (DINO's last layer).
-      constant: rules for the parameters that move at the rate `peak` all through the
-        run (SimSiam's predictor).
-      clip: the largest norm that the gradient of one array may have; 0 is none. It
-        comes first.
+      tx: the optimiser of all other parameters.
+      frozen: rules for the parameters without updates or moments (MoCo v3's patch
+        projection).
+      delayed: rules for the parameters that, like their moments and the optimiser's count
+        of their steps, do not change before delay_steps (DINO's last layer).
+      constant: rules for the parameters whose rate is always `peak` (SimSiam's
+        predictor).
+      peak: the peak learning rate of the run.
+      clip: the largest norm of the gradient of one array, applied first; 0 for none.
 
     Raises:
-      ValueError: from `init`, if a rule finds nothing or two kinds of them find the
-        same parameter.
+      ValueError: from `init`, if a rule matches no parameter, or two of frozen, delayed
+        and constant match the same one.
     """
-    rules = {"frozen": frozen, "late": late, "constant": constant}
+    rules = {"frozen": frozen, "delayed": delayed, "constant": constant}
     if any(rules.values()):
         parts: dict[Hashable, optax.GradientTransformation] = {
-            "own": tx,
+            "own": tx,  # these names are in the paths of checkpoints
             "frozen": optax.set_to_zero(),
-            "late": from_step(tx, late_step),
+            "delayed": from_step(tx, delay_steps),
             "constant": at_rate(tx, peak),
         }
-        tx = optax.partition(parts, lambda params: _parted(rules, params))
+        tx = optax.partition(parts, lambda params: _labels(rules, params))
     if clip:
-        tx = optax.with_extra_args_support(optax.chain(clip_each(clip), tx))
+        tx = optax.with_extra_args_support(optax.chain(clip_per_array(clip), tx))
     return tx
 
 
-def _parted(rules: dict[str, tuple], params):
-    """The tree of params with, at each leaf, which of the rules has found it."""
+def _labels(rules: dict[str, tuple[str, ...]], params: Any) -> Any:
+    """The tree of params with the name of the matching rules, or "own", as leaves."""
 
-    def name(*hits):
-        found = [kind for kind, hit in zip(rules, hits, strict=True) if hit]
-        if len(found) > 1:
+    def label(*matches: bool) -> str:
+        names = [name for name, match in zip(rules, matches, strict=True) if match]
+        if len(names) > 1:
             raise ValueError(
-                f"The optimiser's rules {found[0]} and {found[1]} find a parameter "
-                f"both: {rules[found[0]]} and {rules[found[1]]}."
+                f"The optimiser's rules {names[0]} and {names[1]} match the same "
+                f"parameter: {rules[names[0]]} and {rules[names[1]]}."
             )
-        return found[0] if found else "own"
+        return names[0] if names else "own"
 
-    return jax.tree.map(name, *(matched(rule, params) for rule in rules.values()))
+    return jax.tree.map(label, *(match_rules(rule, params) for rule in rules.values()))
 
 
-def from_step(tx, start: float) -> optax.GradientTransformationExtraArgs:
-    """Does nothing, and remembers nothing, before step `start` of the run."""
+def from_step(
+    tx: optax.GradientTransformation, first_step: float
+) -> optax.GradientTransformationExtraArgs:
+    """Before `first_step` of the run, updates are zero and the state is unchanged."""
     tx = optax.with_extra_args_support(tx)
 
     def update(updates, state, params=None, **extra):
         return jax.lax.cond(
-            extra["step"] >= start,
+            extra["step"] >= first_step,
             lambda: tx.update(updates, state, params, **extra),
             lambda: (optax.tree.zeros_like(updates), state),
         )
@@ -242,8 +255,10 @@ def from_step(tx, start: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
-def at_rate(tx, rate: float) -> optax.GradientTransformationExtraArgs:
-    """Moves at this rate, whatever that of the step is."""
+def at_rate(
+    tx: optax.GradientTransformation, rate: float
+) -> optax.GradientTransformationExtraArgs:
+    """Replaces the rate of the step by a constant."""
     tx = optax.with_extra_args_support(tx)
 
     def update(updates, state, params=None, **extra):
@@ -252,10 +267,10 @@ def at_rate(tx, rate: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
-def clip_each(largest: float, eps: float = 1e-6) -> optax.GradientTransformation:
-    """Scales every array on its own by min(1, largest / (norm + eps)), as DINO does."""
+def clip_per_array(largest: float, eps: float = 1e-6) -> optax.GradientTransformation:
+    """Scales each array by min(1, largest / (its norm + eps)), as in DINO."""
 
-    def scaled(g):
+    def clip(g: jax.Array) -> jax.Array:
         return g * jnp.minimum(1, largest / (jnp.linalg.norm(g.ravel()) + eps))
 
-    return optax.stateless(lambda updates, _: jax.tree.map(scaled, updates))
+    return optax.stateless(lambda updates, _: jax.tree.map(clip, updates))

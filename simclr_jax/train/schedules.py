@@ -1,28 +1,32 @@
-"""How long a run is, how its learning rate starts and how it goes over the steps."""
+"""Steps of a run, its peak learning rate, and schedules of the rate over the steps."""
 
 import math
+from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]  # step -> rate, float32
 
-def _running(n, e, b):
-    """Steps of e epochs that run on through the batches: floor(n e / B)."""
+
+def _running(n: int, e: float, b: int) -> int:
+    """Steps of e epochs whose batches span epochs: floor(n e / B)."""
     return math.floor(n * e / b)
 
 
-def _whole(n, e, b):
-    """Steps of e epochs, each of floor(n / B) steps: its last images are left out."""
+def _whole(n: int, e: float, b: int) -> int:
+    """Steps of e epochs of floor(n / B) steps, without their last images."""
     return math.floor(n // b * e)
 
 
-LENGTHS = {  # how to count the steps of the run, and those of its warm-up
+LENGTHS = {  # (n images, e epochs, batch b) -> steps of the run, and of its warm-up
     "simclr": (lambda n, e, b: _running(n, e, b) + 1, _running),  # the released code
     "byol": (_running, _running),  # the released BYOL code
-    "whole": (_whole, _running),  # whole epochs, nothing beyond
+    "whole": (_whole, _running),  # whole epochs only
     "moco": (_whole, _whole),  # the released MoCo, SimSiam and DINO codes
 }
 
-SCALINGS = {  # peak rate of a base rate at batch B
+SCALINGS = {  # (base rate, batch B) -> peak rate
     "linear": lambda lr, b: lr * b / 256,  # SimCLR appendix B.1
     "sqrt": lambda lr, b: lr * b**0.5,
     "none": lambda lr, b: lr,
@@ -30,33 +34,33 @@ SCALINGS = {  # peak rate of a base rate at batch B
 
 
 def total_steps(rule: str, images: int, epochs: float, batch_size: int) -> int:
-    """Steps of a run by one of the LENGTHS."""
+    """Steps of a run by one of the rules of `LENGTHS`."""
     run, _ = LENGTHS[rule]
     return run(images, epochs, batch_size)
 
 
 def warmup_steps(rule: str, images: int, epochs: float, batch_size: int) -> int:
-    """Steps of its warm-up."""
+    """Steps of its warm-up, of `epochs` epochs."""
     _, warmup = LENGTHS[rule]
     return warmup(images, epochs, batch_size)
 
 
 def warmup_cosine(
     peak: float, warmup: int, total: int, end: float = 0.0, *, inclusive: bool = False
-):
+) -> Schedule:
     """Linear from 0 to `peak` over `warmup` steps, then half a cosine to `end`.
 
     Args:
-      total: the step at which the cosine arrives at `end`.
-      inclusive: whether the last step of the warm-up has the peak rate already, which
-        the first one of the cosine has in any case.
+      total: the step at which the cosine reaches `end`.
+      inclusive: whether the last step of the warm-up has the peak rate, too; the first
+        one of the cosine always has it.
 
     Returns:
       step -> rate, float32; 0 at step 0 (unless there is no warm-up), `end` from
       `total` on.
     """
 
-    def schedule(step):
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         left = jnp.clip((total - step) / max(total - warmup, 1), 0, 1)
         # (1 + cos(pi (1 - left))) / 2, but exact to the last step, where 1 + cos is not
@@ -67,43 +71,58 @@ def warmup_cosine(
     return schedule
 
 
-# How a rate goes over the steps: (peak, end, warmup, total, epoch, changes) -> step ->
-# rate, with warmup, total and epoch in steps, and changes in epochs. Each shape names
-# what it has a use for.
+# Shapes of schedules. Keywords: warmup, total and epoch in steps, milestones in epochs; a
+# shape ignores the others.
 
 
-def cosine(*, peak, end, warmup, total, **_):
-    """SimCLR, BYOL, MoCo v3: from step to step."""
+def cosine(
+    *, peak: float, end: float, warmup: int, total: int, **_: object
+) -> Schedule:
+    """SimCLR, BYOL, MoCo v3: the rate changes at every step."""
     return warmup_cosine(peak, warmup, total, end)
 
 
-def dino(*, peak, end, warmup, total, **_):
-    """DINO: from step to step, with two steps at the peak."""
+def dino(*, peak: float, end: float, warmup: int, total: int, **_: object) -> Schedule:
+    """DINO: the rate changes at every step, except for two steps at the peak."""
     return warmup_cosine(peak, warmup, total, end, inclusive=True)
 
 
-def epochs(*, peak, end, warmup, total, epoch, **_):
-    """MoCo v2, SimSiam: an epoch keeps the rate of its first step."""
+def epochs(
+    *, peak: float, end: float, warmup: int, total: int, epoch: int, **_: object
+) -> Schedule:
+    """MoCo v2, SimSiam: all steps of an epoch have the rate of its first step."""
     rate = warmup_cosine(peak, warmup, total, end)
     return lambda step: rate(step // epoch * epoch)
 
 
-def tsimcne(*, peak, end, warmup, total, epoch, **_):
-    """t-SimCNE: from epoch to epoch, two of them at the peak; the end is never reached.
+def tsimcne(
+    *, peak: float, end: float, warmup: int, total: int, epoch: int, **_: object
+) -> Schedule:
+    """t-SimCNE: the rate changes with the epoch; two epochs have the peak rate.
 
-    Of the cosine's 1 + E - W points the last one, of an epoch E, is not used.
+    Of the 1 + E - W points of the cosine the last one, of rate `end`, is not used.
     """
     warm, last = math.ceil(warmup / epoch), math.ceil(total / epoch)
     rate = warmup_cosine(peak, warm, last + 1, end, inclusive=True)
     return lambda step: rate(step // epoch)
 
 
-def steps(*, peak, warmup, total, epoch, changes, **_):
-    """MoCo v1: a tenth of the rate from each of the changes on."""
+def steps(
+    *,
+    peak: float,
+    warmup: int,
+    total: int,
+    epoch: int,
+    milestones: Sequence[float],
+    **_: object,
+) -> Schedule:
+    """MoCo v1: the rate is divided by ten at each of the milestones."""
     rate = warmup_cosine(peak, warmup, total, end=peak)
 
-    def schedule(step):
-        past = sum(jnp.asarray(step >= change * epoch, int) for change in changes)
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        past = sum(
+            jnp.asarray(step >= milestone * epoch, int) for milestone in milestones
+        )
         return rate(step) * 0.1**past
 
     return schedule

@@ -76,7 +76,7 @@ def test_each_field_of_the_recipe_is_compared_unless_it_is_free(tmp_path, monkey
         (("optim.lr", "0.01"), "optim.lr: was 0.005, now 0.01"),
         (("method.name", "byol"), "method.name: was 'simclr', now 'byol'"),
         (("init_from", "runs/other"), "init_from: was '', now 'other'"),
-        (("transfer_from", "512"), "transfer_from: was 0, now 512"),
+        (("recipe_batch_size", "512"), "recipe_batch_size: was 0, now 512"),
     ],
 )
 def test_a_changed_recipe_is_listed_on_the_card(tmp_path, change, line):

@@ -121,8 +121,8 @@ def test_tsimcne_cifar10_has_the_recipe_of_the_paper(stage, total, rates):
     """Epochs, rates by epoch, and what is decayed and frozen, in each stage."""
     from simclr_jax.experiment import build
 
-    begins = ",init_from=there" if stage > 1 else ""
-    c = config.load(f"configs/tsimcne_cifar10.py:stage={stage}{begins}")
+    init_from = ",init_from=elsewhere" if stage > 1 else ""
+    c = config.load(f"configs/tsimcne_cifar10.py:stage={stage}{init_from}")
     assert build.length(c, 60_000)[0] == total
     rate = build.build_schedule(c, images=60_000)
     for epoch, expected in rates.items():

@@ -34,7 +34,7 @@ RUNS = {  # keywords and rate
 def batches():
     source = open_source("cifar10_mini", split="train")
     views = views_of_simclr(size=32, strength=0.5, blur=0.0)
-    made = train_batches(source, views, batch_size=64, seed=0, start_step=0, steps=4)
+    made = train_batches(source, views, batch_size=64, seed=0, first_step=0, steps=4)
     return [Batch(views=batch.views) for batch in made]
 
 

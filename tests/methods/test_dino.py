@@ -29,7 +29,7 @@ def small(**changes):
 
 
 def optimiser():
-    return adamw(weight_decay=0.0, undecayed=(), total_steps=100)
+    return adamw(weight_decay=0.0, no_decay=(), total_steps=100)
 
 
 def crops(n=32, sides=(6, 6, 4, 4), seed=0):

@@ -97,7 +97,7 @@ def test_torchvision_s_resnet18():
 
 
 @pytest.mark.parametrize(
-    ("start", "std", "bound"),
+    ("initializer", "std", "bound"),
     [
         ("torch", (3 * 64) ** -0.5, 1 / 8),
         ("haiku", 0.8796 / 8, 2 / 8),
@@ -105,33 +105,33 @@ def test_torchvision_s_resnet18():
         ("normal", 1.0, 6),
     ],
 )
-def test_first_weights_of_heads(start, std, bound):
-    head = MLP((Layer(512, bias=True, norm=""),), start)
+def test_first_weights_of_heads(initializer, std, bound):
+    head = MLP((Layer(512, bias=True, norm=""),), initializer)
     params = head.init(jax.random.key(0), jnp.ones((1, 64)), False)["params"]["dense1"]
     assert np.std(params["kernel"]) == pytest.approx(std, rel=0.02)
     assert np.abs(params["kernel"]).max() <= bound
-    assert (np.abs(params["bias"]).max() > 0) == (start in ("torch", "normal"))
+    assert (np.abs(params["bias"]).max() > 0) == (initializer in ("torch", "normal"))
     assert np.abs(params["bias"]).max() <= 1 / 8
 
 
 def test_a_layer_may_start_in_its_own_way():
-    layers = (Layer(64, norm=""), Layer(64, norm="", start="normal"))
+    layers = (Layer(64, norm=""), Layer(64, norm="", initializer="normal"))
     params = MLP(layers).init(jax.random.key(0), jnp.ones((1, 64)), False)["params"]
     assert np.std(params["dense1"]["kernel"]) == pytest.approx(192**-0.5, rel=0.05)
     assert np.std(params["dense2"]["kernel"]) == pytest.approx(1, rel=0.05)
-    with pytest.raises(ValueError, match="start = 'wide' is not one of 'simclr'"):
-        MLP((Layer(64, start="wide"),))
+    with pytest.raises(ValueError, match="initializer = 'wide' is not one of 'simclr'"):
+        MLP((Layer(64, initializer="wide"),))
 
 
-@pytest.mark.parametrize("start", ["he", "haiku"])
-def test_first_kernels_of_resnets(start):
+@pytest.mark.parametrize("initializer", ["he", "haiku"])
+def test_first_kernels_of_resnets(initializer):
     x = jnp.zeros((1, 4, 4, 64))
-    conv = resnet.Conv(128, 3, start=start)
+    conv = resnet.Conv(128, 3, initializer=initializer)
     kernel = conv.init(jax.random.key(0), x)["params"]["kernel"]
     unit = (9 * 64) ** -0.5
-    std = {"he": (2 / (9 * 128)) ** 0.5, "haiku": 0.8796 * unit}[start]
+    std = {"he": (2 / (9 * 128)) ** 0.5, "haiku": 0.8796 * unit}[initializer]
     assert np.std(kernel) == pytest.approx(std, rel=0.02)
-    assert (np.abs(kernel).max() <= 2 * unit) == (start == "haiku")
+    assert (np.abs(kernel).max() <= 2 * unit) == (initializer == "haiku")
 
 
 @pytest.mark.parametrize("zero", [True, False])

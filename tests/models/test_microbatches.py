@@ -15,7 +15,7 @@ from simclr_jax.models.heads import projector
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 from simclr_jax.models.norm import BatchNorm
 from simclr_jax.models.rows import WHOLE, Rows
-from simclr_jax.models.transformer import STARTS, Block
+from simclr_jax.models.transformer import INITIALIZERS, Block
 from simclr_jax.sharding import by_batch, make_mesh
 from tests.tools import SMALL, Tiny, plain, small_batch
 
@@ -32,7 +32,7 @@ class Dropping(nn.Module):
     def __call__(self, x, train: bool, rows: Rows = WHOLE):
         x = x.reshape(len(x), 4, -1).astype(self.dtype) / 255
         x = nn.Dense(self.width, param_dtype=self.dtype)(x)
-        return Block(2, STARTS["dino"], drop=0.5)(x, train, rows).mean(1)
+        return Block(2, INITIALIZERS["dino"], drop=0.5)(x, train, rows).mean(1)
 
 
 def without_batch_norm():

@@ -236,7 +236,7 @@ def test_a_mesh_changes_nothing_and_moves_no_images(groups):
     ("name", "keywords", "message"),
     [
         ("resnet50", {"stem": "imgnet"}, r"stem = 'imgnet'.*'imagenet', 'cifar'"),
-        ("resnet50", {"pool": "tf"}, r"pool = 'tf'.*'same', 'torch'"),
+        ("resnet50", {"pool_padding": "tf"}, r"pool_padding = 'tf'.*'same', 'torch'"),
         ("resnet50", {"dtype": "float16"}, r"dtype = 'float16'.*'bfloat16'"),
         ("resnet50", {"width": 0}, "width = 0"),
         ("resnet18", {"sk_ratio": SK}, "ResNet-18 has basic blocks"),

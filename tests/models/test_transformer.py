@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.models.transformer import STARTS, Block, affine
+from simclr_jax.models.transformer import INITIALIZERS, Block, affine
 
 
 def test_kernel_gradients_in_bfloat16_are_rounded_once():
@@ -44,7 +44,7 @@ def test_gradients_agree_with_a_plain_product():
 
 
 def test_what_stays_is_scaled_and_the_branches_drop_apart():
-    block = Block(2, STARTS["dino"], drop=0.25)
+    block = Block(2, INITIALIZERS["dino"], drop=0.25)
     x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype(np.float32)
     init = jax.jit(block.init, static_argnums=2)
     params = init(jax.random.key(0), x, False)["params"]

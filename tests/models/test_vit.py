@@ -94,7 +94,9 @@ def test_published_parameter_counts(name, keywords, parameters, width):
     [("vit_s", 370_944, 21_665_664), ("vit_b", 741_888, 85_798_656)],
 )
 def test_moco_v3_freezes_what_it_published(name, frozen, everything):
-    encoder = ENCODERS[name](positions="sincos", start="moco_v3", frozen_patch=True)
+    encoder = ENCODERS[name](
+        positions="sincos", initializer="moco_v3", frozen_patch=True
+    )
     params = shapes(encoder)
     positions = sincos(14, 14, encoder.dim).size
     assert "positions" not in params
@@ -128,7 +130,9 @@ def test_parameter_paths():
 
 
 def test_a_config_has_the_keywords_and_not_the_sizes():
-    keys = "name patch heads positions start frozen_patch drop_path dtype mean std"
+    keys = (
+        "name patch heads positions initializer frozen_patch drop_path dtype mean std"
+    )
     assert sorted(schema.section(ENCODERS, "vit_s")) == sorted(keys.split())
     assert schema.section(ENCODERS, "vit_mini").patch == 4
 
@@ -294,7 +298,7 @@ def test_dino_starts():
 
 
 def test_moco_v3_starts():
-    encoder = vit.vit(192, 1, 3, start="moco_v3", positions="sincos")
+    encoder = vit.vit(192, 1, 3, initializer="moco_v3", positions="sincos")
     params = jax.jit(encoder.init, static_argnums=2)(
         jax.random.key(0), np.zeros((1, 32, 32, 3), np.uint8), False
     )["params"]
@@ -355,7 +359,7 @@ def test_a_mesh_changes_nothing_and_moves_no_images(dtype, close):
     ("name", "keywords", "message"),
     [
         ("vit_s", {"positions": "fixed"}, r"positions = 'fixed'.*'learned', 'sincos'"),
-        ("vit_s", {"start": "timm"}, r"start = 'timm'.*'dino', 'moco_v3'"),
+        ("vit_s", {"initializer": "timm"}, r"initializer = 'timm'.*'dino', 'moco_v3'"),
         ("vit_s", {"dtype": "float16"}, r"dtype = 'float16'.*'bfloat16'"),
         ("vit_s", {"patch": 0}, "patch = 0"),
         ("vit_s", {"heads": -1}, "heads = -1"),
@@ -374,7 +378,10 @@ def test_wrong_words(name, keywords, message):
     ("shape", "message"),
     [
         ((1, 30, 32, 3), "Patches of 4x4 do not divide pictures of 30x32"),
-        ((1, 8, 16, 3), "start on a square grid; these pictures have 2x4 patches"),
+        (
+            (1, 8, 16, 3),
+            "initialised on a square grid; these pictures have 2x4 patches",
+        ),
     ],
 )
 def test_pictures_that_do_not_fit(shape, message):

@@ -48,7 +48,7 @@ def test_the_planned_step_is_that_of_training(colour, placement):
     with jax.set_mesh(mesh):
         run = build.assemble(c, mesh, images=len(source), classes=10)
         batches = pipeline.train_batches(
-            source, build.recipe(c), batch_size=8, seed=0, start_step=0, steps=1,
+            source, build.recipe(c), batch_size=8, seed=0, first_step=0, steps=1,
             colour=colour,
         )  # fmt: skip
         batch, state = next(feed(batches, mesh)), run.create()

@@ -1,4 +1,4 @@
-"""LARS in both flavours against the released optimisers' numbers; the path rules."""
+"""LARS in both variants against the released optimisers' numbers; rules by path."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ import pytest
 from simclr_jax.train.optim import (
     NORMS_AND_BIASES,
     adamw,
-    clip_each,
+    clip_per_array,
     lars,
-    matched,
+    match_rules,
     sgd,
     with_rules,
 )
@@ -31,7 +31,7 @@ def walk(tx, rates, *, params, grads, path=("layer", "kernel")):
     return np.asarray(seen)
 
 
-ALL = {"undecayed": (), "unadapted": ()}
+ALL = {"no_decay": (), "no_adaptation": ()}
 
 
 @pytest.mark.parametrize("rate_in_momentum", [True, False])
@@ -53,7 +53,7 @@ def test_lars_at_a_constant_rate(rate_in_momentum):
         (False, [(2.9877019085, 4.0151361126), (2.9834274499, 4.0203969848)]),
     ],
 )
-def test_where_the_rate_enters_matters_when_it_changes(rate_in_momentum, expected):
+def test_variants_of_lars_differ_when_the_rate_changes(rate_in_momentum, expected):
     tx = lars(weight_decay=0.1, rate_in_momentum=rate_in_momentum, **ALL)
     seen = walk(tx, [2, 1, 0.5], params=[3.0, 4.0], grads=G)
     np.testing.assert_allclose(seen[0], (2.9936940737, 4.0077611400), rtol=2e-7)
@@ -61,7 +61,7 @@ def test_where_the_rate_enters_matters_when_it_changes(rate_in_momentum, expecte
 
 
 def test_excluded_parameters_take_plain_momentum_steps():
-    tx = lars(weight_decay=0.1, undecayed=(r"/bias$",), unadapted=(r"/bias$",))
+    tx = lars(weight_decay=0.1, no_decay=(r"/bias$",), no_adaptation=(r"/bias$",))
     seen = walk(tx, [2, 2, 2], params=[3.0, 4.0], grads=G, path=("layer", "bias"))
     np.testing.assert_allclose(seen, [(1, 8), (-2.8, 15.6), (-8.22, 26.44)], rtol=1e-6)
 
@@ -100,7 +100,7 @@ def test_sgd_is_nesterov_with_l2():
         v = 0.9 * v + g
         w = w - 0.5 * (g + 0.9 * v)
         seen.append(w)
-    tx = sgd(weight_decay=0.1, undecayed=())
+    tx = sgd(weight_decay=0.1, no_decay=())
     actual = walk(tx, [0.5, 0.5], params=[3.0, 4.0], grads=G)
     np.testing.assert_allclose(actual, seen, atol=1e-6)
 
@@ -109,7 +109,7 @@ def test_adamw_is_optax_adamw():
     params = {"layer": {"kernel": jnp.array([3.0, 4.0]), "bias": jnp.array([1.0])}}
     grads = {"layer": {"kernel": G, "bias": jnp.array([0.5])}}
     mask = {"layer": {"kernel": True, "bias": False}}
-    ours = adamw(weight_decay=0.1, undecayed=(r"/bias$",), total_steps=3)
+    ours = adamw(weight_decay=0.1, no_decay=(r"/bias$",), total_steps=3)
     theirs = optax.adamw(0.01, weight_decay=0.1, mask=mask)
     a, b = ours.init(params), theirs.init(params)
     p = q = params
@@ -124,7 +124,7 @@ def test_adamw_is_optax_adamw():
 def test_weight_decay_goes_up_by_a_cosine():
     """With a gradient of zero, the decay is all that moves AdamW's parameters."""
     tx = adamw(
-        weight_decay=0.04, weight_decay_end=0.4, undecayed=(), total_steps=125_100
+        weight_decay=0.04, weight_decay_end=0.4, no_decay=(), total_steps=125_100
     )
     params, zero = {"kernel": jnp.array([1.0])}, {"kernel": jnp.zeros(1)}
     state = tx.init(params)
@@ -133,21 +133,21 @@ def test_weight_decay_goes_up_by_a_cosine():
         np.testing.assert_allclose(-updates["kernel"], decay, rtol=1e-6)
 
 
-def test_rules_find_paths():
+def test_rules_match_paths():
     params = {
         "encoder": {"bn": {"scale": 0, "bias": 0}, "conv": {"kernel": 0}},
         "probe": {"kernel": 0, "bias": 0},
     }
-    found = matched((r"/(scale|bias)$", "^probe/"), params)
-    assert found == {
+    matches = match_rules((r"/(scale|bias)$", "^probe/"), params)
+    assert matches == {
         "encoder": {"bn": {"scale": True, "bias": True}, "conv": {"kernel": False}},
         "probe": {"kernel": True, "bias": True},
     }
 
 
-def test_a_rule_that_finds_nothing_lists_the_paths():
+def test_a_rule_without_matches_lists_the_paths():
     with pytest.raises(ValueError, match=r"(?s)'scael\$'.*layer/kernel"):
-        lars(undecayed=("scael$",)).init({"layer": {"kernel": jnp.ones(2)}})
+        lars(no_decay=("scael$",)).init({"layer": {"kernel": jnp.ones(2)}})
 
 
 def test_simclr_masks_of_resnet50():
@@ -158,8 +158,8 @@ def test_simclr_masks_of_resnet50():
     method = simclr(ENCODERS["resnet50"](), layers=3)
     views = [jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)] * 2
     state = jax.eval_shape(method.init, jax.random.key(0), views)
-    spared = matched(NORMS_AND_BIASES, state.params)
-    adapted = jax.tree.map(lambda x, skip: 0 if skip else x.ndim, state.params, spared)
+    excluded = match_rules(NORMS_AND_BIASES, state.params)
+    adapted = jax.tree.map(lambda x, out: 0 if out else x.ndim, state.params, excluded)
     ranks = [rank for rank in jax.tree.leaves(adapted) if rank]
     assert ranks.count(4) == 53
     assert ranks.count(2) == 3
@@ -174,7 +174,7 @@ def test_simclr_masks_of_resnet50():
     ],
 )
 def test_lars_of_moco_v3(rate_in_momentum, kernel, bias):
-    """What a tensor of rank 1 is spared from there is by path here."""
+    """The released code excludes tensors of rank 1; here they are excluded by path."""
     start = {"kernel": jnp.array([[1.0, 2], [3, 4]]), "bias": jnp.array([0.5, -0.5])}
     grads = {
         "kernel": jnp.array([[0.1, -0.2], [0.3, 0.4]]),
@@ -184,8 +184,8 @@ def test_lars_of_moco_v3(rate_in_momentum, kernel, bias):
     tx = lars(
         weight_decay=0.1,
         rate_in_momentum=rate_in_momentum,
-        undecayed=(r"/bias$",),
-        unadapted=(r"/bias$",),
+        no_decay=(r"/bias$",),
+        no_adaptation=(r"/bias$",),
     )
     state, seen = tx.init(params), []
     for step, rate in enumerate((0.3, 0.1)):
@@ -222,14 +222,14 @@ def steps(tx, rates, grad=(0.1, -0.2)):
 
 
 OPTIMISERS = {
-    "lars": lambda: lars(weight_decay=0.5, undecayed=(r"/bias$",), unadapted=()),
-    "sgd": lambda: sgd(weight_decay=0.5, undecayed=(r"/bias$",)),
-    "adamw": lambda: adamw(weight_decay=0.5, undecayed=(r"/bias$",), total_steps=9),
+    "lars": lambda: lars(weight_decay=0.5, no_decay=(r"/bias$",), no_adaptation=()),
+    "sgd": lambda: sgd(weight_decay=0.5, no_decay=(r"/bias$",)),
+    "adamw": lambda: adamw(weight_decay=0.5, no_decay=(r"/bias$",), total_steps=9),
 }
 
 
 @pytest.mark.parametrize("name", list(OPTIMISERS))
-def test_frozen_parameters_never_move_and_cost_no_moments(name):
+def test_frozen_parameters_have_no_updates_and_no_moments(name):
     tx = with_rules(OPTIMISERS[name](), frozen=("patch",), peak=0.1)
     moved, plain = steps(tx, [0.1] * 3), steps(OPTIMISERS[name](), [0.1] * 3)
     for (params, _), (others, _) in zip(moved, plain, strict=True):
@@ -242,37 +242,41 @@ def test_frozen_parameters_never_move_and_cost_no_moments(name):
             ):
                 np.testing.assert_allclose(a, b, rtol=1e-6)
     vectors = [x for x in jax.tree.leaves(moved[-1][1]) if x.ndim]
-    every = [x for x in jax.tree.leaves(plain[-1][1]) if x.ndim]
-    assert len(vectors) == len(every) * 4 // 5  # of five parameters one has none
+    plain_vectors = [x for x in jax.tree.leaves(plain[-1][1]) if x.ndim]
+    assert (
+        len(vectors) == len(plain_vectors) * 4 // 5
+    )  # of five parameters one has none
 
 
-def test_late_parameters_start_as_if_the_run_did():
+def test_late_parameters_are_updated_as_if_the_run_started_late():
     """The frozen leaf of DINO's AdamW: no decay, no moments and no count before."""
-    tx = adamw(weight_decay=0.5, undecayed=(r"/bias$",), total_steps=9)
-    tx = with_rules(tx, late=("^prototypes/",), late_step=2.0, peak=0.1)
+    tx = adamw(weight_decay=0.5, no_decay=(r"/bias$",), total_steps=9)
+    tx = with_rules(tx, delayed=("^prototypes/",), delay_steps=2.0, peak=0.1)
     seen = [params["prototypes"]["v"] for params, _ in steps(tx, [0.1] * 5)]
     np.testing.assert_array_equal(seen[0], [1, 2])
     np.testing.assert_array_equal(seen[1], [1, 2])
     np.testing.assert_allclose(seen[2], [0.85, 2.0], rtol=1e-6)
-    usual = adamw(weight_decay=0.5, undecayed=(), total_steps=9)
+    usual = adamw(weight_decay=0.5, no_decay=(), total_steps=9)
     others = [params["prototypes"]["v"] for params, _ in steps(usual, [0.1] * 3)]
     np.testing.assert_allclose(seen[2:], others, rtol=1e-6)
 
 
-def test_late_parameters_leave_their_moments_alone():
-    tx = with_rules(sgd(undecayed=()), late=("^prototypes/",), late_step=2, peak=0.1)
+def test_moments_of_late_parameters_are_zero_before_their_first_step():
+    tx = with_rules(
+        sgd(no_decay=()), delayed=("^prototypes/",), delay_steps=2, peak=0.1
+    )
     states = [state for _, state in steps(tx, [0.1] * 3)]
-    held = [
-        optax.tree.get(state.inner_states["late"], "trace")["prototypes"]["v"]
+    traces = [
+        optax.tree.get(state.inner_states["delayed"], "trace")["prototypes"]["v"]
         for state in states
     ]
-    np.testing.assert_array_equal(held[0], 0)
-    np.testing.assert_array_equal(held[1], 0)
-    np.testing.assert_allclose(held[2], [0.1, -0.2])
+    np.testing.assert_array_equal(traces[0], 0)
+    np.testing.assert_array_equal(traces[1], 0)
+    np.testing.assert_allclose(traces[2], [0.1, -0.2])
 
 
-def test_constant_parameters_stay_at_the_peak():
-    tx = sgd(momentum=0.0, nesterov=False, undecayed=())
+def test_constant_parameters_have_the_peak_rate():
+    tx = sgd(momentum=0.0, nesterov=False, no_decay=())
     tx = with_rules(tx, constant=("^predictor/",), peak=0.1)
     params, _ = steps(tx, [0.0, 0.1, 0.05])[-1]
     grad = np.array([0.1, -0.2])
@@ -286,29 +290,29 @@ def test_constant_parameters_stay_at_the_peak():
 
 def test_each_array_is_clipped_by_its_own_norm():
     grads = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([[0.3], [0.4]])}
-    tx = clip_each(1.0)
+    tx = clip_per_array(1.0)
     clipped, _ = tx.update(grads, tx.init(grads))
     np.testing.assert_allclose(clipped["a"], [0.6, 0.8], rtol=1e-6)
     np.testing.assert_array_equal(clipped["b"], grads["b"])
 
-    tx = sgd(momentum=0.0, nesterov=False, undecayed=())
+    tx = sgd(momentum=0.0, nesterov=False, no_decay=())
     params, _ = steps(with_rules(tx, peak=1.0, clip=1.0), [1.0], grad=(3.0, 4.0))[0]
     np.testing.assert_allclose(params["rest"]["bias"], [0.4, 1.2], rtol=1e-6)
 
 
-def test_without_rules_the_optimiser_is_itself():
+def test_without_rules_the_optimiser_is_returned():
     tx = sgd()
     assert with_rules(tx, peak=0.1) is tx
 
 
-@pytest.mark.parametrize("kind", ["frozen", "late", "constant"])
-def test_a_rule_around_an_optimiser_that_finds_nothing(kind):
-    tx = with_rules(sgd(undecayed=()), **{kind: ("^pach/",)}, peak=0.1)
+@pytest.mark.parametrize("rule", ["frozen", "delayed", "constant"])
+def test_frozen_late_and_constant_rules_must_match(rule):
+    tx = with_rules(sgd(no_decay=()), **{rule: ("^pach/",)}, peak=0.1)
     with pytest.raises(ValueError, match=r"(?s)'\^pach/'.*encoder/patch/kernel"):
         tx.init(PARAMS)
 
 
-def test_a_parameter_has_one_rule():
-    tx = with_rules(sgd(undecayed=()), frozen=("patch",), late=("encoder",), peak=0.1)
-    with pytest.raises(ValueError, match="frozen and late"):
+def test_a_parameter_must_not_match_two_rules():
+    tx = with_rules(sgd(no_decay=()), frozen=("patch",), delayed=("encoder",), peak=0.1)
+    with pytest.raises(ValueError, match="frozen and delayed"):
         tx.init(PARAMS)

@@ -96,7 +96,7 @@ def test_no_warmup_starts_at_the_peak():
     assert warmup_cosine(1.6, 0, 10)(0) == np.float32(1.6)
 
 
-def shape(name, *, peak, epochs, epoch, warmup=0, end=0.0, changes=()):
+def shape(name, *, peak, epochs, epoch, warmup=0, end=0.0, milestones=()):
     """The schedule of a run of `epochs` epochs, of them `warmup` to warm up."""
     return SHAPES[name](
         peak=peak,
@@ -104,11 +104,11 @@ def shape(name, *, peak, epochs, epoch, warmup=0, end=0.0, changes=()):
         warmup=warmup * epoch,
         total=epochs * epoch,
         epoch=epoch,
-        changes=changes,
+        milestones=milestones,
     )
 
 
-def test_dino_has_its_peak_twice():
+def test_dino_has_two_steps_at_the_peak():
     schedule = shape("dino", peak=0.1, end=0.01, epochs=5, epoch=4, warmup=2)
     seen = np.array([schedule(step) for step in range(20)])
     rise = np.linspace(0, 0.1, 8)
@@ -141,7 +141,7 @@ def test_dino_on_imagenet():
         (9.6, 10, 312, {5: 4.8, 10: 9.6, 55: 4.8}),
     ],
 )
-def test_moco_v3_moves_at_every_step(peak, warmup, epoch, expected):
+def test_moco_v3_changes_the_rate_at_every_step(peak, warmup, epoch, expected):
     epochs = 300 if warmup == 40 else 100
     schedule = shape("cosine", peak=peak, epochs=epochs, epoch=epoch, warmup=warmup)
     for e, rate in expected.items():
@@ -156,7 +156,7 @@ def test_moco_v3_moves_at_every_step(peak, warmup, epoch, expected):
         (0.03, 200, 5004, 199, 1.85051e-6),  # MoCo v2
     ],
 )
-def test_a_rate_for_a_whole_epoch(peak, epochs, epoch, e, rate):
+def test_the_rate_is_constant_within_an_epoch(peak, epochs, epoch, e, rate):
     schedule = shape("epochs", peak=peak, epochs=epochs, epoch=epoch)
     for step in (e * epoch, e * epoch + 1, (e + 1) * epoch - 1):
         np.testing.assert_allclose(schedule(step), rate, rtol=2e-6)
@@ -165,9 +165,14 @@ def test_a_rate_for_a_whole_epoch(peak, epochs, epoch, e, rate):
 
 
 @pytest.mark.parametrize("warmup", [0, 2])
-def test_moco_v1_goes_down_by_tenths(warmup):
+def test_moco_v1_divides_the_rate_by_ten(warmup):
     schedule = shape(
-        "steps", peak=0.03, epochs=200, epoch=50, warmup=warmup, changes=(120.0, 160.0)
+        "steps",
+        peak=0.03,
+        epochs=200,
+        epoch=50,
+        warmup=warmup,
+        milestones=(120.0, 160.0),
     )
     expected = {
         100: 0.03,

@@ -1,0 +1,62 @@
+"""Work directories and cards from before config keys were renamed."""
+
+import json
+
+import pytest
+
+from simclr_jax.experiment import config, workdir
+from simclr_jax.experiment.renamed_keys import RENAMED, with_new_keys
+from simclr_jax.reproduce import card
+
+FORMER = {new: old for old, new in RENAMED.items()}
+
+
+def with_former_keys(c, prefix=""):
+    """A plain config as an older version wrote it."""
+    old = {}
+    for key, value in c.items():
+        path = f"{prefix}{key}"
+        name = FORMER.get(path, path).removeprefix(prefix)
+        section = isinstance(value, dict)
+        old[name] = with_former_keys(value, f"{path}.") if section else value
+    return old
+
+
+@pytest.mark.parametrize("name", ["dino_imagenet", "byol_imagenet", "tsimcne_cifar10"])
+def test_an_older_work_directory_opens(tmp_path, name):
+    now = config.plain(config.load(f"configs/{name}.py"))
+    old = with_former_keys(now)
+    assert {"transfer_from", "start", "late"} <= {
+        *old,
+        *old["encoder"],
+        *old["optim"],
+    }
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert workdir.read_saved(tmp_path) == now
+    assert config.plain(workdir.saved_config(tmp_path)) == now
+
+
+def test_new_names_exist_and_are_left_alone():
+    now = config.plain(config.load("configs/simclr_imagenet.py"))
+    assert with_new_keys(now) == now
+    names = {"recipe_batch_size", "encoder.zero_init", "optim.trust_coefficient"}
+    assert names <= set(RENAMED.values())
+    for name in names:
+        section = now
+        for part in name.split("."):
+            section = section[part]
+
+
+def test_a_former_name_on_the_command_line_is_told_its_new_one():
+    c = config.load("configs/quickstart.py")
+    with pytest.raises(ValueError, match=r"optim\.late is now called optim\.delayed"):
+        config.override(c, [("optim.late", "('a',)")])
+
+
+def test_committed_cards_say_that_they_were_migrated():
+    cards = card.committed().values()
+    assert cards
+    for content in cards:
+        assert card.is_intact(content)
+        assert "former names" in content["migrated"]
+        assert content["migrated"] in card.report(content)
