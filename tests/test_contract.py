@@ -18,7 +18,7 @@ from simclr_jax.sharding import by_batch, fsdp, make_mesh, replicated
 from simclr_jax.train.checkpoint import Checkpoints, template
 from simclr_jax.train.step import make_train_step
 from tests.tools import (
-    SMALL,
+    METHOD_WIDTHS,
     Tiny,
     collectives,
     compiled_step,
@@ -97,7 +97,7 @@ def differentiated(name, probe=True):
 
 
 def test_has_its_row_here(name):
-    assert name in SMALL
+    assert name in METHOD_WIDTHS
 
 
 def test_the_loss_reads_only_a_blind_state(name):
@@ -161,7 +161,7 @@ def test_devices_send_each_other_embeddings_and_sums_and_no_picture(name):
         shapes = re.findall(r"\[([\d,]*)\]", kinds)
         sizes[kind] += [math.prod(map(int, filter(None, x.split(",")))) for x in shapes]
     views, n, side, _, colours = np.shape(BATCH.views)
-    assert sum(sizes["all-gather"]) <= views * n * SMALL[name]["out"]
+    assert sum(sizes["all-gather"]) <= views * n * METHOD_WIDTHS[name]["out"]
     assert max(sizes["all-reduce"]) < n / 8 * side * side * colours  # of one device
 
 
@@ -185,7 +185,7 @@ def test_by_blocks_there_is_no_matrix_of_all_to_all(name):
     blocks = "block" in schema.defaults(METHODS[name])  # else nobody meets all others
     for block in (n, 16) if blocks else (0,):
         words = {"block": block} if blocks else {}
-        method = METHODS[name](Tiny(), **SMALL[name] | queue | words)
+        method = METHODS[name](Tiny(), **METHOD_WIDTHS[name] | queue | words)
         state = jax.eval_shape(method.init, jax.random.key(0), batch.views)
         gradient = jax.grad(method.loss, has_aux=True)
         made = jax.make_jaxpr(gradient)(state.params, state.for_loss(), batch, KEY)

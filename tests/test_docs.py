@@ -187,7 +187,7 @@ def test_the_quickstart_and_its_evaluations_run(tmp_path, in_process, capsys):
     assert "run by tensorflow" in capsys.readouterr().out
 
 
-SMALL = (
+SHORT_RUN = (
     *("--config.steps=2", "--config.data.batch_size=8", "--config.encoder.channels=4"),
     *("--config.method.hidden=16", "--config.checkpoint.every=2"),
 )
@@ -206,7 +206,7 @@ def test_pictures_of_a_user(tmp_path, in_process):
         for path, command in ALL
         if path.name == "README.md" and "runs/mine" in command
     )
-    pretrain.main(short(first, tmp_path / "mine", *SMALL))
+    pretrain.main(short(first, tmp_path / "mine", *SHORT_RUN))
     evaluate.main(short(second, tmp_path / "mine"))
     assert (tmp_path / "mine" / "embedding.png").stat().st_size > 200
 

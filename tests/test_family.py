@@ -3,7 +3,6 @@
 In two processes, and resumed: minutes in all, so behind `make test-long`.
 """
 
-import json
 import shlex
 import shutil
 import subprocess
@@ -13,12 +12,12 @@ import numpy as np
 import pytest
 
 from simclr_jax.methods.catalog import METHODS
-from tests.tools import with_devices
+from tests.tools import losses, with_devices
 
 pytestmark = pytest.mark.long
 CONFIGS = {name: f"configs/{name}_quickstart.py" for name in METHODS}
 CONFIGS["simclr"] = "configs/quickstart.py"
-SMALL = (
+RUN = (
     "--config.data.batch_size=32",
     "--config.data.split=train[:500]",
     "--config.encoder.channels=4",
@@ -31,16 +30,11 @@ SMALL = (
 )
 
 
-def losses(workdir):
-    text = (workdir / "metrics.jsonl").read_text()
-    return [json.loads(line)["loss"] for line in text.splitlines()]
-
-
 def train(config, workdir, *changes, devices):
     """In one process."""
     door = [sys.executable, "-m", "simclr_jax", "pretrain", f"--config={config}"]
     subprocess.run(
-        [*door, f"--workdir={workdir}", *SMALL, *changes],
+        [*door, f"--workdir={workdir}", *RUN, *changes],
         env=with_devices(devices),
         check=True,
     )
@@ -48,7 +42,7 @@ def train(config, workdir, *changes, devices):
 
 def train_in_two(config, workdir, *changes):
     """In two processes of two devices each."""
-    words = shlex.join([f"--config={config}", f"--workdir={workdir}", *SMALL, *changes])
+    words = shlex.join([f"--config={config}", f"--workdir={workdir}", *RUN, *changes])
     subprocess.run(
         f"launch/local.sh 2 {words}",
         shell=True,

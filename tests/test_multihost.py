@@ -13,27 +13,21 @@ import numpy as np
 import pytest
 
 from tests.test_docs import ALL
-from tests.tools import last_of_each, with_devices
-
-SMALL = (
-    "--config=configs/quickstart.py",
-    "--config.data.batch_size=32",
-    "--config.encoder.channels=4",
-    "--config.method.hidden=16",
-    "--config.log_every=1",
+from tests.tools import (
+    FEW_PICTURES,
+    SMALL_RUN,
+    last_of_each,
+    losses,
+    with_devices,
 )
-FEW = ("--config.data.split=train[:500]", "--config.data.eval_split=test[:100]")
 
-
-def losses(workdir):
-    text = (workdir / "metrics.jsonl").read_text()
-    return [json.loads(line)["loss"] for line in text.splitlines()]
+RUN = ("--config=configs/quickstart.py", *SMALL_RUN, "--config.log_every=1")
 
 
 def test_two_processes_train_as_one(tmp_path):
     """1 process x 4 devices against the README's 2 processes x 2 devices."""
-    run = [*SMALL, "--config.steps=4", "--config.optim.lr=0.001"]
-    run += ["--config.evaluate.every=4", *FEW]
+    run = [*RUN, "--config.steps=4", "--config.optim.lr=0.001"]
+    run += ["--config.evaluate.every=4", *FEW_PICTURES]
     (command,) = {command for _, command in ALL if "launch/local.sh" in command}
     command = command.replace("runs/two", f"{tmp_path}/2")
     level, _ = os.environ["XLA_FLAGS"].split()  # the same compiler options
@@ -71,7 +65,7 @@ def test_two_processes_train_as_one(tmp_path):
 
 def test_sigterm_saves_and_exits_with_try_again(tmp_path):
     """SIGTERM, as sent by a preempted machine: exit code 75 and a checkpoint."""
-    command = [sys.executable, "-m", "simclr_jax", "pretrain", *SMALL]
+    command = [sys.executable, "-m", "simclr_jax", "pretrain", *RUN]
     command += ["--config.steps=100000", f"--workdir={tmp_path}"]
     child = subprocess.Popen(command, env=with_devices(1), stderr=subprocess.PIPE)
     deadline = time.monotonic() + 200
@@ -88,7 +82,7 @@ def test_sigterm_saves_and_exits_with_try_again(tmp_path):
 
 @pytest.mark.long
 def test_a_usage_error_exits_with_2_and_one_line(tmp_path):
-    command = [sys.executable, "-m", "simclr_jax", "pretrain", *SMALL]
+    command = [sys.executable, "-m", "simclr_jax", "pretrain", *RUN]
     command += [f"--workdir={tmp_path}", "--config.data.batch_size=9999"]
     command = last_of_each(command)
     done = subprocess.run(command, env=with_devices(1), capture_output=True, text=True)
@@ -112,7 +106,7 @@ def start_two(*workdirs, steps=100_000, before=""):
         f"{before}\nfrom simclr_jax.cli import common, pretrain\n"
         "common.run_and_exit(pretrain.main)"
     )
-    arguments = [*SMALL, f"--config.steps={steps}", "--config.optim.lr=0.01"]
+    arguments = [*RUN, f"--config.steps={steps}", "--config.optim.lr=0.01"]
     return [
         subprocess.Popen(
             [sys.executable, "-c", script, *arguments, f"--workdir={workdir}"],

@@ -1,5 +1,6 @@
-"""What several tests share: a tiny run of any method, and a look at compiled plans."""
+"""Helpers of several tests: a tiny run of any method, collectives of a program."""
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from simclr_jax.train.step import make_train_step
 
 CLASSES = 10
 CLOCK = {"total_steps": 100, "steps_per_epoch": 10}
-SMALL = {  # one row a method: small widths
+METHOD_WIDTHS = {  # arguments of each method's factory
     "simclr": {"hidden": 16, "out": 8},
     "moco": {"hidden": 16, "out": 8, "queue": 40},  # no batch of 16 or 32 divides it
     "mocov3": {"hidden": 16, "out": 8, "total_steps": 10},
@@ -34,6 +35,17 @@ SMALL = {  # one row a method: small widths
     "dino": {"hidden": 16, "out": 8, "prototypes": 32, **CLOCK},
     "tsimcne": {"hidden": 16, "out": 8},
 }
+
+
+SMALL_RUN = (  # arguments of `pretrain`: a run of seconds
+    "--config.data.batch_size=32",
+    "--config.encoder.channels=4",
+    "--config.method.hidden=16",
+)
+FEW_PICTURES = (
+    "--config.data.split=train[:500]",
+    "--config.data.eval_split=test[:100]",
+)
 
 
 class Tiny(nn.Module):
@@ -67,17 +79,17 @@ def last_of_each(arguments: Sequence[str]) -> list[str]:
 
 def small_method(name: str, probe: bool = True, encoder=None):
     """A method of the catalogue around an encoder, Tiny by default."""
-    method = METHODS[name](encoder or Tiny(groups=2), **SMALL[name])
+    method = METHODS[name](encoder or Tiny(groups=2), **METHOD_WIDTHS[name])
     return with_probe(method, CLASSES) if probe else method
 
 
 def small_batch(n: int = 16, side: int = 8, seed: int = 0) -> Batch:
     """Two views of n pictures of noise, and labels."""
-    draw = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     views = tuple(
-        draw.integers(0, 256, (n, side, side, 3)).astype(np.uint8) for _ in range(2)
+        rng.integers(0, 256, (n, side, side, 3)).astype(np.uint8) for _ in range(2)
     )
-    label = draw.integers(0, CLASSES, n).astype(np.int32)
+    label = rng.integers(0, CLASSES, n).astype(np.int32)
     return Batch(label=label, views=views)
 
 
@@ -90,8 +102,7 @@ def small_state(method, tx, batch, mesh):
         opt_state = tx.init(state.params)
         return state.replace(opt_state=opt_state, step=zero, skipped=zero, streak=zero)
 
-    place = sharding.replicated(mesh)
-    return jax.jit(create, out_shardings=place)(jax.random.key(0))
+    return jax.jit(create, out_shardings=sharding.replicated(mesh))(jax.random.key(0))
 
 
 def small_optimiser():
@@ -100,20 +111,20 @@ def small_optimiser():
 
 
 def begin_in(workdir, c):
-    """Makes a folder the work directory of a run that has not done a step."""
+    """Makes a folder the work directory of a run before its first step."""
     record_run(c, open_source("cifar10_mini", split="train"), workdir)
 
 
 def leave_in(workdir, c):
-    """Makes a folder what 3 steps of a run leave behind; returns the state saved there.
+    """Makes a folder the work directory of a run of 3 steps; returns its state.
 
-    Parameters, targets and statistics are noise: each has a value of its own.
+    Parameters, targets and statistics are noise, all different.
     """
     begin_in(workdir, c)
     mesh = jax.sharding.Mesh(jax.devices()[:1], sharding.DATA)
     state = build.assemble(c, mesh, **data_sizes(workdir)).create()
-    draw = np.random.default_rng(1)
-    noise = lambda x: draw.uniform(0.5, 1.5, x.shape).astype(np.float32)  # noqa: E731
+    rng = np.random.default_rng(1)
+    noise = lambda x: rng.uniform(0.5, 1.5, x.shape).astype(np.float32)  # noqa: E731
     state = state.replace(
         step=jnp.int32(3),
         params=jax.tree.map(noise, state.params),
@@ -126,11 +137,17 @@ def leave_in(workdir, c):
     return state
 
 
+def losses(workdir):
+    """The losses that a run has logged, in order."""
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line)["loss"] for line in text.splitlines()]
+
+
 def compiled_step(method, tx, mesh, rate=0.1, prepare=lambda batch: batch):
     """The jitted train step, donating its state."""
-    place = sharding.replicated(mesh)
+    replicated = sharding.replicated(mesh)
     step = make_train_step(method, tx, lambda step: jnp.float32(rate), prepare)
-    return jax.jit(step, donate_argnums=0, out_shardings=(place, place))
+    return jax.jit(step, donate_argnums=0, out_shardings=(replicated, replicated))
 
 
 def plain(tree):
@@ -154,7 +171,7 @@ COLLECTIVE = re.compile(
 
 def collectives(compiled) -> list[tuple[str, str]]:
     """(kind, result type) of every collective of a compiled program."""
-    return [(kind, kinds) for kinds, kind in COLLECTIVE.findall(compiled.as_text())]
+    return [(name, result) for result, name in COLLECTIVE.findall(compiled.as_text())]
 
 
 def convolve_by_hand(x, kernel, stride):

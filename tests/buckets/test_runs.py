@@ -29,7 +29,7 @@ from tests.zoo.test_importing import vit_mini
 pytestmark = pytest.mark.buckets
 
 ROOT = pathlib.Path(__file__).parents[2]
-SMALL = (
+RUN = (
     "--config.data.batch_size=16",
     "--config.encoder.channels=4",
     "--config.method.hidden=16",
@@ -37,7 +37,7 @@ SMALL = (
     "--config.checkpoint.every=20",
     "--config.steps=60",
 )
-PRETRAIN = ("-m", "simclr_jax", "pretrain", "--config", "configs/quickstart.py", *SMALL)
+PRETRAIN = ("-m", "simclr_jax", "pretrain", "--config", "configs/quickstart.py", *RUN)
 EVALUATE = ("-m", "simclr_jax", "evaluate", "--config.data.eval_split=test[:100]")
 
 

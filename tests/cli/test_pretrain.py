@@ -23,17 +23,20 @@ from simclr_jax.experiment.workdir import open_saved
 from simclr_jax.train import checkpoint
 from simclr_jax.train.checkpoint_errors import CheckpointError
 from simclr_jax.train.loop import Diverged
-from tests.tools import last_of_each, plain, with_devices
+from tests.tools import (
+    FEW_PICTURES,
+    SMALL_RUN,
+    last_of_each,
+    plain,
+    with_devices,
+)
 
-SMALL = (  # a run of seconds
-    "--config.data.batch_size=32",
-    "--config.encoder.channels=4",
-    "--config.method.hidden=16",
+RUN = (
+    *SMALL_RUN,
     "--config.log_every=2",
     "--config.checkpoint.every=2",
     "--config.steps=6",
 )
-FEW = ("--config.data.split=train[:500]", "--config.data.eval_split=test[:100]")
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +46,7 @@ def one_device(in_process):
 
 def train(workdir, *arguments):
     first = ("--config=configs/quickstart.py", f"--workdir={workdir}")
-    pretrain.main(last_of_each([*first, *SMALL, *arguments]))
+    pretrain.main(last_of_each([*first, *RUN, *arguments]))
 
 
 def lines(workdir):
@@ -148,7 +151,7 @@ def test_a_run_without_metrics_can_be_evaluated(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(runtime.StopSignal, "__call__", lambda self, done: done == 1)
     with pytest.raises(common.Preempted):
-        train(tmp_path, "--config.log_every=5", *FEW)
+        train(tmp_path, "--config.log_every=5", *FEW_PICTURES)
     assert not (tmp_path / "metrics.jsonl").exists()
     evaluate.main([f"--workdir={tmp_path}"])
     output = capsys.readouterr().out
@@ -199,7 +202,7 @@ def run(step, state, batches, plan, *, checkpoints, **rest):
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 loop_run, loop.run = loop.run, run
-arguments = {["--config=configs/quickstart.py", *SMALL]!r}
+arguments = {["--config=configs/quickstart.py", *RUN]!r}
 common.run_and_exit(lambda argv: pretrain.main([*arguments, "--workdir={tmp_path}"]))
 """
     process = subprocess.run(

@@ -1,6 +1,5 @@
 """Runs that start with the arrays of another: from SimCLR to t-SimCNE's last stage."""
 
-import json
 import shutil
 
 import jax
@@ -13,9 +12,9 @@ from simclr_jax.experiment import build, config, init_from, training
 from simclr_jax.experiment.workdir import data_sizes, read_saved
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.train.checkpoint import restore_latest
-from tests.tools import Tiny, begin_in, leave_in, plain
+from tests.tools import Tiny, begin_in, leave_in, losses, plain
 
-SMALL = {
+SHORT_RUN = {
     "data.batch_size": "32",
     "method.hidden": "16",
     "log_every": "1",
@@ -40,7 +39,7 @@ def tiny(*, stem: str = "small"):
 def small(name="configs/quickstart.py", **changes):
     c = config.load(name)
     changes = {key.replace("__", "."): value for key, value in changes.items()}
-    config.override(c, [*changes.items(), *SMALL.items()])
+    config.override(c, [*changes.items(), *SHORT_RUN.items()])
     return c
 
 
@@ -147,11 +146,6 @@ def final(workdir):
     c = config.restored(read_saved(workdir))
     job = build.assemble(c, sharding.make_mesh(), **data_sizes(workdir))
     return restore_latest(workdir / "checkpoints", build.abstract(job))
-
-
-def losses(workdir):
-    text = (workdir / "metrics.jsonl").read_text()
-    return [json.loads(line)["loss"] for line in text.splitlines()]
 
 
 def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):

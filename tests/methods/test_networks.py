@@ -13,7 +13,7 @@ from simclr_jax.models import resnet
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.models.heads import MLP, Layer
 from simclr_jax.models.norm import BatchNorm
-from tests.tools import SMALL, Tiny, small_batch
+from tests.tools import METHOD_WIDTHS, Tiny, small_batch
 
 
 def shapes(name, encoder, side=224, **keywords):
@@ -80,7 +80,7 @@ def test_tsimcne(out, total):
 def test_tsimcne_compares_as_they_are_both_views_of_one_pass():
     """z without normalising, of one batch of both views: statistics of 2N pictures."""
     batch = small_batch(8)
-    method = METHODS["tsimcne"](Tiny(), **SMALL["tsimcne"])
+    method = METHODS["tsimcne"](Tiny(), **METHOD_WIDTHS["tsimcne"])
     state = method.init(jax.random.key(0), batch.views)
     loss, (_, y, _) = method.loss(state.params, state.for_loss(), batch, state.rng)
     np.testing.assert_allclose(loss, cauchy(y.heads["projector"])[0], rtol=1e-6)
@@ -146,7 +146,7 @@ def test_last_scales_start_as_asked(zero):
 def test_simsiam_compares_across_views():
     """The loss, recomputed from what the network says."""
     batch = small_batch(8)
-    method = METHODS["simsiam"](Tiny(), **SMALL["simsiam"])
+    method = METHODS["simsiam"](Tiny(), **METHOD_WIDTHS["simsiam"])
     state = method.init(jax.random.key(0), batch.views)
     loss, (_, y, _) = method.loss(state.params, state.for_loss(), batch, state.rng)
     expected = (
@@ -167,7 +167,7 @@ def test_three_views_are_not_two(name):
     if name == "dino":
         pytest.skip("it takes any number")
     views = small_batch(4).views
-    method = METHODS[name](Tiny(), **SMALL[name])
+    method = METHODS[name](Tiny(), **METHOD_WIDTHS[name])
     state = method.init(jax.random.key(0), views)
     with pytest.raises(ValueError, match=r"two views of each picture.* makes 3"):
         method.loss(

@@ -17,7 +17,7 @@ from simclr_jax.models.norm import BatchNorm
 from simclr_jax.models.rows import WHOLE, Rows
 from simclr_jax.models.transformer import INITIALIZERS, Block
 from simclr_jax.sharding import by_batch, make_mesh
-from tests.tools import SMALL, Tiny, plain, small_batch
+from tests.tools import METHOD_WIDTHS, Tiny, plain, small_batch
 
 KEY = jax.random.key(1)
 
@@ -44,7 +44,9 @@ def without_batch_norm():
 
 
 def in_parts(name, k, batch, encoder=None):
-    method = METHODS[name](encoder or Dropping(), BatchOptions(k), **SMALL[name])
+    method = METHODS[name](
+        encoder or Dropping(), BatchOptions(k), **METHOD_WIDTHS[name]
+    )
     state = method.init(jax.random.key(0), batch.views)
 
     @jax.jit
@@ -173,7 +175,7 @@ class Deep(nn.Module):
 
 def compiled(k, batch, devices=1):
     mesh = make_mesh(jax.devices()[:devices])
-    method = METHODS["simclr"](Deep(), BatchOptions(k), **SMALL["simclr"])
+    method = METHODS["simclr"](Deep(), BatchOptions(k), **METHOD_WIDTHS["simclr"])
     state = method.init(jax.random.key(0), batch.views)
     place = by_batch(mesh)
     shapes = jax.tree.map(

@@ -1,4 +1,4 @@
-"""BYOL's pickles: what they hold arrives, and what they ask for is not done."""
+"""BYOL's pickles: their arrays are read, and their code is not run."""
 
 import base64
 import collections
@@ -14,21 +14,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from simclr_jax import sharding
-from simclr_jax.experiment import build, config, importing
-from simclr_jax.train.checkpoint import restore_latest
 from simclr_jax.tree import by_path
+from simclr_jax.zoo.haiku import formats as haiku_formats
 from simclr_jax.zoo.haiku import read as haiku_read
-from simclr_jax.zoo.tensorflow import formats as tf_formats
-from tests.zoo.haiku_byol import BRANCHES, Forward, alike, drawn, encoder, manifest
-from tests.zoo.taking import difference, fill
-
-WHO = ("online", "target")
+from tests.zoo.haiku_byol import BRANCHES, Forward, encoder, manifest, random, zeros
+from tests.zoo.workdirs import (
+    convert,
+    imported,
+    logits,
+    outputs,
+    relative_difference,
+    saved_run,
+)
 
 
 @pytest.fixture
 def foreign(monkeypatch):
-    """Lets a pickle name things as parts of packages that are not there."""
+    """Gives classes and functions the names of packages that are not installed."""
 
     def make(module, name, value):
         value.__module__, value.__qualname__ = module, name
@@ -62,7 +64,7 @@ def write(path, trees, foreign):
     path.write_bytes(pickle.dumps(content, protocol=2))
 
 
-SMALL = {
+SHAPES = {
     "online_params": {"projector/linear": {"w": (2, 3), "b": (3,)}},
     "target_params": {"projector/linear": {"w": (2, 3), "b": (3,)}},
     "online_state": {"projector/batch_norm/~/mean_ema": {"average": (1, 3)}},
@@ -70,23 +72,23 @@ SMALL = {
 }
 
 
-def test_all_arrays_come_out(tmp_path, foreign):
-    trees = drawn(SMALL)
+def test_all_arrays_are_read(tmp_path, foreign):
+    trees = random(SHAPES)
     write(tmp_path / "byol.pkl", trees, foreign)
-    got = haiku_read.arrays(str(tmp_path / "byol.pkl"))
-    assert len(got) == 5
-    for who in ("online", "target"):
+    arrays = haiku_read.arrays(str(tmp_path / "byol.pkl"))
+    assert len(arrays) == 5
+    for branch in ("online", "target"):
         for leaf in "wb":
-            name = f"{who}_params/projector/linear/{leaf}"
-            wanted = trees[f"{who}_params"]["projector/linear"][leaf]
-            np.testing.assert_array_equal(got[name], wanted)
+            name = f"{branch}_params/projector/linear/{leaf}"
+            expected = trees[f"{branch}_params"]["projector/linear"][leaf]
+            np.testing.assert_array_equal(arrays[name], expected)
     name = "online_state/projector/batch_norm/~/mean_ema"
-    assert got[f"{name}/average"].shape == (1, 3)
+    assert arrays[f"{name}/average"].shape == (1, 3)
 
 
-# By dill 0.4.1, Haiku 0.0.17 and Jax 0.10.2, where BYOL's own code makes such files:
-# Haiku's mappings, a NumPy array and a Jax one in BYOL's named tuple.
-REAL = (
+# Written by dill 0.4.1, Haiku 0.0.17 and jax 0.10.2 as by BYOL's code: Haiku's
+# mappings, a NumPy array and a jax array in BYOL's named tuple.
+WRITTEN_BY_DILL = (
     "c-nPR=~mM~6b>!2L{K(y0TuVS1yNK~l!}5%rRv}k*EmgwCXlB2CX)mG!8!P&1>VAE(FfC+v<1!q<|KD!"
     "?%X@ya%MfX2F<W~G)-fxA>&?&1;UO56$~v-!Sj97R#CSd&ScUKXo(d>9QsU0${LV;_H?D}&ulj@B)w_F"
     ">Xv8a!1n@Xhm_M&gw`Y{C@(V6%pJ12cIxW5ZAq$8R!_BCovJEq?mGlJ6Y#vmHdU~9=tJMYVS+BhajCZ)"
@@ -101,25 +103,28 @@ REAL = (
 )
 
 
-def test_a_pickle_that_dill_wrote(tmp_path):
-    (tmp_path / "byol.pkl").write_bytes(zlib.decompress(base64.b85decode(REAL)))
-    got = haiku_read.arrays(str(tmp_path / "byol.pkl"))
+def test_a_pickle_written_by_dill(tmp_path):
+    (tmp_path / "byol.pkl").write_bytes(
+        zlib.decompress(base64.b85decode(WRITTEN_BY_DILL))
+    )
+    arrays = haiku_read.arrays(str(tmp_path / "byol.pkl"))
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    assert set(got) == {f"{who}_params/projector/linear/w" for who in WHO}
-    np.testing.assert_array_equal(got["online_params/projector/linear/w"], x)
-    np.testing.assert_array_equal(got["target_params/projector/linear/w"], x + 1)
+    names = [f"{branch}_params/projector/linear/w" for branch in ("online", "target")]
+    assert list(arrays) == names
+    np.testing.assert_array_equal(arrays[names[0]], x)
+    np.testing.assert_array_equal(arrays[names[1]], x + 1)
 
 
 class Evil:
-    def __init__(self, function, *said):
-        self.function, self.said = function, said
+    def __init__(self, function, *args):
+        self.function, self.args = function, args
 
     def __reduce__(self):
-        return self.function, self.said
+        return self.function, self.args
 
 
 class Address:
-    """An array whose bytes would be taken for the address of an object."""
+    """An array whose bytes NumPy would use as the address of an object."""
 
     def __init__(self, way):
         self.way = way
@@ -128,30 +133,30 @@ class Address:
         address = id(self).to_bytes(8, "little")
         if self.way == "call":
             return np.ndarray, ((1,), "O", address)
-        made, about, _ = np.zeros(1, object).__reduce__()
+        function, args, _ = np.zeros(1, object).__reduce__()
         if self.way == "disguise":
-            return made, about, (1, (1,), Disguise(), False, [1])
-        return made, about, (1, (1,), np.dtype("O"), False, address)
+            return function, args, (1, (1,), Disguise(), False, [1])
+        return function, args, (1, (1,), np.dtype("O"), False, address)
 
 
 class Disguise:
-    """An object of a package that is let through, which turns into a type of arrays."""
+    """An object of an allowed package whose state changes its class to a dtype."""
 
     def __reduce__(self):
-        return jax.ShapeDtypeStruct, (), ({"said": "O"}, {"__class__": np.dtype})
+        return jax.ShapeDtypeStruct, (), ({"code": "O"}, {"__class__": np.dtype})
 
 
 @pytest.mark.parametrize(
-    ("way", "word"),
+    ("way", "message"),
     [
         ("call", "no checkpoint of BYOL"),  # nothing was called
-        ("state", "no numbers"),
-        ("disguise", "no numbers"),
+        ("state", "not of numbers"),
+        ("disguise", "not of numbers"),
     ],
 )
-def test_bytes_are_not_taken_for_addresses(way, word, tmp_path):
+def test_bytes_are_not_used_as_addresses(way, message, tmp_path):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"x": Address(way)}, 2))
-    with pytest.raises(ValueError, match=word):
+    with pytest.raises(ValueError, match=message):
         haiku_read.arrays(str(tmp_path / "x.pkl"))
 
 
@@ -162,66 +167,66 @@ def test_a_malicious_pickle_is_refused_and_not_run(function, protocol, tmp_path)
     bad = Evil(function, f"touch {mark}")
     content = {"experiment_state": [bad, 0, 0, 0, 0]}
     (tmp_path / "byol.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
-    said = rf"asks for \w[\w.]*\.{function.__name__}\. .*nothing was run"
-    with pytest.raises(ValueError, match=said):
-        tf_formats.byol(str(tmp_path / "byol.pkl"))
+    message = rf"asks for \w[\w.]*\.{function.__name__}\. .*nothing was run"
+    with pytest.raises(ValueError, match=message):
+        haiku_formats.byol(str(tmp_path / "byol.pkl"))
     assert not mark.exists()
 
 
 def test_a_foreign_class_runs_nothing(tmp_path, foreign):
-    """Even a function of a package that is let through is only kept in mind."""
+    """A function of an allowed package is not called either."""
     mark = tmp_path / "ran"
 
-    def run_it(where):
-        open(where, "w").close()
+    def run_it(path):
+        open(path, "w").close()
 
     bad = Evil(foreign("jax.tools", "run_it", run_it), str(mark))
     content = {"experiment_state": [{"m": {"w": bad}}, {}, {}, {}, {}]}
     (tmp_path / "byol.pkl").write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(ValueError, match="online_params/m/w"):
-        tf_formats.byol(str(tmp_path / "byol.pkl"))
+        haiku_formats.byol(str(tmp_path / "byol.pkl"))
     assert not mark.exists()
 
 
-def test_what_is_no_checkpoint_of_byol(tmp_path):
+def test_other_files_are_refused(tmp_path):
     path = tmp_path / "byol.pkl"
     with pytest.raises(ValueError, match="cannot be read: No such file"):
-        tf_formats.byol(str(path))
+        haiku_formats.byol(str(path))
     for content in (b"", b"junk", pickle.dumps({"a": np.zeros(99)}, 2)[:-40]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="no whole pickle"):
-            tf_formats.byol(str(path))
+        with pytest.raises(ValueError, match="no complete pickle"):
+            haiku_formats.byol(str(path))
     for content in ([1], {"experiment_state": [{}]}, {"params": {}}):
         path.write_bytes(pickle.dumps(content, 2))
         with pytest.raises(ValueError, match="no checkpoint of BYOL's pretraining"):
-            tf_formats.byol(str(path))
+            haiku_formats.byol(str(path))
     path.write_bytes(pickle.dumps({"experiment_state": [{}, {}, {}, {}, {}]}, 2))
     with pytest.raises(ValueError, match=r"no BYOL network: .*one of res_net18"):
-        tf_formats.byol(str(path))
+        haiku_formats.byol(str(path))
 
 
-def found_in(trees, monkeypatch):
-    """What is said of a pickle that holds these trees."""
+def read(trees, monkeypatch):
+    """The checkpoint of a pickle that holds these trees."""
     monkeypatch.setattr(haiku_read, "arrays", lambda path: by_path(trees))
-    return tf_formats.byol("byol.pkl")
+    return haiku_formats.byol("byol.pkl")
 
 
 @pytest.mark.parametrize(
     ("depth", "width"), [(50, 1), pytest.param(200, 2, marks=pytest.mark.long)]
 )
-def test_both_published_networks_fill_ours(depth, width, monkeypatch):
-    found = found_in(alike(manifest(depth, width)), monkeypatch)
-    assert dict(found.changes) == {
+def test_both_published_networks_have_all_of_our_arrays(depth, width, monkeypatch):
+    checkpoint = read(zeros(manifest(depth, width)), monkeypatch)
+    assert dict(checkpoint.changes) == {
         "encoder.name": f"resnet{depth}",
         "encoder.width": str(width),
         "encoder.dtype": "float32",
         "method.hidden": "4096",
         "method.out": "256",
     }
-    got, fresh = fill(found)
-    assert not fresh
+    conversion = convert(checkpoint)
+    assert not conversion.newly_initialised
     sizes = collections.Counter()
-    for path, x in got.items():
+    for path, x in conversion.arrays.items():
         sizes["/".join(path.split("/")[:2])] += x.size
     if depth == 50:
         assert sizes["params/encoder"] == sizes["target_params/encoder"] == 23_508_032
@@ -231,52 +236,41 @@ def test_both_published_networks_fill_ours(depth, width, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"predictor/linear_1": {}}, "Missing: online_params/predictor/linear_1/w"),
         ({"projector/linear_2": {"w": (1, 1)}}, "Not expected: online.*linear_2/w"),
         ({"classifier": {"w": (1000, 2048), "b": (1000,)}}, "other shapes: .*classif"),
     ],
 )
-def test_a_file_that_is_not_quite_it(change, said, monkeypatch):
+def test_arrays_that_do_not_match_are_named(change, message, monkeypatch):
     trees = manifest()
     trees["online_params"] = trees["online_params"] | change
-    found = found_in(alike(trees), monkeypatch)
-    with pytest.raises(ValueError, match=said):
-        fill(found)
+    checkpoint = read(zeros(trees), monkeypatch)
+    with pytest.raises(ValueError, match=message):
+        convert(checkpoint)
 
 
 @pytest.mark.long
-def test_a_published_network_says_the_same_here(
-    tmp_path, foreign, in_process, monkeypatch
-):
-    """A pickle becomes a work directory, whose branches are TensorFlow's own."""
-    trees = drawn(manifest())
+def test_both_branches_compute_the_same_as_in_tensorflow(tmp_path, foreign, in_process):
+    trees = random(manifest())
     write(tmp_path / "byol.pkl", trees, foreign)
-    monkeypatch.setitem(importing.FORMATS, "byol", tf_formats.byol)
-    small = [("data.image_size", "64")]
-    files = str(tmp_path / "byol.pkl"), str(tmp_path / "run")
-    said = importing.bring("byol", *files, small)
-    assert not said.fresh
-
-    c = config.restored(json.loads((tmp_path / "run/config.json").read_text()))
-    job = build.assemble(c, sharding.make_mesh(), **build.sizes(tmp_path / "run"))
-    state, _ = restore_latest(tmp_path / "run/checkpoints", build.abstract(job))
+    size = {"data__image_size": "64"}
+    workdir = imported(tmp_path, "byol", tmp_path / "byol.pkl", **size)
+    assert json.loads((workdir / "import.json").read_text())["fresh"] == []
+    encoder_config = saved_run(workdir).config.encoder
+    assert encoder_config.mean == (0.485, 0.456, 0.406)
     x = np.random.default_rng(1).uniform(size=(2, 64, 64, 3)).astype(np.float32)
-    pixels = (x - np.float32([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225]
-    for who in WHO:
-        net = Forward(trees[f"{who}_params"], trees[f"{who}_state"])
+    pixels = (x - np.float32(encoder_config.mean)) / np.float32(encoder_config.std)
+    for branch in ("online", "target"):
+        net = Forward(trees[f"{branch}_params"], trees[f"{branch}_state"])
         h = tf.reduce_mean(encoder(net, tf.constant(pixels, tf.float32), 50, 1), [1, 2])
         z = net.head(h, "projector")
-        params = dict(state.params)
-        stats = dict(state.model_state["online"]) | dict(state.model_state[who])
-        if who == "target":
-            params |= dict(state.target_params)
-        y = job.method.network.encode(params, stats, x)
-        assert difference(y.h[0], h) < 1e-5
-        assert difference(y.z[0], z) < 1e-5
-        if who == "online":
-            assert difference(y.p[0], net.head(z, "predictor")) < 1e-5
-            logits = h @ net.params["classifier"]["w"] + net.params["classifier"]["b"]
-            probe = params["probe"]
-            assert difference(y.h[0] @ probe["kernel"] + probe["bias"], logits) < 1e-5
+        y = outputs(workdir, x, branch)
+        assert relative_difference(y["h"], h) < 1e-5
+        assert relative_difference(y["z"], z) < 1e-5
+        if branch == "online":
+            assert relative_difference(y["p"], net.head(z, "predictor")) < 1e-5
+            classifier = net.params["classifier"]
+            expected = h @ classifier["w"] + classifier["b"]
+            assert relative_difference(logits(workdir, y["h"]), expected) < 1e-5
