@@ -1,4 +1,4 @@
-"""The processes of one run: what process 0 does first, what all must read alike."""
+"""Coordination of the processes of a run: process 0 first, and one shared storage."""
 
 import contextlib
 import itertools
@@ -21,15 +21,15 @@ class StorageNotShared(ValueError):
 
 
 @contextlib.contextmanager
-def first_goes_first() -> Iterator[None]:
+def process_0_first() -> Iterator[None]:
     """Process 0 runs the body before the others do, so that they read what it wrote.
 
     If it fails, the others run the body all the same and meet the same error. They wait
     at the coordination service, as a collective would give up after half a minute.
     """
-    barrier = f"simclr_jax turn {next(_barriers)}"
+    barrier = f"simclr_jax barrier {next(_barriers)}"
 
-    def wait():
+    def wait() -> None:
         ocp.multihost.get_barrier_sync_fn()(key=barrier, timeout_ms=1000 * PATIENCE)
 
     several, first = jax.process_count() > 1, jax.process_index() == 0
@@ -42,8 +42,8 @@ def first_goes_first() -> Iterator[None]:
             wait()
 
 
-def agree(content: str, path: str | os.PathLike) -> None:
-    """Checks that all processes read the same content under a path.
+def check_shared(content: str, path: str | os.PathLike) -> None:
+    """Checks that all processes have read the same content under a path.
 
     Raises:
       StorageNotShared: in every process, if they do not.

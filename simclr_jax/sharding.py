@@ -1,25 +1,27 @@
-"""Where arrays live: one mesh, three placements, one gather."""
+"""The mesh, the shardings of arrays on it, and the gather of the losses."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-DATA = "data"  # the only axis name the losses and the step ever rely on
+DATA = "data"  # the only axis of the mesh
 
 
-def make_mesh(devices=None) -> Mesh:
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """All devices in a row along the batch axis, in the compiler's (Auto) mode.
 
-    `jax.make_mesh` makes Explicit axes by default; Linen's layers are written for
-    Auto ones, so the house says Auto out loud.
+    The default of `jax.make_mesh` is Explicit, but Linen's layers need Auto.
 
-    The devices of a slice (a TPU slice, a node of GPUs) stand together: what is summed
-    over all of them is summed within slices first, and little crosses the slow network
-    between them. `jax.make_mesh` refuses several slices.
+    The devices of a slice (a TPU slice, a node of GPUs) are adjacent, so that sums over
+    all devices are first computed within slices, and few bytes cross the slow network
+    between them. `jax.make_mesh` does not support several slices.
 
     Args:
-      devices: the devices to use; all of the run's by default.
+      devices: all devices of the run by default.
     """
     devices = jax.devices() if devices is None else devices
     slices = len({getattr(device, "slice_index", 0) for device in devices})
@@ -36,31 +38,31 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def by_batch(mesh: Mesh) -> NamedSharding:
-    """Every device holds its own rows of the leading axis."""
+    """Every device holds a part of the rows of the leading axis."""
     return NamedSharding(mesh, P(DATA))
 
 
-def fsdp(mesh: Mesh, tree, smallest: int = 2**16):
-    """Shards each big leaf over the mesh along its largest axis that divides.
+def fsdp(mesh: Mesh, tree: Any, smallest: int = 2**16) -> Any:
+    """Shards large leaves over the mesh, along the largest axis divisible by its size.
 
     Args:
       tree: arrays or their shapes.
-      smallest: leaves with fewer elements stay replicated; to move them would cost
-        more than to keep them.
+      smallest: leaves with fewer elements are replicated: gathering them would cost
+        more than storing them.
 
     Returns:
       The tree of NamedShardings.
     """
     n = mesh.size
 
-    def place(leaf):
+    def leaf_sharding(leaf: Any) -> NamedSharding:
         axes = [i for i, side in enumerate(leaf.shape) if side % n == 0]
         if not axes or leaf.size < smallest:
             return replicated(mesh)
         largest = max(axes, key=lambda i: leaf.shape[i])
         return NamedSharding(mesh, P(*[None] * largest, DATA))
 
-    return jax.tree.map(place, tree)
+    return jax.tree.map(leaf_sharding, tree)
 
 
 def mesh_size() -> int:
@@ -69,14 +71,14 @@ def mesh_size() -> int:
     return 1 if mesh.empty else mesh.size
 
 
-def all_gather(x):
-    """Gives every device all rows of `x`; outside a mesh there is nothing to do."""
+def all_gather(x: jax.Array) -> jax.Array:
+    """Gives every device all rows of `x`; without a mesh, returns `x`."""
     mesh = jax.sharding.get_abstract_mesh()
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, P())
 
 
-def split_rows(x):
-    """Leaves each device its own rows of [V, N, ...], N the batch; see `all_gather`."""
+def split_rows(x: jax.Array) -> jax.Array:
+    """Shards [V, N, ...] over its axis of N images; without a mesh, returns `x`."""
     mesh = jax.sharding.get_abstract_mesh()
-    where = P(None, DATA)
-    return x if mesh.empty else jax.lax.with_sharding_constraint(x, where)
+    rows = P(None, DATA)
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, rows)

@@ -25,7 +25,7 @@ import pytest
 
 from simclr_jax import sharding
 from simclr_jax.cli import runtime
-from simclr_jax.storage import bucket, retry
+from simclr_jax.storage import client, retry
 from tests.buckets.emulator import Emulator
 
 cache = pathlib.Path(tempfile.gettempdir()) / f"simclr_jax_tests_{jax.__version__}"
@@ -50,7 +50,7 @@ def in_process(monkeypatch):
 def _cloud_server():
     with Emulator(["bucket", "other"]) as emulator:
         yield emulator
-        bucket.client().close()
+        client.client().close()
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def cloud(_cloud_server, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(retry, "FIRST_DELAY", 0.01)
     monkeypatch.setattr(retry, "LONGEST_DELAY", 0.1)
-    bucket.get_bucket.cache_clear()
+    client.get_bucket.cache_clear()
     return _cloud_server
 
 

@@ -14,7 +14,10 @@ from simclr_jax.cli.common import FAILED, TRY_AGAIN, USAGE, Preempted, UsageErro
 from simclr_jax.data.errors import STORAGE, UnreadablePicture
 from simclr_jax.multihost import StorageNotShared
 from simclr_jax.storage.errors import BucketDenied, BucketUnavailable
-from simclr_jax.train.checkpoint import CheckpointError, CheckpointUnavailable
+from simclr_jax.train.checkpoint_errors import (
+    CheckpointError,
+    CheckpointUnavailable,
+)
 
 HEARTBEAT = 60  # seconds without one after which a peer counts as lost
 LOST = (  # in the errors of collectives and of the coordination service

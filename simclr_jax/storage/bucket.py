@@ -1,99 +1,42 @@
 """Objects of Google Cloud Storage by their gs:// paths, as files and folders.
 
-google-cloud-storage does all but the reading of many bytes, for which TensorStore needs
-a fifth of the processor's time. Every operation is tried again as `retry.attempt` says.
-A folder is there while an object lies in it; one that is made empty is an empty object
-whose name ends in a slash, as the console of Cloud Storage makes them.
+TensorStore reads bytes, with a fifth of the processor time of google-cloud-storage,
+which does everything else. Every operation is repeated by `retry.with_retries`.
+A folder exists while an object lies in it; an empty folder is an empty object whose
+name ends in a slash, as in the console of Cloud Storage.
 """
 
 import concurrent.futures
-import functools
-import os
 import pathlib
 import re
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 import google.api_core.exceptions
-import google.auth
-import google.auth.credentials
-import google.auth.exceptions
-import google.auth.transport.requests
-import requests.adapters
-import tensorstore as ts
 from google.cloud import storage
 
+from simclr_jax.storage.client import ONCE, THREADS, blob, client, kvstore
 from simclr_jax.storage.errors import no_bucket
 from simclr_jax.storage.paths import BUCKET, split
-from simclr_jax.storage.retry import attempt
+from simclr_jax.storage.retry import with_retries
 
-THREADS = 16  # requests at the same time where there are many
-# Every request is made once, `attempt` repeats it, and waits for so many seconds to
-# connect and for the next byte of an answer.
-ONCE: dict[str, Any] = {"retry": None, "timeout": (10, 60)}
-# TensorStore's own tries are few: what fails goes the other way, where it is said.
-TENSORSTORE = {
-    "gcs_request_retries": {
-        "max_retries": 2,
-        "initial_delay": "100ms",
-        "max_delay": "1s",
-    }
-}
-# A transfer without a byte for so long is broken off, and tried again; else it hangs.
-os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
-os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
-COMMIT = "commit_success.txt"  # by which Orbax knows what is complete in a bucket
+COMMIT = "commit_success.txt"  # Orbax's mark of a complete checkpoint in a bucket
 FIELDS = "items(name,size,generation),prefixes,nextPageToken"  # of a list
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Stat(NamedTuple):
-    """What is known of an object, or of a folder."""
+    """Metadata of an object or of a folder."""
 
     size: int = 0  # bytes
-    version: int = 0  # another one after each change; microseconds of the last one
+    version: int = 0  # changes with the content; microseconds of the last change
     is_folder: bool = False
 
 
-@functools.cache
-def client() -> storage.Client:
-    """The client of this process, with the machine's credentials or with none."""
-    try:
-        credentials, _ = google.auth.default(scopes=storage.Client.SCOPE)
-    except google.auth.exceptions.DefaultCredentialsError:
-        credentials = google.auth.credentials.AnonymousCredentials()
-    session = google.auth.transport.requests.AuthorizedSession(credentials)
-    session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=THREADS))
-    made = storage.Client("none", credentials=credentials, _http=session)
-    # It else asks for the bucket again after each object that is not there.
-    made._bucket_metadata_cache = None  # pyrefly: ignore[bad-assignment]
-    return made
-
-
-def anonymous() -> bool:
-    """Whether this machine has no credentials: then only public buckets are open."""
-    credentials = client()._credentials
-    return isinstance(credentials, google.auth.credentials.AnonymousCredentials)
-
-
-@functools.cache
-def _kvstore(bucket: str) -> ts.KvStore:
-    spec = {"driver": "gcs", "bucket": bucket, "context": TENSORSTORE}
-    return ts.KvStore.open(spec).result()
-
-
-@functools.cache
-def get_bucket(name: str) -> storage.Bucket:
-    """A bucket and what kind it is; needs storage.buckets.get."""
-    path = f"{BUCKET}{name}"
-    return attempt("opened", path, lambda: client().get_bucket(name, **ONCE))
-
-
-def blob(path: str) -> storage.Blob:
-    bucket, name = split(path)
-    return client().bucket(bucket).blob(name)
-
-
-def _stat(found: storage.Blob) -> Stat:
-    return Stat(found.size or 0, found.generation or 0)
+def _stat(metadata: storage.Blob) -> Stat:
+    return Stat(metadata.size or 0, metadata.generation or 0)
 
 
 # Reading.
@@ -108,9 +51,9 @@ def read(path: str, offset: int = 0, length: int | None = None) -> bytes:
     bucket, name = split(path)
     end = None if length is None else offset + length
     try:
-        result = _kvstore(bucket).read(name, byte_range=slice(offset, end)).result()
+        result = kvstore(bucket).read(name, byte_range=slice(offset, end)).result()
     except (ValueError, OSError):
-        result = None  # whatever it is: below it is tried again, and has a class
+        result = None  # repeated below, where errors are translated
     if result is not None and result.state == "value":
         return result.value
 
@@ -121,48 +64,48 @@ def read(path: str, offset: int = 0, length: int | None = None) -> bytes:
         except google.api_core.exceptions.RequestRangeNotSatisfiable:
             return b""
 
-    return attempt("read", path, download) if length != 0 else b""
+    return with_retries("read", path, download) if length != 0 else b""
 
 
 def find(path: str) -> Stat | None:
-    """What lies at a path, an object or a folder; None if nothing does.
+    """The object or folder at a path; None if there is neither.
 
     Raises:
       BucketDenied, BucketUnavailable.
     """
-    ways = [_find_object, _find_folder]
-    if "." not in path.rpartition("/")[2]:  # rather a folder: one request is enough
-        ways.reverse()
-    return ways[0](path) or ways[1](path)
+    lookups = [_find_object, _find_folder]
+    if "." not in path.rpartition("/")[2]:  # probably a folder: saves a request
+        lookups.reverse()
+    return lookups[0](path) or lookups[1](path)
 
 
 def _find_object(path: str) -> Stat | None:
     def get() -> Stat | None:
         bucket, name = split(path)
-        found = client().bucket(bucket).get_blob(name, **ONCE)
-        return _stat(found) if found else None
+        metadata = client().bucket(bucket).get_blob(name, **ONCE)
+        return _stat(metadata) if metadata else None
 
-    return attempt("looked up", path, get) if split(path)[1] else None
+    return with_retries("looked up", path, get) if split(path)[1] else None
 
 
 def _find_folder(path: str) -> Stat | None:
     bucket, name = split(path)
     prefix = f"{name}/" if name else ""
 
-    def first() -> Stat | None:
+    def probe() -> Stat | None:
         blobs = client().list_blobs(bucket, prefix=prefix, max_results=1, **ONCE)
         return Stat(is_folder=True) if any(True for _ in blobs) or not name else None
 
-    return attempt("listed", path, first)
+    return with_retries("listed", path, probe)
 
 
 def is_folder(path: str) -> bool:
-    """Whether something lies in this folder, or it was made."""
+    """Whether a folder exists, possibly empty."""
     return _find_folder(path) is not None
 
 
 def listing(path: str) -> tuple[list[str], dict[str, Stat]]:
-    """Sorted names of the folders in a folder, and its objects by name.
+    """Lists a folder: sorted names of its folders, and its objects by name.
 
     Raises:
       FileNotFoundError: there is no such folder.
@@ -171,7 +114,7 @@ def listing(path: str) -> tuple[list[str], dict[str, Stat]]:
     bucket, name = split(path)
     prefix = f"{name}/" if name else ""
 
-    def every() -> tuple[dict[str, Stat], set[str]]:
+    def request() -> tuple[dict[str, Stat], set[str]]:
         prefixes: set[str] = set()
         blobs = client().list_blobs(
             bucket, prefix=prefix, delimiter="/", fields=FIELDS, **ONCE
@@ -182,7 +125,7 @@ def listing(path: str) -> tuple[list[str], dict[str, Stat]]:
             objects |= {b.name: _stat(b) for b in page}
         return objects, prefixes
 
-    objects, prefixes = attempt("listed", path, every)
+    objects, prefixes = with_retries("listed", path, request)
     if name and not objects and not prefixes:
         raise FileNotFoundError(f"There is no folder {path}.")
     folders = sorted({p.removeprefix(prefix).rstrip("/") for p in prefixes} - {""})
@@ -191,23 +134,27 @@ def listing(path: str) -> tuple[list[str], dict[str, Stat]]:
 
 
 def under(path: str) -> dict[str, Stat]:
-    """All objects whose name begins with a path, by their paths, in order."""
+    """All objects whose path begins with `path`, by path, sorted."""
     bucket, prefix = split(path)
 
-    def every():
+    def request() -> dict[str, Stat]:
         blobs = client().list_blobs(bucket, prefix=prefix, fields=FIELDS, **ONCE)
         return {f"{BUCKET}{bucket}/{b.name}": _stat(b) for b in blobs}
 
-    return attempt("listed", path, every)
+    return with_retries("listed", path, request)
 
 
-# Writing. All of it may be done twice without harm.
+# Writing. All operations are idempotent, so that they can be repeated.
 
 
 def write(path: str, data: bytes | str, *, only_new: bool = False) -> None:
-    """Makes an object of these bytes; readers see all of it or what was there before.
+    """Writes an object atomically: readers see all of it or the one before.
 
-    only_new: leave what is there as it is.
+    Args:
+      only_new: whether to leave an existing object unchanged.
+
+    Raises:
+      BucketDenied, BucketUnavailable.
     """
 
     def upload() -> None:
@@ -222,16 +169,16 @@ def write(path: str, data: bytes | str, *, only_new: bool = False) -> None:
             if not only_new:
                 raise
 
-    attempt("written", path, upload)
+    with_retries("written", path, upload)
 
 
 def make_folder(path: str) -> None:
-    """Makes a folder, if only as an empty object; one that is there stays."""
+    """Creates an empty object for a folder, unless it exists."""
     write(f"{path}/", b"", only_new=True)
 
 
 def append(path: str, data: bytes, offset: int) -> None:
-    """Adds bytes to an object that has `offset` bytes, without sending those again.
+    """Appends bytes to an object of `offset` bytes, without sending those again.
 
     Raises:
       ValueError: it has another size.
@@ -243,34 +190,34 @@ def append(path: str, data: bytes, offset: int) -> None:
         before = blob(path)
         before.reload(**ONCE)
         if before.size == offset + len(data):
-            return  # a try before was not in vain
+            return  # done by a try whose response was lost
         if before.size != offset:
             raise ValueError(f"{path} has {before.size} bytes, not {offset}.")
-        blob(path).compose(  # a fresh one: checksums of before do not hold
+        blob(path).compose(  # a new handle, without the checksums of `before`
             [blob(path), part],
             if_generation_match=before.generation,
             **ONCE,
         )
 
-    attempt("written", path, compose)
+    with_retries("written", path, compose)
     remove(f"{path}.part")
 
 
-def copy(path: str, to: str) -> None:
-    """Copies an object to another path in a bucket, without its bytes coming here."""
+def copy(path: str, target: str) -> None:
+    """Copies an object to another path in a bucket, inside the service."""
 
     def rewrite() -> None:
-        old, new, token = blob(path), blob(to), None
+        old, new, token = blob(path), blob(target), None
         while True:
             token, _, _ = new.rewrite(old, token=token, **ONCE)
             if token is None:
                 return
 
-    attempt("copied", path, rewrite)
+    with_retries("copied", path, rewrite)
 
 
 def remove(path: str) -> bool:
-    """Removes an object; returns whether it was there."""
+    """Removes an object; returns whether it existed."""
 
     def delete() -> bool:
         try:
@@ -281,63 +228,70 @@ def remove(path: str) -> bool:
             return False
         return True
 
-    return attempt("removed", path, delete)
+    return with_retries("removed", path, delete)
 
 
 def remove_folder(path: str) -> bool:
     """Removes all objects in a folder; returns whether there were any.
 
-    Those that mark a checkpoint as complete go first: half of one is none.
+    Marks of complete checkpoints are removed first, so that a partial checkpoint is
+    never taken for a complete one.
     """
     names = [*under(f"{path}/")]
     marks = [name for name in sorted(names, key=len) if name.endswith(f"/{COMMIT}")]
     for name in marks:
         remove(name)
-    each(remove, set(names) - set(marks))
+    map_concurrently(remove, set(names) - set(marks))
     return bool(names)
 
 
-def each(do, items) -> list:
-    """The results of a function for each item, of some at the same time."""
+def map_concurrently(
+    function: Callable[[Item], Result], items: Iterable[Item]
+) -> list[Result]:
+    """Applies a function to all items, in `THREADS` threads; results in order."""
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(do, items))
+        return list(pool.map(function, items))
 
 
-# From and to this machine.
+# From and to the local disk.
 
 
-def copy_here(path: str, folder: pathlib.Path) -> int:
-    """Copies a file, a folder, or all PATH.* into a folder of this machine.
+def download(path: str, folder: pathlib.Path) -> int:
+    """Copies the object or folder at a path, and all PATH.*, into a local folder.
 
-    The last part of the path is the name there. Several files of one name are what
-    TensorFlow makes of a checkpoint.
+    The last part of the path becomes the local name. PATH.* are the files of a
+    TensorFlow checkpoint.
 
     Returns:
-      how many files there were.
+      the number of files.
     """
-    above = path.rpartition("/")[0]
-    mine = re.compile(re.escape(path) + r"([/.].*)?", re.DOTALL)
-    names = [name for name in under(path) if mine.fullmatch(name)]
+    parent = path.rpartition("/")[0]
+    selected = re.compile(re.escape(path) + r"([/.].*)?", re.DOTALL)
+    names = [name for name in under(path) if selected.fullmatch(name)]
     names = [name for name in names if name[-1] != "/" and ".." not in name.split("/")]
 
     def fetch(name: str) -> None:
-        file = folder / name.removeprefix(f"{above}/")
+        file = folder / name.removeprefix(f"{parent}/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(read(name))
 
-    each(fetch, names)
+    map_concurrently(fetch, names)
     return len(names)
 
 
 def upload(source: pathlib.Path, path: str) -> None:
-    """Copies a file or a folder of this machine to a path in a bucket."""
+    """Copies a local file or folder to a path in a bucket."""
 
     def send(file: pathlib.Path) -> None:
         name = f"{path}/{file.relative_to(source)}" if file != source else path
-        new = blob(name)  # from the disk: a file may be larger than the memory
-        attempt("written", name, lambda: new.upload_from_filename(str(file), **ONCE))
+        new = blob(name)
+        with_retries(  # streams: a file may be larger than the memory
+            "written", name, lambda: new.upload_from_filename(str(file), **ONCE)
+        )
 
     if source.is_file():
         send(source)
     else:
-        each(send, [file for file in sorted(source.rglob("*")) if file.is_file()])
+        map_concurrently(
+            send, [file for file in sorted(source.rglob("*")) if file.is_file()]
+        )

@@ -1,9 +1,9 @@
-"""What an error of a storage means, whichever client raised it.
+"""Classes of storage errors, and the category of an error of any client.
 
-Three clients reach buckets: google-cloud-storage, for all that this package does
-itself; TensorStore, for the arrays of checkpoints and for pictures; and TensorFlow,
-where TFDS prepares a data set in a bucket. TensorStore's errors are ValueErrors whose
-text says their status.
+Three clients access buckets: google-cloud-storage, for the operations of this package;
+TensorStore, for the arrays of checkpoints and for pictures; and TensorFlow, where TFDS
+prepares a data set in a bucket. TensorStore raises ValueErrors whose text contains the
+status.
 """
 
 import enum
@@ -17,18 +17,18 @@ import google.auth.exceptions
 from requests import exceptions as connection
 
 
-class Meaning(enum.Enum):
-    """What an error says about the next try."""
+class Category(enum.Enum):
+    """What an error implies for a retry."""
 
-    TRANSIENT = "passes by itself"  # 408, 429, 5xx, resets, timeouts
-    TOKEN = "the credentials were not accepted"  # 401
+    TRANSIENT = "temporary"  # 408, 429, 5xx, resets, timeouts
+    TOKEN = "credentials not accepted"  # 401
     DENIED = "no permission"  # 403
-    MISSING = "not there"  # 404: the object, or the whole bucket
-    OTHER = "nothing of a storage"
+    MISSING = "not found"  # 404: the object or the bucket
+    OTHER = "not a storage error"
 
 
 class BucketError(OSError):
-    """An operation on a bucket failed; says which, on what, and why."""
+    """An operation on a path in a bucket failed, for this reason."""
 
     def __init__(self, operation: str, path: str, reason: str):
         super().__init__(f"{path} could not be {operation}: {reason}")
@@ -36,31 +36,31 @@ class BucketError(OSError):
 
 
 class BucketUnavailable(BucketError):
-    """It failed for as long as it was to be tried; another time it may not."""
+    """The operation failed until its retries timed out; a later try may succeed."""
 
 
 class BucketDenied(BucketError, PermissionError):
-    """Permission or credentials are missing, or the bucket is not there."""
+    """Permission or credentials are missing, or the bucket does not exist."""
 
 
 class ObjectMissing(BucketError, FileNotFoundError):
-    """There is no such object."""
+    """The object does not exist."""
 
 
-# What HTTP and the codes of TensorFlow and TensorStore say.
+# By HTTP status, and by the codes of TensorFlow and TensorStore.
 STATUS = {
-    401: Meaning.TOKEN,
-    403: Meaning.DENIED,
-    404: Meaning.MISSING,
-    **dict.fromkeys((408, 429, 500, 502, 503, 504), Meaning.TRANSIENT),
+    401: Category.TOKEN,
+    403: Category.DENIED,
+    404: Category.MISSING,
+    **dict.fromkeys((408, 429, 500, 502, 503, 504), Category.TRANSIENT),
 }
 CODES = {
-    "UNAUTHENTICATED": Meaning.TOKEN,
-    "PERMISSION_DENIED": Meaning.DENIED,
-    "NOT_FOUND": Meaning.MISSING,
+    "UNAUTHENTICATED": Category.TOKEN,
+    "PERMISSION_DENIED": Category.DENIED,
+    "NOT_FOUND": Category.MISSING,
     **dict.fromkeys(
         ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED"),
-        Meaning.TRANSIENT,
+        Category.TRANSIENT,
     ),
 }
 TENSORFLOW = {  # absl's numbers, tf.errors.OpError.error_code
@@ -82,7 +82,7 @@ BODY = re.compile(r"\s*\[(http_response_body|tensorstore_spec)=.*?'\](?=\s|$)")
 CODE = re.compile(rf"(?<![A-Z_])({'|'.join(CODES)})(?![A-Z_])")
 
 NETWORK = (
-    connection.ConnectionError,  # which SSLError is one of
+    connection.ConnectionError,  # a base class of SSLError
     connection.Timeout,
     connection.ChunkedEncodingError,
     google.auth.exceptions.TransportError,
@@ -94,61 +94,61 @@ NETWORK = (
 )
 
 
-def meaning(error: BaseException) -> Meaning:
-    """What an error of a client says, or the one that it was raised from."""
-    seen: BaseException | None = error
-    while seen is not None:
-        found = _meaning(seen)
-        if found is not Meaning.OTHER:
-            return found
-        seen = seen.__cause__
-    return Meaning.OTHER
+def classify(error: BaseException) -> Category:
+    """The category of a client's error, or else of its causes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        category = _classify(cause)
+        if category is not Category.OTHER:
+            return category
+        cause = cause.__cause__
+    return Category.OTHER
 
 
-def _meaning(error: BaseException) -> Meaning:
+def _classify(error: BaseException) -> Category:
     if isinstance(error, BucketUnavailable):
-        return Meaning.TRANSIENT
+        return Category.TRANSIENT
     if isinstance(error, ObjectMissing):
-        return Meaning.MISSING
+        return Category.MISSING
     if isinstance(error, BucketDenied):
-        return Meaning.DENIED
+        return Category.DENIED
     if isinstance(error, google.api_core.exceptions.GoogleAPICallError):
-        return STATUS.get(error.code or 0, Meaning.OTHER)
+        return STATUS.get(error.code or 0, Category.OTHER)
     if isinstance(error, google.auth.exceptions.RefreshError):
-        return Meaning.TRANSIENT if error.retryable else Meaning.TOKEN
+        return Category.TRANSIENT if error.retryable else Category.TOKEN
     if isinstance(error, google.auth.exceptions.DefaultCredentialsError):
-        return Meaning.TOKEN
+        return Category.TOKEN
     if isinstance(error, NETWORK):
-        return Meaning.TRANSIENT
+        return Category.TRANSIENT
     code = TENSORFLOW.get(getattr(error, "error_code", None) or 0)
     if code or isinstance(error, ValueError | OSError):
         return _by_text(str(error), code)
-    return Meaning.OTHER
+    return Category.OTHER
 
 
-def _by_text(text: str, code: str | None) -> Meaning:
-    """The meaning of an error that says its status in words; the HTTP one is exact."""
+def _by_text(text: str, code: str | None) -> Category:
+    """The category by the HTTP status in a message, which is exact, else by a code."""
     status = HTTP.search(text)
     if status and int(status[1]) in STATUS:
         return STATUS[int(status[1])]
     match = CODE.search(text)
     code = code or (match[1] if match else None)
-    return CODES[code] if code else Meaning.OTHER
+    return CODES[code] if code else Category.OTHER
 
 
 def no_bucket(error: BaseException) -> bool:
-    """Whether the bucket itself is not there."""
+    """Whether the bucket itself does not exist."""
     return "bucket does not exist" in str(error)
 
 
 def reason(error: BaseException) -> str:
-    """The error in a few words, without the body that the service sent."""
+    """A short description of an error, without the response's body."""
     if no_bucket(error):
         return "there is no such bucket"
     text = " ".join(str(error).split())
-    caused = CAUSE.search(text)
-    if caused and isinstance(error, connection.RequestException):
-        return caused[1]
+    cause = CAUSE.search(text)
+    if cause and isinstance(error, connection.RequestException):
+        return cause[1]
     status = getattr(error, "code", None) or HTTP.search(text)
     status = int(status[1]) if isinstance(status, re.Match) else status
     if status in STATUS:
@@ -156,6 +156,6 @@ def reason(error: BaseException) -> str:
         missing = f", {permission[0]} is missing" if permission else ""
         return f"{status} {http.HTTPStatus(status).phrase}{missing}"
     if isinstance(error, google.api_core.exceptions.GoogleAPICallError) and error.code:
-        said = " ".join(error.message.split())
-        return f"{error.code:d} {http.HTTPStatus(error.code).phrase}: {said[-200:]}"
+        message = " ".join(error.message.split())
+        return f"{error.code:d} {http.HTTPStatus(error.code).phrase}: {message[-200:]}"
     return BODY.sub("", text)[:300] or type(error).__name__

@@ -1,9 +1,10 @@
-"""Where files lie, this machine's disks or a bucket; one small interface to both."""
+"""One small interface to local files and to files in a bucket."""
 
 import os
 import pathlib
 import uuid
 import weakref
+from collections.abc import Sequence
 from typing import Protocol
 
 from simclr_jax.storage import bucket
@@ -14,33 +15,37 @@ DESCRIPTORS = 512  # files kept open by one source; a process may often open 1,0
 
 
 class Storage(Protocol):
-    """What reads data sets; safe from many threads.
+    """Reads and writes files; can be used by several threads.
 
     Attributes:
-      remote: whether a request costs more than many bytes.
+      remote: whether a request costs more time than many bytes.
     """
 
     remote: bool
 
     def read(self, path: str, offset: int, length: int) -> bytes:
-        """The `length` bytes of a file from `offset`; fewer where the file ends."""
+        """Up to `length` bytes of a file from `offset`; fewer at its end."""
         ...
 
-    def read_all(self, path: str) -> bytes: ...
+    def read_all(self, path: str) -> bytes:
+        """All bytes of a file."""
+        ...
 
     def write(self, path: str, data: bytes) -> None:
-        """Writes a file in one piece: readers see all of it or nothing."""
+        """Writes a file atomically, and creates its folder where needed."""
         ...
 
-    def stats(self, paths) -> list[Stat]:
-        """What is known of files, for which a folder of a bucket is asked once.
+    def stats(self, paths: Sequence[str]) -> list[Stat]:
+        """Metadata of files; a folder in a bucket is listed once.
 
         Raises:
-          FileNotFoundError: one of them is not there.
+          FileNotFoundError: one of them does not exist.
         """
         ...
 
-    def is_dir(self, path: str) -> bool: ...
+    def is_dir(self, path: str) -> bool:
+        """Whether the path is a folder."""
+        ...
 
     def entries(self, path: str) -> tuple[list[str], list[str]]:
         """Sorted names of the folders and of the files in a folder, links followed."""
@@ -48,7 +53,7 @@ class Storage(Protocol):
 
 
 def storage_of(path: str) -> Storage:
-    """The storage that a whole path belongs to."""
+    """The storage of an absolute path."""
     return Bucket() if in_bucket(path) else Disk()
 
 
@@ -85,18 +90,17 @@ class Disk:
         finally:
             pathlib.Path(scratch).unlink(missing_ok=True)
 
-    def stats(self, paths) -> list[Stat]:
-        every = map(os.stat, paths)
-        return [Stat(status.st_size, status.st_mtime_ns) for status in every]
+    def stats(self, paths: Sequence[str]) -> list[Stat]:
+        return [Stat(x.st_size, x.st_mtime_ns) for x in map(os.stat, paths)]
 
     def is_dir(self, path: str) -> bool:
         return os.path.isdir(path)
 
     def entries(self, path: str) -> tuple[list[str], list[str]]:
-        with os.scandir(path) as found:
-            kinds = [(e.name, e.is_dir()) for e in found]
-        folders = sorted(name for name, folder in kinds if folder)
-        return folders, sorted(name for name, folder in kinds if not folder)
+        with os.scandir(path) as iterator:
+            entries = [(entry.name, entry.is_dir()) for entry in iterator]
+        folders = sorted(name for name, is_dir in entries if is_dir)
+        return folders, sorted(name for name, is_dir in entries if not is_dir)
 
 
 class Bucket:
@@ -113,15 +117,15 @@ class Bucket:
     def write(self, path: str, data: bytes) -> None:
         bucket.write(path, data)
 
-    def stats(self, paths) -> list[Stat]:
-        known: dict[str, Stat] = {}
+    def stats(self, paths: Sequence[str]) -> list[Stat]:
+        stats: dict[str, Stat] = {}
         for folder in {os.path.dirname(path) for path in paths}:
             objects = bucket.listing(folder)[1]
-            known |= {f"{folder}/{name}": stat for name, stat in objects.items()}
-        missing = [path for path in paths if path not in known]
+            stats |= {f"{folder}/{name}": stat for name, stat in objects.items()}
+        missing = [path for path in paths if path not in stats]
         if missing:
             raise FileNotFoundError(f"There is no {missing[0]}.")
-        return [known[path] for path in paths]
+        return [stats[path] for path in paths]
 
     def is_dir(self, path: str) -> bool:
         return bucket.is_folder(path)
@@ -132,10 +136,10 @@ class Bucket:
 
 
 def write(path: str, content: str) -> None:
-    """Writes a text file in one piece, and the folder it is in, where needed."""
+    """Writes a text file atomically, in UTF-8, and creates its folder where needed."""
     storage_of(path).write(path, content.encode())
 
 
-def _close(descriptors):
+def _close(descriptors: dict[str, int]) -> None:
     for fd in descriptors.values():
         os.close(fd)

@@ -1,8 +1,8 @@
-"""`epath.Path("gs://...")` by our own client, for Orbax, TFDS and this package alike.
+"""`epath.Path("gs://...")` by `storage.bucket`, for Orbax, TFDS and this package.
 
-etils' own way, TensorFlow's file system, asks without end for a bucket that is not
-there, tells nothing of its tries and keeps a token that is not accepted any more.
-Importing this module registers the class.
+The default of etils is TensorFlow's file system. It retries a missing bucket without
+limit, reports no retries, and keeps a token after it was revoked. Importing this module
+registers the class.
 """
 
 import contextlib
@@ -19,21 +19,21 @@ from simclr_jax.storage.paths import in_bucket
 
 
 class GcsBackend(backend.Backend):
-    """What epath asks of a file system."""
+    """The operations of a file system that epath calls."""
 
     @contextlib.contextmanager
     def open(self, path, mode):  # pyrefly: ignore[bad-override]
-        """A file in memory, written in one piece at the end unless an error comes.
+        """A file in memory, written at the end unless an error is raised.
 
-        As with etils' own, `path.open()` must be used in a with statement.
+        As in etils, `path.open()` must be used in a with statement.
         """
-        path, kind = os.fspath(path), mode.strip("bt")
-        there = kind == "r" or (kind == "a" and bucket.find(path) is not None)
-        raw = io.BytesIO(bucket.read(path) if there else b"")
-        raw.seek(0, io.SEEK_END if kind == "a" else io.SEEK_SET)
-        file = raw if "b" in mode else io.TextIOWrapper(raw, "utf-8")
+        path, mode, binary = os.fspath(path), mode.strip("bt"), "b" in mode
+        append = mode == "a" and bucket.find(path) is not None
+        raw = io.BytesIO(bucket.read(path) if mode == "r" or append else b"")
+        raw.seek(0, io.SEEK_END if append else io.SEEK_SET)
+        file = raw if binary else io.TextIOWrapper(raw, "utf-8")
         yield file
-        if kind != "r":
+        if mode != "r":
             file.flush()
             bucket.write(path, raw.getvalue())
 
@@ -49,12 +49,14 @@ class GcsBackend(backend.Backend):
 
     def glob(self, path):
         pattern = os.fspath(path)
-        wild = [pattern.find(c) for c in "*?[" if c in pattern]
-        if not wild:
+        wildcards = [pattern.find(c) for c in "*?[" if c in pattern]
+        if not wildcards:
             return [pattern] if self.exists(pattern) else []
         depth = pattern.count("/") + 1
-        every = (p.rstrip("/").split("/") for p in bucket.under(pattern[: min(wild)]))
-        matches = {"/".join(parts[:depth]) for parts in every if len(parts) >= depth}
+        paths = (
+            p.rstrip("/").split("/") for p in bucket.under(pattern[: min(wildcards)])
+        )
+        matches = {"/".join(parts[:depth]) for parts in paths if len(parts) >= depth}
         return sorted(fnmatch.filter(matches, pattern))
 
     def walk(self, top, *, top_down=True, on_error=None):
@@ -72,7 +74,7 @@ class GcsBackend(backend.Backend):
 
     def mkdir(self, path, *, exist_ok=False, mode=None):
         if not exist_ok and self.exists(path):
-            raise FileExistsError(f"{os.fspath(path)} is there already.")
+            raise FileExistsError(f"{os.fspath(path)} exists already.")
         bucket.make_folder(os.fspath(path))
 
     def rmtree(self, path):
@@ -85,7 +87,7 @@ class GcsBackend(backend.Backend):
 
     def rename(self, path, dst):
         if epath.Path(dst).exists():
-            raise FileExistsError(f"{os.fspath(dst)} is there already.")
+            raise FileExistsError(f"{os.fspath(dst)} exists already.")
         self.replace(path, dst)
 
     def replace(self, path, dst):
@@ -97,26 +99,28 @@ class GcsBackend(backend.Backend):
         if not in_bucket(dst):
             raise ValueError(f"{path} is a folder; it cannot be moved to {dst}.")
         names = [*bucket.under(f"{path}/")]
-        bucket.each(lambda p: bucket.copy(p, dst + p.removeprefix(path)), names)
-        bucket.each(bucket.remove, names)
+        bucket.map_concurrently(
+            lambda p: bucket.copy(p, dst + p.removeprefix(path)), names
+        )
+        bucket.map_concurrently(bucket.remove, names)
 
     def copy(self, path, dst, overwrite):
         path, dst = os.fspath(path), os.fspath(dst)
         if not overwrite and epath.Path(dst).exists():
-            raise FileExistsError(f"{dst} is there already.")
+            raise FileExistsError(f"{dst} exists already.")
         if in_bucket(dst):
             bucket.copy(path, dst)
         else:
             pathlib.Path(dst).write_bytes(bucket.read(path))
 
     def stat(self, path):
-        found = bucket.find(os.fspath(path))
-        if found is None:
+        stat = bucket.find(os.fspath(path))
+        if stat is None:
             raise FileNotFoundError(f"There is no {os.fspath(path)}.")
         return stat_utils.StatResult(
-            is_directory=found.is_folder,
-            length=found.size,
-            mtime=found.version // 1_000_000,
+            is_directory=stat.is_folder,
+            length=stat.size,
+            mtime=stat.version // 1_000_000,
             owner=None,
             group=None,
             mode=None,
@@ -128,9 +132,9 @@ BACKEND = GcsBackend()
 
 @epath.register_path_cls(("gs://",))
 class GcsPath(gpath.PosixGPath):
-    """A path that begins with gs://."""
+    """A path that starts with gs://."""
 
     @property
     def _backend(self):
-        # A path of this machine that was derived from one of a bucket is itself again.
+        # A local path derived from one in a bucket uses the local file system.
         return BACKEND if self._uri_scheme == "gs" else super()._backend

@@ -1,4 +1,4 @@
-"""Files that grow on this machine, and their copies in a bucket."""
+"""Copies of growing local files to a bucket."""
 
 import pathlib
 import threading
@@ -6,27 +6,27 @@ import threading
 from simclr_jax.storage import bucket
 
 EVERY = 60.0  # seconds between two copies
-WHOLE = 2**20  # bytes up to which a file is sent again whole: one request, not four
+WHOLE = 2**20  # bytes up to which a whole file is sent: one request instead of four
 
 
 class Mirror:
-    """Copies what is new in a folder's files to a bucket, in the background.
+    """Copies new content of the files in a folder to a bucket, in the background.
 
     Args:
-      folder: on this machine; its files only ever grow.
-      to: a whole path in a bucket.
+      folder: a local folder, to whose files content is only appended.
+      target: an absolute path in a bucket.
       every: seconds between two copies.
     """
 
-    def __init__(self, folder: pathlib.Path, to: str, every: float = EVERY):
-        self._folder, self._to, self._every = folder, to, every
+    def __init__(self, folder: pathlib.Path, target: str, every: float = EVERY):
+        self._folder, self._target, self._every = folder, target, every
         self._sent: dict[str, int] = {}  # bytes of each file that are in the bucket
         self._lock, self._end = threading.Lock(), threading.Event()
         self._failure: Exception | None = None
         threading.Thread(target=self._run, daemon=True).start()
 
     def copy(self) -> None:
-        """Sends what is new now; returns when it is there.
+        """Sends new content; returns when it has been written.
 
         Raises:
           BucketDenied, BucketUnavailable.
@@ -36,7 +36,7 @@ class Mirror:
                 self._send(file)
 
     def _send(self, file: pathlib.Path) -> None:
-        sent, path = self._sent.get(file.name, 0), f"{self._to}/{file.name}"
+        sent, path = self._sent.get(file.name, 0), f"{self._target}/{file.name}"
         with file.open("rb") as stream:
             stream.seek(sent)
             new = stream.read()
@@ -57,11 +57,11 @@ class Mirror:
                 return
 
     def check(self) -> None:
-        """Raises what a copy in the background has failed with."""
+        """Raises the error of a failed copy in the background, if any."""
         if self._failure is not None:
             raise self._failure
 
     def close(self) -> None:
-        """Sends the rest; raises as `copy`."""
+        """Stops the background copies and sends the rest; raises as `copy`."""
         self._end.set()
         self.copy()

@@ -1,4 +1,4 @@
-"""Paths as a user writes them, made whole: on this machine, or in a bucket."""
+"""Absolute paths from those of a user: local, or in a bucket."""
 
 import os
 import posixpath
@@ -6,27 +6,27 @@ import re
 
 BUCKET = "gs://"
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):/|(gs|gcs):")
-AMBIGUOUS = "#?[]\r\n"  # which Orbax reads as a URL's end or as a pattern, silently
+AMBIGUOUS = "#?[]\r\n"  # Orbax reads them as the end of a URL or as a pattern
 
 
-def in_bucket(path) -> bool:
-    """Whether a whole path lies in a bucket."""
+def in_bucket(path: str | os.PathLike) -> bool:
+    """Whether an absolute path lies in a bucket."""
     return os.fspath(path).startswith(BUCKET)
 
 
 def has_scheme(path: str) -> bool:
-    """Whether a path begins with a scheme, right or wrong, such as gs:// or gs:/."""
+    """Whether a path starts with a scheme, valid or not, such as gs:// or gs:/."""
     return SCHEME.match(path) is not None
 
 
 def absolute(path: str) -> str:
-    """The path from the root of this machine, or the one of a bucket; no / at the end.
+    """The absolute local path, or the path in a bucket, without / at the end.
 
-    `~`, a relative path and file:// are resolved. "" stays "": no path was given.
+    `~`, a relative path and file:// are resolved; "" is returned unchanged.
 
     Raises:
-      ValueError: another scheme than gs:// or file://, a bucket without a path, or one
-        of `AMBIGUOUS` in it.
+      ValueError: another scheme than gs:// or file://, a bucket without a path, or a
+        path with one of the characters `AMBIGUOUS`.
     """
     match = SCHEME.match(path)
     if not match:
@@ -36,9 +36,9 @@ def absolute(path: str) -> str:
     if not path.startswith(BUCKET):
         scheme = match[1] or match[2]
         raise ValueError(_wrong_scheme(path, scheme, path[match.end() :]))
-    if found := sorted(set(path) & set(AMBIGUOUS)):
+    if characters := sorted(set(path) & set(AMBIGUOUS)):
         raise ValueError(
-            f"{path!r}: a path in a bucket may not have {' '.join(found)!r}."
+            f"{path!r}: a path in a bucket may not contain {' '.join(characters)!r}."
         )
     bucket, _, inside = path.removeprefix(BUCKET).partition("/")
     if not bucket:
@@ -52,7 +52,7 @@ def absolute(path: str) -> str:
 
 
 def _wrong_scheme(path: str, scheme: str, rest: str) -> str:
-    allowed = "A path is one of this machine, or in a bucket: gs://BUCKET/FOLDER."
+    allowed = "A path is local, or in a bucket: gs://BUCKET/FOLDER."
     if scheme in ("gs", "gcs", "gc", "google"):
         return f"{path}: did you mean {BUCKET}{rest.lstrip('/')}? {allowed}"
     if scheme == "file":
@@ -60,8 +60,8 @@ def _wrong_scheme(path: str, scheme: str, rest: str) -> str:
     return f"{path}: {scheme}:// is not supported. {allowed}"
 
 
-def split(path: str) -> tuple[str, str]:
-    """The bucket and the object's name, of a whole path in a bucket."""
+def split(path: str | os.PathLike) -> tuple[str, str]:
+    """The bucket and the object's name of an absolute path in a bucket."""
     bucket, _, name = os.fspath(path).removeprefix(BUCKET).partition("/")
     return bucket, name
 

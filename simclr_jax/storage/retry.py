@@ -1,11 +1,11 @@
-"""Trying an operation on a bucket again, for a limited time."""
+"""Retries of operations on a bucket, for a limited time, and messages about them."""
 
 import contextlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import google.api_core.exceptions
@@ -17,29 +17,29 @@ from simclr_jax.storage.errors import (
     BucketDenied,
     BucketError,
     BucketUnavailable,
-    Meaning,
+    Category,
     ObjectMissing,
-    meaning,
+    classify,
     no_bucket,
     reason,
 )
 
 PATIENCE = "SIMCLR_JAX_STORAGE_PATIENCE"  # the environment variable, in seconds
 DEFAULT_PATIENCE = 600.0
-SOON = 3.0  # seconds of failures before they are told
-FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds between two tries, drawn at random
+REPORT_AFTER = 3.0  # seconds of failures before the first message
+FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds between two tries, randomised
 
 CLIENT = (google.api_core.exceptions.GoogleAPICallError, GoogleAuthError)
-SLOW = 30.0  # seconds after which somebody who waits is told for what
+SLOW = 30.0  # seconds between messages about an operation that is still running
 
 T = TypeVar("T")
 
 
-def patience() -> float:
-    """For how many seconds a failing operation is tried.
+def retry_seconds() -> float:
+    """How long a failing operation is retried, in seconds.
 
     Raises:
-      ValueError: the environment variable is no number above 0.
+      ValueError: the environment variable is not a number above 0.
     """
     text = os.environ.get(PATIENCE, "")
     try:
@@ -47,97 +47,104 @@ def patience() -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise ValueError(f"{PATIENCE}={text}: wants a number of seconds above 0.")
+        raise ValueError(f"{PATIENCE}={text}: expected a number of seconds above 0.")
     return seconds
 
 
 def say(text: str) -> None:
-    """A line on stderr, above a progress bar."""
+    """Prints a line on stderr, above a progress bar."""
     tqdm.write(text, file=sys.stderr)
 
 
 @contextlib.contextmanager
-def said_if_slow(what: str, after: float = SLOW):
-    """Says after some seconds, and then twice a minute, that `what` still goes on."""
-    end, began = threading.Event(), time.monotonic()
+def report_if_slow(activity: str, after: float = SLOW) -> Iterator[None]:
+    """Prints after some seconds, then every `SLOW`, that the body is still running.
 
-    def tell():
+    Args:
+      activity: what the body does, for the message: "reading checkpoint 3".
+      after: seconds before the first message.
+    """
+    end, start = threading.Event(), time.monotonic()
+
+    def report() -> None:
         pause = after
         while not end.wait(pause):
             pause = SLOW
-            say(f"Still {what}, for {time.monotonic() - began:.0f} s ...")
+            say(f"Still {activity}, for {time.monotonic() - start:.0f} s ...")
 
-    threading.Thread(target=tell, daemon=True).start()
+    threading.Thread(target=report, daemon=True).start()
     try:
         yield
     finally:
         end.set()
 
 
-class Outage:
-    """Says once that a storage does not answer, and once that it does again.
+class OutageReporter:
+    """Prints one message when the storage stops responding and one when it recovers.
 
-    Many threads may fail at the same time; they share one. What passes within `SOON`
-    is not worth a line.
+    All threads share one reporter. Failures shorter than `REPORT_AFTER` seconds are not
+    reported.
     """
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._failing: dict[object, float] = {}  # calls, and since when
-        self._since: float | None = None  # when what was said began
+        self._failing: dict[object, float] = {}  # call -> time of its first failure
+        self._since: float | None = None  # first failure of the reported outage
 
-    def note(self, call: object, error: BucketError, seconds: float) -> None:
-        """`call` has failed once more; it is tried for up to so many seconds."""
-        now = time.monotonic()
+    def failed(self, call: object, error: BucketError, seconds: float) -> None:
+        """Records a failure of `call`, which is retried for up to `seconds`."""
+        time_now = time.monotonic()
         with self._lock:
-            began = self._failing.setdefault(call, now)
-            if self._since is None and now - began >= SOON:
-                self._since = began
+            since = self._failing.setdefault(call, time_now)
+            if self._since is None and time_now - since >= REPORT_AFTER:
+                self._since = since
                 say(f"{error}; trying again, for up to {seconds:.0f} s.")
 
-    def end(self, call: object, *, solved: bool) -> None:
-        """`call` is not tried any more."""
+    def ended(self, call: object, *, solved: bool) -> None:
+        """Records that `call` is not retried any more; solved: it succeeded."""
         with self._lock:
             self._failing.pop(call, None)
             if self._since is None or self._failing:
                 return
             if solved:
                 took = time.monotonic() - self._since
-                say(f"The storage answers again, after {took:.0f} s.")
+                say(f"The storage responds again, after {took:.0f} s.")
             self._since = None
 
 
-OUTAGE = Outage()
+OUTAGES = OutageReporter()
 
 
-def attempt(operation: str, path: str, call: Callable[[], T], *, token=True) -> T:
-    """What `call` returns, tried again while its error is one that passes.
+def with_retries(
+    operation: str, path: str, call: Callable[[], T], *, token: bool = True
+) -> T:
+    """Returns the result of `call`, which is repeated after temporary errors.
 
     Args:
-      operation: what is done to the path, for messages: "read", "written".
-      path: on what.
-      token: whether credentials that are not accepted are such an error. They may have
-        been renewed a moment ago; at the start of a command they are rather wrong.
+      operation: for messages, a participle: "read", "written".
+      path: the path that `call` accesses, for messages.
+      token: whether to retry when credentials are not accepted. During a run they may
+        just have been renewed; at the start of a command they are wrong.
 
     Raises:
-      BucketUnavailable: it failed for `patience()` seconds.
+      BucketUnavailable: it failed for `retry_seconds()`.
       BucketDenied: no permission, or no such bucket.
       ObjectMissing: no such object.
       BucketError: the service refuses it for another reason.
     """
-    seconds, mine = patience(), object()
-    passing = (Meaning.TRANSIENT, Meaning.TOKEN) if token else (Meaning.TRANSIENT,)
+    seconds, call_id = retry_seconds(), object()
+    temporary = (Category.TRANSIENT, Category.TOKEN) if token else (Category.TRANSIENT,)
 
-    def note(error: Exception) -> None:
+    def failed(error: Exception) -> None:
         cause = BucketError(operation, path, reason(error))
-        OUTAGE.note(mine, cause, seconds)
+        OUTAGES.failed(call_id, cause, seconds)
 
     retry = Retry(
-        predicate=lambda error: meaning(error) in passing,
+        predicate=lambda error: classify(error) in temporary,
         initial=FIRST_DELAY,
         maximum=LONGEST_DELAY,
         timeout=seconds,
-        on_error=note,
+        on_error=failed,
     )
     solved = False
     try:
@@ -148,21 +155,21 @@ def attempt(operation: str, path: str, call: Callable[[], T], *, token=True) -> 
         cause = error.cause or error
         raise BucketUnavailable(operation, path, reason(cause)) from cause
     except Exception as error:
-        solved = meaning(error) is Meaning.MISSING
-        ours = translated(operation, path, error)
-        if ours is error:
+        solved = classify(error) is Category.MISSING
+        translated = translate(operation, path, error)
+        if translated is error:
             raise
-        raise ours from error
+        raise translated from error
     finally:
-        OUTAGE.end(mine, solved=solved)
+        OUTAGES.ended(call_id, solved=solved)
 
 
-def translated(operation: str, path: str, error: Exception) -> Exception:
-    """The error as one of ours, where it is one of a storage."""
-    what, why = meaning(error), reason(error)
-    if what is Meaning.MISSING and not no_bucket(error):
+def translate(operation: str, path: str, error: Exception) -> Exception:
+    """A storage client's error as a BucketError; any other error unchanged."""
+    category, why = classify(error), reason(error)
+    if category is Category.MISSING and not no_bucket(error):
         return ObjectMissing(operation, path, why)
-    if what in (Meaning.DENIED, Meaning.TOKEN, Meaning.MISSING):
+    if category in (Category.DENIED, Category.TOKEN, Category.MISSING):
         return BucketDenied(operation, path, why)
     if isinstance(error, CLIENT):
         return BucketError(operation, path, why)

@@ -1,7 +1,7 @@
-"""A checkpoint in a bucket by way of this machine's disk, without TensorStore's client.
+"""Writes a checkpoint to the local disk and uploads it, for a single process.
 
-TensorStore keeps a token until its time is over, also one that is not accepted any
-more; google-cloud-storage asks for another. For a single process.
+TensorStore keeps a token until it expires, even if it was revoked;
+google-cloud-storage requests another one.
 """
 
 import contextlib
@@ -16,18 +16,22 @@ from simclr_jax.storage.bucket import COMMIT
 
 
 def start_upload(
-    directory: str, step: int, args, before_commit: Callable[[], None]
+    directory: str,
+    step: int,
+    args: ocp.args.CheckpointArgs,
+    before_commit: Callable[[], None],
 ) -> Callable[[], None]:
-    """Starts to write a checkpoint on this machine.
+    """Starts to write a checkpoint on the local disk.
 
     Args:
       directory: of all checkpoints, in a bucket.
-      args: Orbax's, what to save.
-      before_commit: called when all is written but does not count yet.
+      args: Orbax's arguments: the items to save.
+      before_commit: called after the upload, before the checkpoint is marked as
+        complete.
 
     Returns:
-      what waits until it is written, sends it, and leaves nothing behind. It raises
-      OSError or ValueError.
+      a function that waits until it is written, uploads it and removes the local copy.
+      It raises OSError or ValueError.
     """
     scratch = tempfile.TemporaryDirectory(prefix="simclr_jax_checkpoint_")
     manager = ocp.CheckpointManager(scratch.name)
@@ -45,6 +49,6 @@ def start_upload(
             before_commit()
             items = [item.name for item in source.iterdir() if item.is_dir()]
             for folder in (*(f"{target}/{item}" for item in items), target):
-                bucket.write(f"{folder}/{COMMIT}", "sent from another disk")
+                bucket.write(f"{folder}/{COMMIT}", "uploaded by simclr_jax")
 
     return finish

@@ -1,8 +1,9 @@
-"""What a run says: lines of JSON, TensorBoard events, a bar or plain lines."""
+"""The metrics of a run: lines of JSON, TensorBoard events, a bar or plain lines."""
 
 import contextlib
 import json
 import math
+import os
 import pathlib
 import shutil
 import sys
@@ -12,43 +13,50 @@ import time
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from simclr_jax.storage import bucket
+from simclr_jax.storage import bucket, files
 from simclr_jax.storage.errors import ObjectMissing
 from simclr_jax.storage.mirror import Mirror
 from simclr_jax.storage.paths import in_bucket
 
-FLUSH = 30  # seconds, of the events to the disk
+FLUSH = 30  # seconds between writes of the events to the disk
 
 
 class Log:
-    """Writes the metrics of a run; on all processes but the first it keeps silent.
+    """Writes the metrics of a run; does nothing in processes other than the first.
 
-    Files are written on this machine. Where the work directory is in a bucket, they are
-    copied there once a minute, before a checkpoint is complete, and at the end.
+    Files are written to the local disk. Where the work directory is in a bucket, they
+    are copied to it once a minute, before a checkpoint is complete, and at the end.
 
     Args:
-      workdir: where metrics.jsonl and the TensorBoard events go; a whole path.
-      start, total: steps done and steps to do.
-      active: whether this process writes and speaks.
+      workdir: absolute path of the folder for metrics.jsonl and the TensorBoard events.
+      start: steps done before; metrics of later steps are removed.
+      total: steps of the whole run.
+      active: whether this process writes.
     """
 
-    def __init__(self, workdir, start: int, total: int, *, active: bool = True):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        start: int,
+        total: int,
+        *,
+        active: bool = True,
+    ):
         self.active = active
         self._start, self._total = start, total
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
         if not active:
             return
-        folder, self._mirror = pathlib.Path(workdir), None
-        if in_bucket(workdir):
-            folder = _fetch(workdir)
+        self._mirror = None
+        folder = _download(workdir) if in_bucket(workdir) else pathlib.Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
-        self._forget(start)
+        self._remove_after(start)
         self._events = SummaryWriter(
             str(folder), purge_step=start + 1, flush_secs=FLUSH
         )
         if in_bucket(workdir):
-            self._mirror = Mirror(folder, workdir)
+            self._mirror = Mirror(folder, os.fspath(workdir))
         self._bar = tqdm(
             total=total,
             initial=start,
@@ -57,35 +65,35 @@ class Log:
             disable=not sys.stderr.isatty(),
         )
 
-    def _forget(self, step: int) -> None:
-        """Drops the lines of steps that a resumed run will do again, and half lines."""
+    def _remove_after(self, step: int) -> None:
+        """Removes lines of steps that a resumed run repeats, and incomplete lines."""
         if not self._path.exists():
             return
         lines = self._path.read_text().splitlines()
         kept = [line for line in lines if (_step(line) or step + 1) <= step]
-        if kept == lines:
-            return
-        written = self._path.with_suffix(".jsonl.new")
-        written.write_text("".join(line + "\n" for line in kept))
-        written.replace(self._path)
+        if kept != lines:
+            files.write(str(self._path), "".join(line + "\n" for line in kept))
 
     def say(self, text: str) -> None:
-        """A line for people, above the bar."""
+        """Prints a line on stderr, above the bar."""
         if self.active:
             tqdm.write(text, file=sys.stderr)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of metrics.jsonl, the events, and a word on the terminal.
+        """Writes metrics to metrics.jsonl and to the events, and some to the terminal.
+
+        Args:
+          metrics: with "loss" and "images_per_second".
 
         Raises:
-          BucketDenied, BucketUnavailable: lines before could not be copied.
+          BucketDenied, BucketUnavailable: earlier lines could not be copied.
         """
         if not self.active:
             return
         if self._mirror:
             self._mirror.check()
         finite = {k: x if math.isfinite(x) else None for k, x in metrics.items()}
-        line = json.dumps({"step": step} | finite)  # JSON knows no NaN
+        line = json.dumps({"step": step} | finite)  # JSON has no NaN
         with self._path.open("a") as file:
             file.write(line + "\n")
         for name, value in metrics.items():
@@ -97,8 +105,8 @@ class Log:
                 f"loss {metrics['loss']:.4f}, {speed:.4g} images/s", refresh=True
             )
             return
-        took = time.monotonic() - self._began
-        left = took / max(step - self._start, 1) * (self._total - step)
+        elapsed = time.monotonic() - self._start_time
+        left = elapsed / max(step - self._start, 1) * (self._total - step)
         print(
             f"step {step}/{self._total}  loss {metrics['loss']:.4f}  "
             f"{speed:.4g} images/s  {_clock(left)} left",
@@ -107,7 +115,7 @@ class Log:
         )
 
     def copy(self) -> None:
-        """Waits until all that was written is in the work directory.
+        """Waits until all files are complete in the work directory.
 
         Raises:
           BucketDenied, BucketUnavailable.
@@ -117,7 +125,7 @@ class Log:
             self._mirror.copy()
 
     def close(self) -> None:
-        """Raises as `copy`."""
+        """Writes the rest and removes local copies; raises as `copy`."""
         if not self.active:
             return
         self._bar.close()
@@ -129,17 +137,17 @@ class Log:
                 shutil.rmtree(self._path.parent)
 
 
-def _fetch(workdir: str) -> pathlib.Path:
-    """A folder of this machine, with the metrics that are in the bucket."""
+def _download(workdir: str | os.PathLike) -> pathlib.Path:
+    """A temporary local folder with the metrics of the bucket."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="simclr_jax_log_"))
     with contextlib.suppress(ObjectMissing):
-        written = bucket.read(f"{workdir}/metrics.jsonl")
-        (folder / "metrics.jsonl").write_bytes(written)
+        metrics = bucket.read(f"{workdir}/metrics.jsonl")
+        (folder / "metrics.jsonl").write_bytes(metrics)
     return folder
 
 
 def _step(line: str) -> int | None:
-    """The step of a line; None for what a crash left of one."""
+    """The step of a line of metrics.jsonl; None for an incomplete line."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError):

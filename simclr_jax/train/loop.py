@@ -1,143 +1,151 @@
-"""The loop: knows time, and nothing of what a step computes."""
+"""The training loop: runs compiled steps, logs, evaluates and saves."""
 
 import collections
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from simclr_jax.storage.retry import say
-from simclr_jax.train.checkpoint import CheckpointError, Checkpoints
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint_errors import CheckpointError
 from simclr_jax.train.log import Log
 
-AHEAD = 4  # steps on their way: a slow line in a log hides behind them, no more
+AHEAD = 4  # dispatched steps: enough to hide the time of writing a line of the log
 
 
 class Diverged(FloatingPointError):
-    """Too many steps in a row had no finite loss or gradient."""
+    """Too many consecutive steps had a non-finite loss or gradient."""
 
 
 class Plan(NamedTuple):
-    """When things happen; a period of 0 means never."""
+    """Steps and periods of a run; a period of 0 means never."""
 
-    start: int  # steps done before
+    start: int  # steps done before this process
     total: int  # steps of the whole run
     batch_size: int  # images of a global step
     log_every: int
-    judge_every: int = 0
-    patience: int = 10  # steps in a row that may be skipped for not being finite
+    evaluate_every: int = 0
+    patience: int = 10  # consecutive non-finite steps after which to stop
 
 
 def due(step: int, every: int) -> bool:
-    """Whether something with this period is due after `step` updates."""
+    """Whether an event of this period is due after `step` updates."""
     return every > 0 and step % every == 0
 
 
 def run(
-    step: Callable,
-    state,
+    step: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]],
+    state: Any,
     batches: Iterator,
     plan: Plan,
     *,
     log: Log,
     checkpoints: Checkpoints,
-    judge: Callable | None = None,
+    evaluate: Callable[[Any, Callable[[], None]], dict[str, float]] | None = None,
     stop: Callable[[int], bool] = lambda step: False,
-    alive: Callable[[], None] = lambda: None,
-):
+    on_progress: Callable[[], None] = lambda: None,
+) -> tuple[Any, int]:
     """Trains from plan.start to plan.total.
 
-    The device always has steps to do, but where a judge asks it: the metrics of one are
-    fetched after the next one is under way. At most AHEAD are, so that batches do not
-    pile up, and who is told to stop soon can.
+    The metrics of a step are fetched after the next one is dispatched, so that the
+    device waits for the host at evaluations only. At most AHEAD steps are dispatched,
+    which bounds the batches on the device and the time until a stop.
 
     Args:
       step: the compiled (state, batch) -> (state, metrics).
       batches: global batches, from step plan.start on.
-      judge: (state, alive) -> more metrics, every plan.judge_every steps.
-      stop: steps done -> whether to save and leave now.
-      alive: called whenever the run has got on.
+      evaluate: (state, on_progress) -> metrics, every plan.evaluate_every steps.
+      stop: steps done -> whether to save and return.
+      on_progress: called after every step and during evaluations.
 
     Returns:
-      the state and the steps done: plan.total, or fewer if told to stop.
+      the state and the steps done: plan.total, or fewer after a stop.
 
     Raises:
-      Diverged: after plan.patience steps in a row without a finite loss or gradient.
-      CheckpointError: if a checkpoint could not be written.
+      Diverged: plan.patience consecutive steps had a non-finite loss or gradient.
+      CheckpointError: a checkpoint could not be written.
     """
-    meter = _Meter(log, plan, alive)
-    done, coming = plan.start, collections.deque()
-    with _arriving(checkpoints, log):
+    pending = _PendingMetrics(log, plan, on_progress)
+    done, dispatched = plan.start, collections.deque()
+    with _complete_writes_on_error(checkpoints, log):
         for done in range(plan.start + 1, plan.total + 1):
-            with _saving(checkpoints, meter, done - 1, state):
+            with _save_on_error(checkpoints, pending, done - 1, state):
                 batch = next(batches)
-            with jax.transfer_guard("disallow"):  # nothing of a step waits for the host
+            with jax.transfer_guard("disallow"):  # a step must not wait for the host
                 state, metrics = step(state, batch)
-            coming.append(metrics)
-            if len(coming) > AHEAD:
-                jax.block_until_ready(coming.popleft())
-            alive()
+            dispatched.append(metrics)
+            if len(dispatched) > AHEAD:
+                jax.block_until_ready(dispatched.popleft())
+            on_progress()
             checkpoints.poll(done, state)
-            with _saving(checkpoints, meter, done, state):
-                meter.flush()
-                if judge is not None and due(done, plan.judge_every):
-                    meter.hold(done, metrics)
-                    meter.flush(partial(judge, state, alive))
+            with _save_on_error(checkpoints, pending, done, state):
+                pending.flush()
+                if evaluate is not None and due(done, plan.evaluate_every):
+                    pending.put(done, metrics)
+                    pending.flush(partial(evaluate, state, on_progress))
                 elif due(done, plan.log_every) or done == plan.total:
-                    meter.hold(done, metrics)
+                    pending.put(done, metrics)
                 if checkpoints.due(done):
-                    meter.flush()  # no checkpoint is ahead of the metrics
+                    pending.flush()  # no checkpoint is ahead of the metrics
                     checkpoints.save(done, state)
             if stop(done):
                 break
-        meter.flush()
+        pending.flush()
         checkpoints.finish(done, state)
     return state, done
 
 
-class _Meter:
-    """Holds the metrics of one step until they can be had without waiting."""
+class _PendingMetrics:
+    """The metrics of one step, until they can be fetched without waiting."""
 
-    def __init__(self, log: Log, plan: Plan, alive: Callable[[], None]):
-        self._log, self._plan, self._alive = log, plan, alive
-        self._held: tuple | None = None
+    def __init__(self, log: Log, plan: Plan, on_progress: Callable[[], None]):
+        self._log, self._plan, self._on_progress = log, plan, on_progress
+        self._pending: tuple[int, dict] | None = None
         self._last = (plan.start, time.monotonic())
 
-    def hold(self, done: int, metrics) -> None:
-        self._held = (done, metrics)
+    def put(self, done: int, metrics: dict[str, jax.Array]) -> None:
+        self._pending = (done, metrics)
 
-    def flush(self, judge: Callable[[], dict] = dict) -> None:
-        if self._held is None:
+    def flush(self, evaluate: Callable[[], dict] = dict) -> None:
+        """Writes the pending metrics and those of `evaluate` to the log.
+
+        Raises:
+          Diverged: plan.patience consecutive steps had a non-finite loss or gradient.
+        """
+        if self._pending is None:
             return
-        (done, metrics), self._held = self._held, None
+        (done, metrics), self._pending = self._pending, None
         metrics = {name: x.item() for name, x in jax.device_get(metrics).items()}
-        before, then = self._last
-        images = (done - before) * self._plan.batch_size
-        speed = images / max(time.monotonic() - then, 1e-9)
+        last_step, last_time = self._last
+        images = (done - last_step) * self._plan.batch_size
+        speed = images / max(time.monotonic() - last_time, 1e-9)
         metrics["images_per_second"] = round(speed, 1)
-        self._alive()
+        self._on_progress()
         try:
-            metrics |= judge()
+            metrics |= evaluate()
         finally:
-            self._alive()
-            self._last = (done, time.monotonic())  # the judge's time is not training's
+            self._on_progress()
+            self._last = (done, time.monotonic())  # without the time of the evaluation
             self._log.write(done, metrics)
         if metrics["streak"] >= self._plan.patience:
             raise Diverged(
                 f"The loss or the gradient was not finite in the last "
                 f"{metrics['streak']} steps, up to step {done}; the state is that of "
-                "before them. A smaller optim.lr or a longer warm-up is the usual cure."
+                "before them. Try a smaller optim.lr or a longer warm-up."
             )
 
 
 @contextlib.contextmanager
-def _saving(checkpoints: Checkpoints, meter: _Meter, done: int, state):
-    """Saves the state if data, judge or log fail, and raises what was raised.
+def _save_on_error(
+    checkpoints: Checkpoints, pending: _PendingMetrics, done: int, state: Any
+) -> Iterator[None]:
+    """Saves the state after an error of the data, the evaluation or the log.
 
-    Not with several processes: they would have to agree.
+    Not with several processes, which would have to agree on the step.
     """
     try:
         yield
@@ -146,7 +154,7 @@ def _saving(checkpoints: Checkpoints, meter: _Meter, done: int, state):
     except Exception:
         if jax.process_count() == 1 and done:
             with contextlib.suppress(Exception):
-                meter.flush()
+                pending.flush()
             try:
                 checkpoints.finish(done, state)
             except Exception as failure:
@@ -155,11 +163,10 @@ def _saving(checkpoints: Checkpoints, meter: _Meter, done: int, state):
 
 
 @contextlib.contextmanager
-def _arriving(checkpoints: Checkpoints, log: Log):
-    """Lets what is being written arrive before a failure ends the process.
+def _complete_writes_on_error(checkpoints: Checkpoints, log: Log) -> Iterator[None]:
+    """Completes pending writes before an error ends the process.
 
-    No checkpoint with several processes: one that has failed alone would wait for the
-    others.
+    With several processes only the log: a save would wait for the other processes.
     """
     try:
         yield

@@ -199,8 +199,8 @@ def with_rules(
       tx: the optimiser of all other parameters.
       frozen: rules for the parameters without updates or moments (MoCo v3's patch
         projection).
-      delayed: rules for the parameters that, like their moments and the optimiser's count
-        of their steps, do not change before delay_steps (DINO's last layer).
+      delayed: rules for the parameters that, like their moments and the optimiser's
+        count of their steps, do not change before delay_steps (DINO's last layer).
       constant: rules for the parameters whose rate is always `peak` (SimSiam's
         predictor).
       peak: the peak learning rate of the run.

@@ -71,8 +71,8 @@ def warmup_cosine(
     return schedule
 
 
-# Shapes of schedules. Keywords: warmup, total and epoch in steps, milestones in epochs; a
-# shape ignores the others.
+# Shapes of schedules. Keywords: warmup, total and epoch in steps, milestones in epochs;
+# each shape ignores those that it does not need.
 
 
 def cosine(
@@ -92,7 +92,7 @@ def epochs(
 ) -> Schedule:
     """MoCo v2, SimSiam: all steps of an epoch have the rate of its first step."""
     rate = warmup_cosine(peak, warmup, total, end)
-    return lambda step: rate(step // epoch * epoch)
+    return lambda step: rate(jnp.asarray(step) // epoch * epoch)
 
 
 def tsimcne(
@@ -104,7 +104,7 @@ def tsimcne(
     """
     warm, last = math.ceil(warmup / epoch), math.ceil(total / epoch)
     rate = warmup_cosine(peak, warm, last + 1, end, inclusive=True)
-    return lambda step: rate(step // epoch)
+    return lambda step: rate(jnp.asarray(step) // epoch)
 
 
 def steps(
@@ -120,9 +120,8 @@ def steps(
     rate = warmup_cosine(peak, warmup, total, end=peak)
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-        past = sum(
-            jnp.asarray(step >= milestone * epoch, int) for milestone in milestones
-        )
+        step = jnp.asarray(step)
+        past = sum((step >= milestone * epoch).astype(int) for milestone in milestones)
         return rate(step) * 0.1**past
 
     return schedule

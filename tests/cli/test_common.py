@@ -59,8 +59,6 @@ def test_wrong_arguments(parser, arguments, message, capsys):
 DENIED = BucketDenied("read", "gs://b/x", "403")
 READ = ("read", "gs://b/x", 1, "403")
 UNAVAILABLE = BucketUnavailable("read", "gs://b/x", "503")
-AWAY = CheckpointUnavailable("read", "gs://b/run", 5, "403")
-DAMAGED = CheckpointError("read", "/run", 5, "damaged")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Objects by their paths, with the real clients and an emulated Cloud Storage."""
+"""Objects by path, with the real clients and an emulated Cloud Storage."""
 
 import pathlib
 
@@ -15,7 +15,7 @@ NAMES = ("a", "a b", "50%+x=1&y", "ä/ö", "#?[x]", "x//y")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_whatever_a_name_is_made_of(cloud, name):
+def test_operations_on_names_with_special_characters(cloud, name):
     path = f"gs://bucket/{name}"
     bucket.write(path, b"0123456789")
     assert cloud.objects("bucket") == {name: b"0123456789"}
@@ -30,7 +30,7 @@ def test_whatever_a_name_is_made_of(cloud, name):
     assert [*cloud.objects("bucket")] == [f"{name}.copy"]
 
 
-def test_reading_at_the_end_and_of_nothing(cloud):
+def test_reading_at_the_end_and_of_empty_or_missing_objects(cloud):
     cloud.put("bucket", "x", b"0123456789")
     assert bucket.read("gs://bucket/x", 8, 10) == b"89"
     assert bucket.read("gs://bucket/x", 10, 5) == b""
@@ -38,11 +38,11 @@ def test_reading_at_the_end_and_of_nothing(cloud):
     assert bucket.read("gs://bucket/x", 3, 0) == b""
     cloud.put("bucket", "empty", b"")
     assert bucket.read("gs://bucket/empty") == b""
-    with pytest.raises(ObjectMissing, match="gs://bucket/none could not be read: 404"):
+    with pytest.raises(ObjectMissing, match=r"gs://bucket/none .*404"):
         bucket.read("gs://bucket/none")
 
 
-def test_a_folder_is_what_lies_in_it(cloud):
+def test_folders_exist_while_objects_lie_in_them(cloud):
     for name in ("run/a", "run/b/c", "run2/d", "run.txt", "e/"):
         cloud.put("bucket", name, b"x")
     assert bucket.listing("gs://bucket/run")[0] == ["b"]
@@ -60,7 +60,7 @@ def test_a_folder_is_what_lies_in_it(cloud):
     assert [*cloud.objects("bucket")] == ["e/", "run.txt", "run2/d"]
 
 
-def test_long_lists_come_in_pages(cloud):
+def test_long_lists_have_pages(cloud):
     cloud.page = 7
     for i in range(50):
         cloud.put("bucket", f"x/{i:02}/y", b"")
@@ -79,8 +79,7 @@ def test_the_version_changes_with_the_content(cloud):
 
 
 @pytest.mark.usefixtures("broken_connections")
-def test_an_append_that_was_lost_is_not_done_twice(cloud):
-    """The answer to compose does not arrive; what it did stays done."""
+def test_an_append_whose_response_was_lost_is_not_repeated(cloud):
     cloud.put("bucket", "x", b"01")
     cloud.faults = [Fault("POST .*/compose", truncate=0, count=1)]
     bucket.append("gs://bucket/x", b"23", 2)
@@ -101,8 +100,7 @@ def test_an_append_that_was_lost_is_not_done_twice(cloud):
     ],
     ids=str,
 )
-def test_what_passes_does_no_harm(cloud, fault):
-    """Each request fails once or twice, of whatever kind; a cut-off body is seen."""
+def test_temporary_faults_do_not_change_results(cloud, fault):
     cloud.put("bucket", "x", b"0123456789" * 1000)
     for _ in range(2):
         cloud.faults = [Fault(**fault, count=4)]
@@ -116,15 +114,16 @@ def test_what_passes_does_no_harm(cloud, fault):
     assert cloud.objects("bucket")["y"] == b"new"
 
 
-def test_a_token_that_is_void_is_asked_for_anew_by_google_only(cloud, capsys):
-    """TensorStore keeps it; then the same bytes come the other way."""
+def test_reads_fall_back_to_google_when_tensorstore_keeps_a_revoked_token(
+    cloud, capsys
+):
     cloud.put("bucket", "x", b"0123456789")
     cloud.faults = [Fault("tensorstore", status=401)]
     assert bucket.read("gs://bucket/x", 2, 3) == b"234"
     assert capsys.readouterr().err == ""
 
 
-def test_a_storage_that_stays_away(cloud, monkeypatch):
+def test_a_permanent_outage_is_raised_as_unavailable(cloud, monkeypatch):
     monkeypatch.setenv(PATIENCE, "0.5")
     cloud.faults = [Fault(status=503)]
     for call in (
@@ -132,11 +131,12 @@ def test_a_storage_that_stays_away(cloud, monkeypatch):
         lambda: bucket.write("gs://bucket/x", b""),
         lambda: bucket.find("gs://bucket/x"),
     ):
-        with pytest.raises(BucketUnavailable, match="gs://bucket/x could not be"):
+        with pytest.raises(BucketUnavailable) as error:
             call()
+        assert error.value.path == "gs://bucket/x"
 
 
-def test_from_and_to_this_machine(cloud, tmp_path):
+def test_upload_and_download(cloud, tmp_path):
     (tmp_path / "net" / "in").mkdir(parents=True)
     (tmp_path / "net" / "a").write_bytes(b"1")
     (tmp_path / "net" / "in" / "b").write_bytes(b"2")
@@ -150,16 +150,16 @@ def test_from_and_to_this_machine(cloud, tmp_path):
         "copy of net/in/b": b"2",
     }
     here = tmp_path / "here"
-    assert bucket.copy_here("gs://bucket/copy of net", here) == 2
+    assert bucket.download("gs://bucket/copy of net", here) == 2
     assert (here / "copy of net" / "in" / "b").read_bytes() == b"2"
-    assert bucket.copy_here("gs://bucket/a.ckpt", here) == 2  # a TensorFlow checkpoint
+    assert bucket.download("gs://bucket/a.ckpt", here) == 2  # a TensorFlow checkpoint
     assert sorted(p.name for p in here.iterdir()) == [
         *("a.ckpt.data", "a.ckpt.index", "copy of net"),
     ]
-    assert bucket.copy_here("gs://bucket/none", here) == 0
+    assert bucket.download("gs://bucket/none", here) == 0
 
 
-def test_a_disk_and_a_bucket_answer_alike(cloud, tmp_path):
+def test_local_and_bucket_storages_return_the_same(cloud, tmp_path):
     for root in (f"{tmp_path}/set", "gs://bucket/set"):
         storage = storage_of(root)
         storage.write(f"{root}/cat/1.png", b"12345")
@@ -179,7 +179,7 @@ def test_a_disk_and_a_bucket_answer_alike(cloud, tmp_path):
             storage.entries(f"{root}/none")
 
 
-def test_a_thousand_files_are_looked_up_by_two_requests(cloud):
+def test_metadata_of_a_thousand_files_costs_two_requests(cloud):
     for i in range(1024):
         cloud.put("bucket", f"set/x-{i:04}", b"1")
     cloud.clear_requests()
@@ -188,10 +188,10 @@ def test_a_thousand_files_are_looked_up_by_two_requests(cloud):
     assert len([r for r in cloud.requests if "/o?" in r.path]) == 2
 
 
-# Access, before anything is begun.
+# Access.
 
 
-def test_folders_that_can_be_used(cloud, tmp_path):
+def test_accessible_folders_pass(cloud, tmp_path):
     check_folder("gs://bucket/new", write=True)
     check_folder("gs://bucket/new")
     check_folder(str(tmp_path / "new"), write=True)
@@ -200,26 +200,26 @@ def test_folders_that_can_be_used(cloud, tmp_path):
 
 
 @pytest.mark.parametrize("write", [False, True])
-def test_a_bucket_that_is_not_there(cloud, write):
+def test_a_missing_bucket_is_denied(cloud, write):
     with pytest.raises(BucketDenied, match=r"gs://misspelt/run .*no such bucket"):
         check_folder("gs://misspelt/run", write=write)
     assert len(cloud.requests) <= 4
 
 
 @pytest.mark.parametrize("name", ["BUCKET", "b", "my bucket", "x?y"])
-def test_a_bucket_that_cannot_be(cloud, name):
-    with pytest.raises(ValueError, match="cannot be the name of a bucket"):
+def test_an_invalid_name_of_a_bucket_is_refused(cloud, name):
+    with pytest.raises(ValueError, match="not a valid name of a bucket"):
         check_folder(f"gs://{name}/run")
     assert cloud.requests == []
 
 
 @pytest.mark.parametrize("write", [False, True])
-def test_an_object_where_a_folder_is_wanted(cloud, tmp_path, write):
+def test_an_object_or_file_is_not_a_folder(cloud, tmp_path, write):
     cloud.put("bucket", "run", b"x")
-    with pytest.raises(ValueError, match="gs://bucket/run is an object; a folder"):
+    with pytest.raises(ValueError, match="gs://bucket/run is an object"):
         check_folder("gs://bucket/run", write=write)
     pathlib.Path(tmp_path / "run").write_text("")
-    with pytest.raises(ValueError, match="/run is a file; a folder"):
+    with pytest.raises(ValueError, match="/run is a file"):
         check_folder(f"{tmp_path}/run", write=write)
 
 
@@ -234,27 +234,27 @@ def test_an_object_where_a_folder_is_wanted(cloud, tmp_path, write):
         ("storage.objects.delete", True),
     ],
 )
-def test_a_permission_that_is_missing_is_named(cloud, permission, write):
+def test_a_missing_permission_is_named(cloud, permission, write):
     cloud.permissions.remove(permission)
-    with pytest.raises(BucketDenied, match=f"{permission} is missing") as caught:
+    with pytest.raises(BucketDenied, match=f"{permission} is missing") as error:
         check_folder("gs://bucket/run", write=write)
-    assert "no credentials: gcloud auth application-default login" in str(caught.value)
+    assert "gcloud auth application-default login" in error.value.reason
 
 
-def test_who_only_reads_needs_no_other_permission(cloud):
+def test_reading_needs_no_write_permission(cloud):
     cloud.put("bucket", "set/x", b"1")
     cloud.permissions = {"storage.objects.get", "storage.objects.list"}
     check_folder("gs://bucket/set")
     assert bucket.read("gs://bucket/set/x") == b"1"
 
 
-def test_names_that_begin_alike_are_not_brought_along(cloud, tmp_path):
+def test_downloads_exclude_other_names_with_the_same_prefix(cloud, tmp_path):
     for name in ("src/model/a", "src/model_big/b", "src/model.index", "src/model/../c"):
         cloud.put("bucket", name, b"x")
-    assert bucket.copy_here("gs://bucket/src/model", tmp_path) == 2
+    assert bucket.download("gs://bucket/src/model", tmp_path) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "model.index"]
 
 
-def test_a_name_with_an_empty_part_is_no_folder_of_itself(cloud):
+def test_an_empty_part_of_a_name_is_not_listed_as_a_folder(cloud):
     cloud.put("bucket", "set//a.jpg", b"x")
     assert bucket.listing("gs://bucket/set") == ([], {})

@@ -1,4 +1,4 @@
-"""What errors mean, of each of the three clients."""
+"""Categories and descriptions of the errors of the three clients."""
 
 import google.api_core.exceptions as google
 import google.auth.exceptions as auth
@@ -10,18 +10,18 @@ from simclr_jax.storage.errors import (
     BucketDenied,
     BucketError,
     BucketUnavailable,
-    Meaning,
+    Category,
     ObjectMissing,
-    meaning,
+    classify,
     reason,
 )
 
-T, TOKEN, DENIED, MISSING, OTHER = Meaning
+T, TOKEN, DENIED, MISSING, OTHER = Category
 BODY = "[http_response_code='{0}'] [http_response_body='{{\\\"code\\\": {0}}}']"
 
 
 def tensorstore(text, status):
-    """As TensorStore 0.1.86 raised it against an emulated bucket."""
+    """An error as TensorStore 0.1.86 raises it."""
     return ValueError(f"{text} {BODY.format(status)}")
 
 
@@ -63,25 +63,25 @@ def tensorstore(text, status):
         (tf.errors.UnauthenticatedError(None, None, "x"), TOKEN),
         (tf.errors.NotFoundError(None, None, "x"), MISSING),
         (tf.errors.InvalidArgumentError(None, None, "no JPEG"), OTHER),
-        # Python's own, and what has nothing to do with a storage
+        # Built-in errors, and errors without a storage
         (ConnectionResetError("x"), T),
         (TimeoutError("x"), T),
         (OSError(28, "No space left on device"), OTHER),
         (ValueError("the shapes differ"), OTHER),
-        (RuntimeError("RESOURCE_EXHAUSTED: out of memory"), OTHER),  # a device's
+        (RuntimeError("RESOURCE_EXHAUSTED: out of memory"), OTHER),  # of a device
         (KeyError("x"), OTHER),
-        # ours
+        # This package
         (BucketUnavailable("read", "gs://b/x", "503"), T),
         (BucketDenied("read", "gs://b/x", "403"), DENIED),
         (ObjectMissing("read", "gs://b/x", "404"), MISSING),
     ],
     ids=lambda x: str(x)[:40],
 )
-def test_the_table(error, expected):
-    assert meaning(error) is expected
-    later = RuntimeError("a checkpoint failed")
-    later.__cause__ = error
-    assert meaning(later) is expected
+def test_category_of_an_error_and_of_its_cause(error, expected):
+    assert classify(error) is expected
+    outer = RuntimeError("a checkpoint failed")
+    outer.__cause__ = error
+    assert classify(outer) is expected
 
 
 def test_reasons_are_short():
@@ -99,7 +99,7 @@ def test_reasons_are_short():
     assert reason(ValueError()) == "ValueError"
 
 
-def test_ours_name_operation_path_and_reason():
+def test_bucket_errors_name_operation_path_and_reason():
     error = BucketDenied("written", "gs://b/x", "403 Forbidden")
     assert str(error) == "gs://b/x could not be written: 403 Forbidden"
     assert isinstance(error, BucketError)

@@ -1,4 +1,4 @@
-"""epath over gs://, which Orbax and TFDS use: the same answers as on a disk."""
+"""epath over gs://, as used by Orbax and TFDS: the same results as on a disk."""
 
 import pytest
 from etils import epath
@@ -11,7 +11,7 @@ def root(request, tmp_path, cloud):
     return epath.Path(tmp_path if request.param == "disk" else "gs://bucket") / "root"
 
 
-def test_the_class():
+def test_class_and_parts_of_a_path():
     path = epath.Path("gs://bucket/a") / "b"
     assert isinstance(path, GcsPath)
     assert str(path) == path.as_posix() == "gs://bucket/a/b"
@@ -23,7 +23,7 @@ def test_the_class():
     assert isinstance(epath.Path(path), GcsPath)
 
 
-def test_folders(root):
+def test_folders_behave_as_on_a_disk(root):
     assert not root.exists()
     assert not root.is_dir()
     (root / "in" / "deep").mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def test_folders(root):
     root.rmtree(missing_ok=True)
 
 
-def test_files(root):
+def test_files_behave_as_on_a_disk(root):
     root.mkdir(parents=True)
     file = root / "a.json"
     with pytest.raises(FileNotFoundError):
@@ -72,7 +72,7 @@ def test_files(root):
         file.stat()
 
 
-def test_an_error_while_writing_leaves_what_was_there(cloud):
+def test_an_error_while_writing_keeps_the_old_content(cloud):
     file = epath.Path("gs://bucket/a")
     file.write_text("before")
     with pytest.raises(TypeError), file.open("w") as stream:
@@ -80,7 +80,7 @@ def test_an_error_while_writing_leaves_what_was_there(cloud):
     assert file.read_text() == "before"
 
 
-def test_walking_and_moving_folders(root):
+def test_walk_glob_and_rename_folders(root):
     for name in ("a/1", "a/b/2", "c/3"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)

@@ -1,4 +1,4 @@
-"""Copies of growing files: how many requests, how many bytes, in what order."""
+"""Copies of growing files to a bucket: requests, bytes, and the log of a run."""
 
 import json
 import threading
@@ -14,16 +14,16 @@ from simclr_jax.train.log import Log
 
 
 class Counted:
-    """A bucket that keeps bytes and counts what is sent; in place of the real one."""
+    """A substitute for a bucket that keeps objects and counts requests and bytes."""
 
     def __init__(self):
         self.objects, self.sent, self.requests = {}, 0, []
         self.failure = None
 
-    def _note(self, kind, path, data):
+    def _record(self, operation, path, data):
         if self.failure:
             raise self.failure
-        self.requests.append((kind, path, threading.current_thread()))
+        self.requests.append((operation, path, threading.current_thread()))
         self.sent += len(data)
 
     def read(self, path):
@@ -32,21 +32,21 @@ class Counted:
         return self.objects[path]
 
     def write(self, path, data):
-        self._note("write", path, data)
+        self._record("write", path, data)
         self.objects[path] = data
 
     def append(self, path, data, offset):
-        self._note("append", path, data)
+        self._record("append", path, data)
         assert len(self.objects[path]) == offset
         self.objects[path] += data
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    made = Counted()
+    counted_bucket = Counted()
     for name in ("read", "write", "append"):
-        monkeypatch.setattr(bucket, name, getattr(made, name))
-    return made
+        monkeypatch.setattr(bucket, name, getattr(counted_bucket, name))
+    return counted_bucket
 
 
 def add(path, data):
@@ -61,7 +61,7 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
-def test_only_what_is_new_is_sent(tmp_path, counted):
+def test_only_changed_files_are_sent(tmp_path, counted):
     copies = Mirror(tmp_path, "gs://b/run", every=1e9)
     copies.copy()
     assert counted.requests == []
@@ -72,11 +72,10 @@ def test_only_what_is_new_is_sent(tmp_path, counted):
     add(tmp_path / "a", b"67")
     copies.close()
     assert counted.objects == {"gs://b/run/a": b"1234567"}
-    assert [kind for kind, *_ in counted.requests] == ["write", "write"]
+    assert [operation for operation, *_ in counted.requests] == ["write", "write"]
 
 
-def test_a_long_file_is_not_sent_again(tmp_path, counted, monkeypatch):
-    """The bytes of a week's copies grow with the file, not with its square."""
+def test_bytes_sent_grow_linearly_with_a_long_file(tmp_path, counted, monkeypatch):
     monkeypatch.setattr(mirror, "WHOLE", 1000)
     copies = Mirror(tmp_path, "gs://b/run", every=1e9)
     for _ in range(100):
@@ -87,7 +86,7 @@ def test_a_long_file_is_not_sent_again(tmp_path, counted, monkeypatch):
     copies.close()
 
 
-def test_copies_are_made_by_another_thread(tmp_path, counted):
+def test_copies_run_in_another_thread(tmp_path, counted):
     add(tmp_path / "a", b"1")
     copies = Mirror(tmp_path, "gs://b/run", every=0.01)
     wait_for(lambda: counted.requests)
@@ -99,9 +98,8 @@ def test_a_failure_in_the_background_is_raised_by_check(tmp_path, counted):
     counted.failure = BucketDenied("written", "gs://b/run/a", "403 Forbidden")
     add(tmp_path / "a", b"1")
     copies = Mirror(tmp_path, "gs://b/run", every=0.01)
-    wait_for(lambda: copies._failure)
     with pytest.raises(BucketDenied, match="403"):
-        copies.check()
+        wait_for(copies.check)
 
 
 # The log of a run.
@@ -114,7 +112,7 @@ def steps(counted):
     return [json.loads(line)["step"] for line in text.splitlines()]
 
 
-def test_a_line_of_the_log_costs_no_request(counted):
+def test_lines_of_the_log_are_sent_by_copies_only(counted):
     log = Log("gs://b/run", 0, 100)
     for step in range(1, 51):
         log.write(step, METRICS)
@@ -128,7 +126,7 @@ def test_a_line_of_the_log_costs_no_request(counted):
     assert len(counted.requests) == 4
 
 
-def test_a_resumed_log_is_cut_back_to_the_checkpoint(counted):
+def test_a_resumed_log_ends_at_the_checkpoint(counted):
     text = "".join(f'{{"step": {n}}}\n' for n in (10, 20, 30)) + '{"step": 4'
     counted.objects["gs://b/run/metrics.jsonl"] = text.encode()
     log = Log("gs://b/run", 20, 100)
@@ -137,7 +135,7 @@ def test_a_resumed_log_is_cut_back_to_the_checkpoint(counted):
     assert steps(counted) == [10, 20, 30]
 
 
-def test_nothing_is_left_on_this_machine(counted, tmp_path, monkeypatch):
+def test_local_files_of_the_log_are_removed(counted, tmp_path, monkeypatch):
     monkeypatch.setattr(logging.tempfile, "tempdir", str(tmp_path))
     log = Log("gs://b/run", 0, 100)
     log.write(1, METRICS)
@@ -146,11 +144,9 @@ def test_nothing_is_left_on_this_machine(counted, tmp_path, monkeypatch):
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_log_that_cannot_be_copied_says_so_at_the_next_line(counted, monkeypatch):
+def test_a_failed_copy_of_the_log_is_raised_by_a_later_line(counted, monkeypatch):
     monkeypatch.setattr(mirror.Mirror.__init__, "__defaults__", (0.01,))
     counted.failure = BucketDenied("written", "gs://b/run/metrics.jsonl", "403")
     log = Log("gs://b/run", 0, 100)
-    log.write(1, METRICS)
-    wait_for(lambda: log._mirror._failure)
     with pytest.raises(BucketDenied, match="403"):
-        log.write(2, METRICS)
+        wait_for(lambda: log.write(1, METRICS))

@@ -1,4 +1,4 @@
-"""Paths made whole: of this machine, of a bucket, and what is neither."""
+"""Absolute paths: local, in a bucket, and invalid ones."""
 
 import os
 
@@ -8,7 +8,7 @@ from simclr_jax.storage.paths import absolute, in_bucket, split
 
 
 @pytest.mark.parametrize(
-    ("path", "whole"),
+    ("path", "result"),
     [
         ("gs://bucket/run", "gs://bucket/run"),
         ("gs://bucket/run/", "gs://bucket/run"),
@@ -21,19 +21,19 @@ from simclr_jax.storage.paths import absolute, in_bucket, split
         ("", ""),
     ],
 )
-def test_whole_paths(path, whole):
-    assert absolute(path) == whole
-    assert absolute(whole) == whole
+def test_absolute_paths(path, result):
+    assert absolute(path) == result
+    assert absolute(result) == result
 
 
-def test_relative_paths_and_the_home_folder(tmp_path, monkeypatch):
+def test_relative_paths_and_the_home_folder_are_resolved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
     assert absolute("runs/x") == f"{tmp_path}/runs/x"
     assert absolute("./x/../y/") == f"{tmp_path}/y"
     assert absolute("~/run") == "/home/somebody/run"
-    assert absolute("a:b") == f"{tmp_path}/a:b"  # a colon alone is no scheme
-    assert os.listdir(tmp_path) == []  # nothing is made, such as a folder "gs:"
+    assert absolute("a:b") == f"{tmp_path}/a:b"  # a colon alone is not a scheme
+    assert os.listdir(tmp_path) == []  # creates no folder
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_relative_paths_and_the_home_folder(tmp_path, monkeypatch):
         ("gcs://bucket/run", "did you mean gs://bucket/run"),
         ("gs:/bucket/run", "did you mean gs://bucket/run"),
         ("gs:bucket/run", "did you mean gs://bucket/run"),
-        ("gs://bucket/run#1", "may not have '#'"),
-        ("gs://bucket/run[1]?", r"may not have '\? \[ \]'"),
+        ("gs://bucket/run#1", "may not contain '#'"),
+        ("gs://bucket/run[1]?", r"may not contain '\? \[ \]'"),
         ("GS://bucket/run", "GS:// is not supported.*gs://BUCKET/FOLDER"),
         ("s3://bucket/run", "s3:// is not supported.*gs://BUCKET/FOLDER"),
         ("https://storage.googleapis.com/b/run", "https:// is not supported"),
@@ -54,13 +54,13 @@ def test_relative_paths_and_the_home_folder(tmp_path, monkeypatch):
         ("gs:///run", "names no bucket"),
     ],
 )
-def test_what_is_no_path(path, message):
-    with pytest.raises(ValueError, match=message) as caught:
+def test_invalid_paths_are_refused(path, message):
+    with pytest.raises(ValueError, match=message) as error:
         absolute(path)
-    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(error.value).splitlines()) == 1
 
 
-def test_buckets():
+def test_bucket_and_name_of_a_path():
     assert in_bucket("gs://bucket/run")
     assert not in_bucket("/gs://bucket/run")
     assert split("gs://bucket/a/b") == ("bucket", "a/b")

@@ -1,4 +1,4 @@
-"""Checkpoints in a bucket that misbehaves: no step waits, no state is lost."""
+"""Checkpoints in a bucket with faults: no step waits, no state is lost."""
 
 import threading
 
@@ -9,19 +9,15 @@ import pytest
 from etils import epath
 from orbax.checkpoint._src.futures.future import _SignalingThread, set_signals
 
-from simclr_jax.storage import bucket, gcs_path, retry
+from simclr_jax.storage import bucket, client, retry
 from simclr_jax.train import checkpoint
-from simclr_jax.train.checkpoint import (
-    Checkpoints,
-    CheckpointUnavailable,
-    newest,
-    restore_latest,
-)
+from simclr_jax.train.checkpoint import Checkpoints, newest, restore_latest
+from simclr_jax.train.checkpoint_errors import CheckpointUnavailable
 from tests.buckets.emulator import Fault
 
-# Orbax's other writers report to an event loop that the failed one has closed.
-UNHEARD = "ignore::pytest.PytestUnraisableExceptionWarning"
-pytestmark = pytest.mark.filterwarnings(UNHEARD)
+# Orbax's other threads report to the event loop that the failed one has closed.
+UNRAISABLE = "ignore::pytest.PytestUnraisableExceptionWarning"
+pytestmark = pytest.mark.filterwarnings(UNRAISABLE)
 FOLDER = "gs://bucket/run/checkpoints"
 
 
@@ -52,20 +48,20 @@ def state(step):
 
 def template():
     mesh = jax.sharding.Mesh(jax.devices()[:1], "x")
-    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state(0)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state(0)
     )
 
 
 def check(step):
-    found, number = restore_latest(FOLDER, template())
+    restored, number = restore_latest(FOLDER, template())
     assert number == step
-    np.testing.assert_array_equal(found["w"], state(step)["w"])
+    np.testing.assert_array_equal(restored["w"], state(step)["w"])
 
 
-def trained(checkpoints, steps, pause=0.02):
-    """A loop that saves when it is time to, as train.loop does."""
+def train(checkpoints, steps, pause=0.02):
+    """Polls and saves as the loop in train.loop does."""
     for step in range(1, steps + 1):
         checkpoints.poll(step, state(step))
         if checkpoints.due(step):
@@ -81,32 +77,31 @@ def poll_until(checkpoints, steps):
         threading.Event().wait(0.01)
 
 
-def test_saved_kept_and_removed(cloud):
-    trained(Checkpoints(FOLDER, every=2, keep=2, keep_every=4), 9)
+def test_newest_and_permanent_checkpoints_are_kept(cloud):
+    train(Checkpoints(FOLDER, every=2, keep=2, keep_every=4), 9)
     names = {name.split("/")[2] for name in cloud.objects("bucket")} - {""}
     assert names == {"4", "8", "9"}
     check(9)
     assert newest(FOLDER) == 9
 
 
-def test_the_loop_asks_the_storage_nothing(cloud, monkeypatch):
-    """From the first save on; the work is other threads'."""
+def test_saving_and_polling_send_no_requests_from_the_main_thread(cloud, monkeypatch):
     checkpoints = Checkpoints(FOLDER, every=5, keep=2)
-    main, asked = threading.current_thread(), []
-    real = retry.attempt
+    main, requests = threading.current_thread(), []
 
-    def attempt(operation, path, call, **options):
+    def with_retries(operation, path, call, **options):
         if threading.current_thread() is main:
-            asked.append(f"{path} {operation}")
-        return real(operation, path, call, **options)
+            requests.append(f"{path} {operation}")
+        return retry.with_retries(operation, path, call, **options)
 
-    monkeypatch.setattr(gcs_path.bucket, "attempt", attempt)
+    monkeypatch.setattr(bucket, "with_retries", with_retries)
+    monkeypatch.setattr(client, "with_retries", with_retries)
     for step in range(1, 21):
         checkpoints.poll(step, state(step))
         if checkpoints.due(step):
             checkpoints.save(step, state(step))
     checkpoints.finish(20, state(20))
-    assert asked == []
+    assert requests == []
     checkpoints.close()
 
 
@@ -122,41 +117,39 @@ def test_the_loop_asks_the_storage_nothing(cloud, monkeypatch):
     ],
     ids=lambda fault: str(vars(fault)),
 )
-def test_what_passes_costs_nothing(cloud, fault):
+def test_temporary_faults_lose_no_checkpoint(cloud, fault):
     checkpoints = Checkpoints(FOLDER, every=5)
     cloud.faults = [fault]
-    trained(checkpoints, 20)
+    train(checkpoints, 20)
     check(20)
 
 
-def test_a_token_that_tensorstore_will_not_give_up(cloud, capsys):
-    """Its time is an hour; the state comes to the bucket by this machine's disk."""
+def test_a_revoked_token_of_tensorstore_is_avoided_by_an_upload(cloud, capsys):
     checkpoints = Checkpoints(FOLDER, every=5)
     cloud.faults = [Fault("^POST .*tensorstore", status=401)]
-    trained(checkpoints, 20)
+    train(checkpoints, 20)
     check(20)
-    told = capsys.readouterr().err
-    assert "Checkpoint 5 could not be written" in told
-    assert "401 Unauthorized; the state will be saved again" in told
-    assert "is written." in told
+    messages = capsys.readouterr().err
+    assert "Checkpoint 5 could not be written" in messages
+    assert "401 Unauthorized" in messages
+    assert "is written" in messages
 
 
-def test_a_failed_save_is_noticed_before_the_next_one(cloud):
-    """Not a thousand steps later; the one before stays."""
+def test_polling_raises_the_error_of_a_failed_save(cloud):
     checkpoints = Checkpoints(FOLDER, every=5)
     checkpoints.save(5, state(5))
     checkpoints.wait()
     cloud.permissions.remove("storage.objects.create")
     checkpoints.save(10, state(10))
-    with pytest.raises(CheckpointUnavailable, match="403 Forbidden") as caught:
+    with pytest.raises(CheckpointUnavailable, match="403 Forbidden") as error:
         poll_until(checkpoints, 3000)
-    assert len(str(caught.value).splitlines()) == 1
-    assert FOLDER in str(caught.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert (error.value.path, error.value.step) == (FOLDER, 10)
     cloud.permissions.add("storage.objects.create")
     check(5)
 
 
-def test_a_bucket_that_is_deleted(cloud):
+def test_a_deleted_bucket_is_unavailable(cloud):
     checkpoints = Checkpoints(FOLDER, every=5)
     cloud.delete_bucket("bucket")
     checkpoints.save(5, state(5))
@@ -164,7 +157,7 @@ def test_a_bucket_that_is_deleted(cloud):
         checkpoints.finish(5, state(5))
 
 
-def test_patience_ends(cloud, monkeypatch):
+def test_retries_of_saves_time_out(cloud, monkeypatch):
     monkeypatch.setenv(retry.PATIENCE, "1")
     checkpoints = Checkpoints(FOLDER, every=5)
     cloud.faults = [Fault("^POST .*tensorstore", status=401), Fault(status=503)]
@@ -173,55 +166,54 @@ def test_patience_ends(cloud, monkeypatch):
         checkpoints.finish(5, state(5))
 
 
-def test_what_is_half_written_is_no_checkpoint_and_goes(cloud):
-    trained(Checkpoints(FOLDER, every=5), 5)
+def test_a_partial_checkpoint_is_ignored_and_removed(cloud):
+    train(Checkpoints(FOLDER, every=5), 5)
     cloud.put("bucket", "run/checkpoints/10/state/d/1", b"half")
     assert newest(FOLDER) == 5
-    again = Checkpoints(FOLDER, every=5)
-    assert again.latest == 5
-    again.save(10, state(10))
-    again.close()
+    checkpoints = Checkpoints(FOLDER, every=5)
+    assert checkpoints.latest == 5
+    checkpoints.save(10, state(10))
+    checkpoints.close()
     assert "run/checkpoints/10/state/d/1" not in cloud.objects("bucket")
     check(10)
 
 
-def test_the_log_is_there_before_a_checkpoint_counts(cloud):
-    seen = []
+def test_before_commit_is_called_before_a_checkpoint_is_complete(cloud):
+    complete = []
 
     def copy():
         names = [*cloud.objects("bucket")]
-        seen.append(f"run/checkpoints/5/{bucket.COMMIT}" in names)
+        complete.append(f"run/checkpoints/5/{bucket.COMMIT}" in names)
 
-    trained(Checkpoints(FOLDER, every=5, before_commit=copy), 5)
-    assert seen == [False]
+    train(Checkpoints(FOLDER, every=5, before_commit=copy), 5)
+    assert complete == [False]
 
 
-def test_a_checkpoint_read_in_pieces(cloud):
-    trained(Checkpoints(FOLDER, every=5), 5)
+def test_truncated_reads_are_repeated(cloud):
+    train(Checkpoints(FOLDER, every=5), 5)
     cloud.faults = [Fault("^GET .*alt=media.*tensorstore", truncate=100, count=3)]
     check(5)
 
 
-def test_a_folder_as_text_or_path(cloud):
-    trained(Checkpoints(epath.Path(FOLDER), every=5), 5)
+def test_the_directory_may_be_a_path(cloud):
+    train(Checkpoints(epath.Path(FOLDER), every=5), 5)
     check(5)
 
 
-def test_the_same_step_is_asked_for_again(cloud):
-    """At the end of a run, and where a failure comes at a step that is being saved."""
+def test_a_step_may_be_saved_repeatedly(cloud):
+    """As at the end of a run, or after an error at a step that is being saved."""
     checkpoints = Checkpoints(FOLDER, every=5)
     cloud.faults = [Fault("^POST .*tensorstore", status=401, count=1)]
     checkpoints.save(5, state(5))
     checkpoints.save(5, state(5))
-    while not checkpoints._writing.end.done():
-        threading.Event().wait(0.01)
-    checkpoints.save(5, state(5))  # has failed, and nobody has looked yet
+    threading.Event().wait(2.0)
+    checkpoints.save(5, state(5))  # the first save has failed; not polled yet
     checkpoints.finish(5, state(5))
     checkpoints.close()
     check(5)
 
 
-def test_a_removal_that_fails_takes_no_complete_checkpoint_along(cloud, monkeypatch):
+def test_a_failed_removal_does_not_remove_the_new_checkpoint(cloud, monkeypatch):
     monkeypatch.setenv(retry.PATIENCE, "0.5")
     checkpoints = Checkpoints(FOLDER, every=5, keep=1)
     checkpoints.save(5, state(5))
@@ -234,8 +226,8 @@ def test_a_removal_that_fails_takes_no_complete_checkpoint_along(cloud, monkeypa
     check(10)
 
 
-def test_what_is_removed_halfway_does_not_count(cloud, monkeypatch):
-    trained(Checkpoints(FOLDER, every=5), 10)
+def test_a_partially_removed_checkpoint_is_ignored(cloud, monkeypatch):
+    train(Checkpoints(FOLDER, every=5), 10)
     monkeypatch.setenv(retry.PATIENCE, "0.2")
     cloud.faults = [Fault("^DELETE .*state", status=503)]
     with pytest.raises(OSError, match="503"):
@@ -245,7 +237,7 @@ def test_what_is_removed_halfway_does_not_count(cloud, monkeypatch):
     check(5)
 
 
-def test_orbax_looks_buckets_up_by_our_client(cloud):
-    trained(Checkpoints(FOLDER, every=5), 5)
-    looked = [r for r in cloud.requests if "/b/bucket?projection" in r.path]
-    assert len(looked) == 1
+def test_orbax_requests_the_bucket_once(cloud):
+    train(Checkpoints(FOLDER, every=5), 5)
+    lookups = [r for r in cloud.requests if "/b/bucket?projection" in r.path]
+    assert len(lookups) == 1

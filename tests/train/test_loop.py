@@ -1,4 +1,4 @@
-"""When things happen, without a network."""
+"""The order of steps, logs, evaluations and saves, without a network."""
 
 import itertools
 
@@ -9,8 +9,8 @@ import pytest
 from simclr_jax.train import loop
 
 
-class Kept:
-    """Checkpoints and a log that are only remembered."""
+class Recorder:
+    """Records calls in place of Checkpoints and Log."""
 
     def __init__(self):
         self.saved, self.lines = [], []
@@ -35,20 +35,26 @@ class Kept:
     close = wait
 
 
-def trained(total, kept, *, judge=None, **periods):
-    """The state counts the steps, and a loss is the number of the batch."""
+def train(total, recorder, *, evaluate=None, **periods):
+    """The state is the number of steps, the loss the number of the batch."""
 
     def step(state, batch):
         return state + 1, {"loss": np.float32(batch), "streak": np.int32(0)}
 
     plan = loop.Plan(start=0, total=total, batch_size=1, **periods)
     return loop.run(
-        step, 0, itertools.count(), plan, log=kept, checkpoints=kept, judge=judge
+        step,
+        0,
+        itertools.count(),
+        plan,
+        log=recorder,
+        checkpoints=recorder,
+        evaluate=evaluate,
     )
 
 
-def test_only_a_few_steps_are_on_their_way(monkeypatch):
-    """However seldom something is logged; else a stop would wait for all of them."""
+def test_few_steps_are_dispatched_ahead(monkeypatch):
+    """However rarely metrics are logged, as a stop waits for the dispatched steps."""
     ready, ahead = [], []
 
     class Batches:
@@ -61,28 +67,28 @@ def test_only_a_few_steps_are_on_their_way(monkeypatch):
 
     monkeypatch.setattr(itertools, "count", Batches)
     monkeypatch.setattr(jax, "block_until_ready", ready.append)
-    trained(50, Kept(), log_every=0)
+    train(50, Recorder(), log_every=0)
     assert max(ahead) == loop.AHEAD
-    assert [said["loss"] for said in ready] == [*range(1, 51 - loop.AHEAD)]
+    assert [metrics["loss"] for metrics in ready] == [*range(1, 51 - loop.AHEAD)]
 
 
-def test_a_judge_that_fails_costs_neither_the_line_nor_the_state():
-    def judge(state, alive):
+def test_metrics_and_state_are_saved_when_an_evaluation_fails():
+    def evaluate(state, on_progress):
         raise OSError("a picture that cannot be read")
 
-    kept = Kept()
+    recorder = Recorder()
     with pytest.raises(OSError, match="cannot be read"):
-        trained(20, kept, judge=judge, log_every=0, judge_every=10)
-    assert [(done, said["loss"]) for done, said in kept.lines] == [(10, 9.0)]
-    assert kept.saved == [(10, 10)]
+        train(20, recorder, evaluate=evaluate, log_every=0, evaluate_every=10)
+    assert [(done, x["loss"]) for done, x in recorder.lines] == [(10, 9.0)]
+    assert recorder.saved == [(10, 10)]
 
 
-def test_a_log_that_fails_costs_no_state():
-    class Closed(Kept):
+def test_the_state_is_saved_when_the_log_fails():
+    class Closed(Recorder):
         def write(self, done, metrics):
             raise PermissionError("gs://b/run/metrics.jsonl could not be written: 403")
 
-    kept = Closed()
+    recorder = Closed()
     with pytest.raises(PermissionError, match="403"):
-        trained(20, kept, log_every=5)
-    assert kept.saved == [(6, 6)]
+        train(20, recorder, log_every=5)
+    assert recorder.saved == [(6, 6)]
