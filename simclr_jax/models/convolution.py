@@ -7,6 +7,7 @@ gradients are slow on a processor (README, "On processors").
 import math
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -193,3 +194,32 @@ def _side_by_side(pictures):
 
 
 convolve.defvjp(_forward, _backward)
+
+
+def _haiku(key, shape, dtype=jnp.float32):
+    """A normal of 1 / sqrt(fan_in), truncated at two of these without rescaling."""
+    scale = (shape[0] * shape[1] * shape[2]) ** -0.5
+    return nn.initializers.truncated_normal(scale)(key, shape, dtype)
+
+
+INITIALIZERS = {  # of kernels
+    "lecun": nn.initializers.lecun_normal(),
+    "he": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    "haiku": _haiku,
+}
+
+
+class Conv(nn.Module):
+    """A square convolution without bias; float32 kernel, computes in the type of x."""
+
+    features: int
+    size: int
+    stride: int = 1
+    padding: str = "even"
+    initializer: str = "lecun"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", INITIALIZERS[self.initializer], shape)
+        return convolve(x, kernel, self.stride, self.padding)

@@ -1,7 +1,7 @@
 """ResNets as SimCLR trains them: v1.5, wide, with the selective kernels of v2.
 
 He et al. 2015; He et al. 2018 (ResNet-D); Li et al. 2019 (SK). The defaults are the
-released SimCLR code's; others differ in details that a checkpoint does not forgive:
+released SimCLR code's; others differ in details that matter for their checkpoints:
 
 | | SimCLR | torchvision (MoCo, SimSiam, DINO) | Haiku (BYOL) |
 |---|---|---|---|
@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax.models.checks import DTYPES, check_pixels, one_of
-from simclr_jax.models.convolution import convolve
+from simclr_jax.models.convolution import INITIALIZERS, Conv
 from simclr_jax.models.norm import BatchNorm, group_count, pixels
+from simclr_jax.models.pooling import average_pool, max_pool
 from simclr_jax.models.rows import WHOLE, Rows
 
 BLOCKS = {  # depth: blocks in each of the four groups
@@ -39,40 +40,11 @@ PADDINGS = ("even", "same")
 SHORTCUTS = ("always", "needed")
 
 
-def _haiku(key, shape, dtype=jnp.float32):
-    """A normal of 1 / sqrt(fan_in), cut off at two of these and not made up for it."""
-    scale = (shape[0] * shape[1] * shape[2]) ** -0.5
-    return nn.initializers.truncated_normal(scale)(key, shape, dtype)
-
-
-INITIALIZERS = {  # how kernels begin
-    "lecun": nn.initializers.lecun_normal(),
-    "he": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-    "haiku": _haiku,
-}
-
-
-class Conv(nn.Module):
-    """A square convolution without bias; float32 kernel, computes in the type of x."""
-
-    features: int
-    size: int
-    stride: int = 1
-    padding: str = "even"
-    initializer: str = "lecun"
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", INITIALIZERS[self.initializer], shape)
-        return convolve(x, kernel, self.stride, self.padding)
-
-
 class Block(nn.Module):
     """A residual block, [N, H, W, *] -> [N, H / stride, W / stride, *].
 
-    Where the last scale of its branch starts at zero, the block is ReLU(shortcut) at
-    first.
+    Where the last scale of its branch is initialised to zero, the block initially is
+    ReLU(shortcut).
     """
 
     filters: int
@@ -80,7 +52,7 @@ class Block(nn.Module):
     project: bool  # the shortcut changes width or size: the first block of a group
     bottleneck: bool
     sk_ratio: float
-    zero_init: bool  # the last scale at first
+    zero_init: bool  # of the last scale
     conv: partial
     norm: partial
 
@@ -103,13 +75,13 @@ class Block(nn.Module):
 
     def _shortcut(self, x, out, train, rows):
         stride = self.stride
-        if self.sk_ratio:  # ResNet-D: the average of all pixels, not every other one
+        if self.sk_ratio:  # ResNet-D: averages pixels instead of taking every other one
             x, stride = average_pool(x, self.stride), 1
         x = self.conv(out, 1, stride, name="shortcut_conv")(x)
         return self.norm(name="shortcut_bn")(x, train, rows)
 
     def _middle(self, x, train, rows):
-        """The 3x3 convolution of a bottleneck, which has its stride."""
+        """The 3x3 convolution of a bottleneck, with the stride of the block."""
         streams = 2 if self.sk_ratio else 1
         x = self.conv(streams * self.filters, 3, self.stride, name="conv2")(x)
         x = nn.relu(self.norm(name="bn2")(x, train, rows))
@@ -128,22 +100,10 @@ class Block(nn.Module):
         return (x * y).sum(-2)
 
 
-def average_pool(x, stride: int):
-    """2x2 means; at stride 1 the last row and column have fewer pixels to average."""
-    if stride == 1:
-        return nn.avg_pool(x, (2, 2), padding="SAME", count_include_pad=False)
-    return nn.avg_pool(x, (2, 2), (stride, stride), padding=[(0, 1)] * 2)
-
-
-def max_pool(x, padding: str):
-    """3x3 maxima at stride 2, padded as in TensorFlow ("same") or PyTorch ("torch")."""
-    return nn.max_pool(x, (3, 3), (2, 2), "SAME" if padding == "same" else [(1, 1)] * 2)
-
-
 class ResNet(nn.Module):
     """[N, H, W, 3] uint8 or float in [0, 1] -> h [N, F] float32.
 
-    Build it by a factory, which checks the words. F is 8 times `channels`, with
+    Built by a factory, which checks the arguments. F is 8 times `channels`, with
     bottlenecks 32 times. The published SimCLR networks are float32 throughout; in
     bfloat16 the parameters, all statistics and h stay float32.
     """
@@ -240,12 +200,12 @@ def resnet(
         "needed", as width or size change (torchvision).
       zero_init: whether the last scale of each block is initialised to 0.
       dtype: of activations and products, "float32" or "bfloat16".
-      bn_group: how many rows share batch norm statistics, 32 in MoCo v1 and v2; 0: all
-        of a batch.
-      mean, std: of the pixels in [0, 1], per channel; SimCLR takes them as they are.
+      bn_group: rows that share batch-norm statistics, 32 in MoCo v1 and v2; 0: all of
+        a batch.
+      mean, std: of the pixels in [0, 1], per channel; SimCLR does not normalise them.
 
     Raises:
-      ValueError: a word or number is not among the above.
+      ValueError: a value is not among the above.
     """
     one_of("depth", depth, tuple(BLOCKS))
     one_of("stem", stem, STEMS)

@@ -62,18 +62,18 @@ def cauchy_of_numpy(z, _):
     return np.mean(sums - s[np.arange(2 * n), twin]), grad.reshape(z.shape)
 
 
-def against_keys(q, keys, own, temperature):
+def against_keys(q, keys, positives, temperature):
     """Mean cross-entropy of queries among keys, and its gradient for the queries."""
     (u, back), (k, _) = unit(q.astype(np.float64)), unit(keys.astype(np.float64))
     s = u @ k.T / temperature
     sums, p = shares(s)
     rows = np.arange(len(q))
-    p[rows, own] -= 1
-    return np.mean(sums - s[rows, own]), back(p @ k / temperature / len(q))
+    p[rows, positives] -= 1
+    return np.mean(sums - s[rows, positives]), back(p @ k / temperature / len(q))
 
 
-def error(found, true):
-    return np.linalg.norm(np.asarray(found, np.float64) - true) / np.linalg.norm(true)
+def error(result, true):
+    return np.linalg.norm(np.asarray(result, np.float64) - true) / np.linalg.norm(true)
 
 
 PAIRS = {

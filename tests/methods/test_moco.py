@@ -178,13 +178,13 @@ def test_no_picture_moves_for_the_shuffle():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ({"queue": 0}, "at least 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"ema": 1.5}, "0 to 1"),
     ],
 )
-def test_refusals(words, message):
+def test_refusals(arguments, message):
     with pytest.raises(ValueError, match=message):
-        moco(Tiny(), **words)
+        moco(Tiny(), **arguments)
