@@ -22,7 +22,7 @@ def check_name(name: str, allowed: Iterable[str], field: str) -> None:
 
     Args:
       name: what the user wrote.
-      field: what it names, such as "method.name"; begins the message.
+      field: what it names, such as "method.name"; the message starts with it.
 
     Raises:
       ValueError: it is not, with the nearest spelling and what is allowed.

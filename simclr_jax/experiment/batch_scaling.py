@@ -11,8 +11,8 @@ left ("How to Scale Your EMA", arXiv:2307.13813). It applies to
 - `centre_momentum` of DINO's centre.
 - batch norm's running statistics, of encoder and heads.
 
-Nothing changes in what counts epochs (warm-ups, `delay_epochs`, `milestones`) or is
-relative to the length of the run (every schedule), nor in
+Nothing changes in what counts epochs (warm-ups, `delay_epochs`, `milestones`), in what
+is relative to the length of the run (every schedule), nor in
 
 - MoCo's `queue`, which counts keys, one an image: its oldest key is as many images old
   at any batch, and so as far behind an encoder that follows by ema^k.
