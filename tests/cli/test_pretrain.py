@@ -289,8 +289,8 @@ def test_usage_errors_leave_no_files(tmp_path, argument, message, capsys):
         (["config.epochs=3"], "unknown argument 'config.epochs=3'"),
         (["--confg", "x"], "Did you mean --config?"),
         (["--config.seed"], "--config.seed needs a value"),
-        (["--config", "configs/quickstrt.py"], "Did you mean configs/quickstart.py"),
-        (["--config", "configs/quickstart.py:epochs=3"], "unknown 'epochs'"),
+        (["--config=configs/quickstrt.py"], "Did you mean configs/quickstart.py"),
+        (["--config=configs/quickstart.py:epochs=3"], "unknown 'epochs'"),
     ],
 )
 def test_wrong_arguments(tmp_path, arguments, message, capsys):

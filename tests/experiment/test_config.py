@@ -234,7 +234,7 @@ def test_numbers_out_of_range(key, text):
         (("method.out", "0"), "out = 0"),
         (("method.hidden", "-1"), "hidden = -1"),
         (("method.temperature", "0.0"), "temperature must be above 0"),
-        (("encoder.std", "(0.0, 1.0, 1.0)"), "std is above 0"),
+        (("encoder.std", "(0.0, 1.0, 1.0)"), "std above 0"),
         (("encoder.bn_group", "3"), "groups of 3 rows needs a batch that they divide"),
         (("augment.name", "crop_flip"), "two views of each picture.*makes 1"),
         (("optim.no_decay", "('(',)"), "not a regular expression"),
