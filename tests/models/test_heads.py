@@ -47,7 +47,7 @@ def test_layers_and_selector():
     assert set(variables["params"]["bn3"]) == {"scale"}  # it does not shift
     expected = by_hand(variables["params"], h, 3)
     for upto, out in [*enumerate(expected), (-1, expected[-1])]:
-        x, _ = head.apply(variables, h, True, upto, mutable=["batch_stats"])
+        x, _ = head.apply(variables, h, True, upto=upto, mutable=["batch_stats"])
         np.testing.assert_allclose(x, out, atol=2e-4)
         assert x.dtype == jnp.float32
 
@@ -56,7 +56,7 @@ def test_selector_has_limits():
     head, h, variables = build(layers=2)
     for upto in (3, -2):
         with pytest.raises(ValueError, match=f"upto = {upto}.*2 layers"):
-            head.apply(variables, h, False, upto)
+            head.apply(variables, h, False, upto=upto)
 
 
 def test_widths():

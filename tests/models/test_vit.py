@@ -366,7 +366,7 @@ def test_a_mesh_changes_nothing_and_moves_no_images(dtype, close):
         ("vit_s", {"heads": 7}, "heads = 7 does not divide the width of 384"),
         ("vit_s", {"drop_path": 1.0}, r"drop_path in \[0, 1\).*drop_path = 1.0"),
         ("vit_mini", {"drop_path": -0.1}, "drop_path = -0.1"),
-        ("vit_mini", {"std": (0.0, 1.0, 1.0)}, "std is above 0"),
+        ("vit_mini", {"std": (0.0, 1.0, 1.0)}, "std above 0"),
     ],
 )
 def test_wrong_words(name, keywords, message):
