@@ -1,4 +1,4 @@
-"""The zoo's door: weights in, weights out.
+"""Imports published weights, exports trained networks, lists published checkpoints.
 
 python -m simclr_jax zoo import --from FORMAT --source PATH --workdir DIR
     [--config.KEY=value ...]
@@ -8,116 +8,130 @@ python -m simclr_jax zoo export --workdir DIR --to FORMAT --out PATH
 python -m simclr_jax zoo list
 """
 
+import argparse
+
 from simclr_jax.cli import common
-from simclr_jax.experiment import exporting, importing
-from simclr_jax.storage.access import check_folder
 from simclr_jax.storage.paths import absolute, in_bucket, split
 from simclr_jax.suggest import check_name
-from simclr_jax.zoo import published
-from simclr_jax.zoo.formats import FORMATS
-from simclr_jax.zoo.network import INPUTS, PARTS
+from simclr_jax.zoo import catalog, published
 
-EXAMPLE = "python -m simclr_jax zoo list"
+EXAMPLES = {
+    "import": "python -m simclr_jax zoo import --from dino --source dino_vits16.pth "
+    "--workdir runs/dino",
+    "export": "python -m simclr_jax zoo export --workdir runs/dino --to onnx --out "
+    "dino.onnx",
+    "list": "python -m simclr_jax zoo list",
+}
+Changes = list[tuple[str, str]]  # of a config: (key, text)
 
 
 def main(argv: list[str]) -> None:
-    """Does as the command line says; see common.run_and_exit for the exit codes."""
+    """Runs a command of the zoo; see common.run_and_exit for the exit codes."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
+        print(f"{__doc__}\nexample:\n  {EXAMPLES['import']}")
         return
-    asked, changes = read(argv)
-    with common.usage_errors():
-        for path, write in folders(argv[0], asked):
-            check_folder(path, write=write)
+    args, changes = read(argv)
+    folders = _folders(argv[0], args)
+    if folders:
+        from simclr_jax.storage.access import check_folder
+
+        with common.usage_errors():
+            for path, write in folders:
+                check_folder(path, write=write)
     with common.usage_errors(started=True):
-        COMMANDS[argv[0]](asked, changes)
+        COMMANDS[argv[0]](args, changes)
 
 
-def read(argv: list[str]):
-    """What a command line says: (arguments, changes of the config).
+def read(argv: list[str]) -> tuple[argparse.Namespace, Changes]:
+    """The arguments of a command and the changes of its config.
 
     Raises:
-      UsageError: there is no such command, with the nearest right spelling.
-      SystemExit: for words that are not understood; the message is printed.
+      UsageError: a name is unknown, with the nearest right spelling.
+      SystemExit: for an unknown argument; the message is printed.
     """
+    command = argv[0]
     with common.usage_errors():
-        check_name(argv[0], COMMANDS, "simclr_jax.zoo")
-    words = common.Parser(
-        prog=f"simclr_jax.zoo {argv[0]}", description=__doc__, example=EXAMPLE
+        check_name(command, COMMANDS, "simclr_jax zoo")
+    parser = common.Parser(
+        prog=f"simclr_jax zoo {command}", description=__doc__, example=EXAMPLES[command]
     )
-    if argv[0] == "import":
-        formats = ", ".join(FORMATS)
-        words.add_argument("--from", dest="format", required=True, help=formats)
-        words.add_argument("--source", required=True, help="a file, folder or prefix")
-        words.add_argument("--workdir", required=True, help="a new one")
-    if argv[0] == "export":
-        words.add_argument("--workdir", required=True)
-        words.add_argument("--to", required=True, help=", ".join(exporting.WRITERS))
-        words.add_argument("--out", required=True, help="a file or folder, a new one")
-        words.add_argument("--part", default="encoder", help=", ".join(PARTS))
-        words.add_argument("--input", default="", help=", ".join(INPUTS))
-        words.add_argument("--licence", default="", help="for the card, such as MIT")
-    asked, changes = words.parse_with_changes(argv[1:])
-    if changes and argv[0] != "import":
-        words.error(f"{argv[0]} takes what is there as it is: no --config.KEY=VALUE.")
+    if command == "import":
+        formats = ", ".join(catalog.READERS)
+        parser.add_argument("--from", dest="format", required=True, help=formats)
+        parser.add_argument("--source", required=True, help="a file, folder or prefix")
+        parser.add_argument("--workdir", required=True, help="a new folder")
+    if command == "export":
+        formats = ", ".join(catalog.WRITERS)
+        parser.add_argument("--workdir", required=True, help="of a run or an import")
+        parser.add_argument("--to", dest="format", required=True, help=formats)
+        parser.add_argument("--out", required=True, help="a new file or folder")
+        parser.add_argument("--part", default="encoder", help=", ".join(catalog.PARTS))
+        parser.add_argument("--input", default="", help=", ".join(catalog.INPUTS))
+        parser.add_argument("--licence", default="", help="for the card, such as MIT")
+    args, changes = parser.parse_with_changes(argv[1:])
+    if changes and command != "import":
+        parser.error(f"{command} has no --config.KEY=VALUE: it does not change a run.")
     with common.usage_errors():
-        for name in vars(asked).keys() & {"source", "workdir", "out"}:
-            setattr(asked, name, absolute(getattr(asked, name)))
-    return asked, changes
+        if command == "import":
+            check_name(args.format, catalog.READERS, "--from")
+        if command == "export":
+            catalog.check_options(args.format, args.part, args.input)
+        for name in vars(args).keys() & {"source", "workdir", "out"}:
+            setattr(args, name, absolute(getattr(args, name)))
+    return args, changes
 
 
-def folders(command: str, asked) -> list[tuple[str, bool]]:
+def _folders(command: str, args: argparse.Namespace) -> list[tuple[str, bool]]:
     """The folders that a command needs, and whether it writes to them."""
     if command == "import":
-        return [(asked.workdir, True), (_above(asked.source), False)]
+        return [(args.workdir, True), (_bucket_folder(args.source), False)]
     if command == "export":
-        return [(asked.workdir, False), (_above(asked.out), True)]
+        return [(args.workdir, False), (_bucket_folder(args.out), True)]
     return []
 
 
-def _above(path: str) -> str:
-    """The folder that a path in a bucket is in; "" where that is not to be asked."""
-    above = path.rpartition("/")[0]
-    return above if in_bucket(path) and split(above)[1] else ""
+def _bucket_folder(path: str) -> str:
+    """The folder of a path in a bucket; "" for a local path or a bucket's top level."""
+    folder = path.rpartition("/")[0]
+    return folder if in_bucket(path) and split(folder)[1] else ""
 
 
-def bring(asked, changes) -> None:
-    """import: a foreign checkpoint becomes a work directory."""
-    said = importing.bring(asked.format, asked.source, asked.workdir, changes)
-    print(f"{said.source} ({said.format}): {said.taken} arrays, by {said.config}")
-    print(f"fresh here: {', '.join(said.fresh) or 'nothing'}")
-    print(f"left in the file: {told(said.left) or 'nothing'}")
-    for note in said.notes:
-        print(note)
-    print(f"judge it: python -m simclr_jax evaluate --workdir {asked.workdir}")
+def _import(args: argparse.Namespace, changes: Changes) -> None:
+    from simclr_jax.experiment.importing import import_checkpoint
 
-
-def told(left: dict[str, int]) -> str:
-    """Rules, and how many arrays each is for."""
-    return ", ".join(f"{rule} ({n})" if n > 1 else rule for rule, n in left.items())
-
-
-def take_out(asked, _) -> None:
-    """export: a work directory's network in a format that others read."""
-    said = exporting.take_out(
-        asked.workdir,
-        asked.to,
-        asked.out,
-        asked.part,
-        asked.input,
-        asked.licence,
+    result = import_checkpoint(args.format, args.source, args.workdir, changes)
+    print(
+        f"{result.source} ({result.format}): {result.num_arrays} arrays, with the "
+        f"config {result.config}"
     )
-    print(f"{said.path}: {said.part} as {said.format}, {said.bytes / 1e6:.1f} MB")
-    for line in (said.checked, *said.limits):
+    print(f"newly initialised: {', '.join(result.newly_initialised) or 'nothing'}")
+    print(f"not used from the file: {_counts(result.unused) or 'nothing'}")
+    for note in result.notes:
+        print(note)
+    print(f"evaluate it: python -m simclr_jax evaluate --workdir {args.workdir}")
+
+
+def _counts(unused: dict[str, int]) -> str:
+    return ", ".join(f"{rule} ({n})" if n > 1 else rule for rule, n in unused.items())
+
+
+def _export(args: argparse.Namespace, changes: Changes) -> None:
+    from simclr_jax.experiment.exporting import export_network
+
+    result = export_network(
+        args.workdir, args.format, args.out, args.part, args.input, args.licence
+    )
+    size = f"{result.bytes / 1e6:.1f} MB"
+    print(f"{result.path}: {result.part} as {result.format}, {size}")
+    for line in (result.verification, *result.limits):
         print(line)
 
 
-def show(*_) -> None:
-    """list: what others have published."""
+def _list(args: argparse.Namespace, changes: Changes) -> None:
     print(published.table())
 
 
-COMMANDS = {"import": bring, "export": take_out, "list": show}
+COMMANDS = {"import": _import, "export": _export, "list": _list}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The card beside an export: what it is, what it takes, and how well it was checked."""
+"""The card of an export: its contents, its inputs and outputs, and how it was checked.
 
-import hashlib
+The keys of the JSON are a file format; they stay as they are.
+"""
+
 import importlib.metadata
 import inspect
 import json
@@ -9,55 +11,50 @@ import platform
 import numpy as np
 from etils import epath
 
-from simclr_jax.zoo.network import INPUTS, Network, Written
-from simclr_jax.zoo.verification.verify import Verdict, pictures
+from simclr_jax import fingerprint
+from simclr_jax.zoo.catalog import INPUTS
+from simclr_jax.zoo.network import ExportedFile, ExportedNetwork
+from simclr_jax.zoo.verification.verify import Verification, sample_images
 
-SHOWN = 8  # numbers of h of each of the three pictures
+SHOWN = 8  # features of h of each sample image
 PACKAGES = ("jax", "flax", "numpy")
 LICENCE = (
-    "not stated; the terms of the pictures, and of weights that the run began with, "
-    "apply"
+    "not stated; the terms of the training images, and of any weights that the run "
+    "was initialised from, apply"
 )
 
 
 def contents(
-    to: str,
-    network: Network,
-    written: Written,
-    verdict: Verdict,
+    format: str,
+    network: ExportedNetwork,
+    file: ExportedFile,
+    verification: Verification,
     expected: dict[str, np.ndarray],
     run: dict,
 ) -> dict:
-    """The card as JSON keeps it.
+    """The card as a JSON object.
 
     Args:
-      to: the format.
-      expected: what the Flax network says of the three pictures.
-      run: what the work directory says of itself, see `of_run`.
+      format: one of `catalog.WRITERS`.
+      expected: outputs of the Flax network for the sample images.
+      run: metadata of the work directory, see `of_run`.
     """
-    side = network.side
     return {
-        "format": to,
+        "format": format,
         "part": network.part,
-        "encoder": network.name,
+        "encoder": network.encoder_name,
         "outputs": {name: y.shape[1] for name, y in expected.items()},
-        "input": {
-            "shape": ["any number", side, side, 3],
-            "kind": network.input,
-            "values": INPUTS[network.input],
-            "mean": list(network.mean),
-            "std": list(network.std),
-        },
-        "load": [written.load, *(other.load for other in written.also)],
-        "limits": list(written.limits),
+        "input": _input(network),
+        "load": [file.load, *(other.load for other in file.alternatives)],
+        "limits": list(file.limits),
         "verified": {
-            "by": verdict.by,
-            "absent": list(verdict.absent),
-            "largest difference": verdict.difference,
-            "batches": list(verdict.sizes),
+            "by": verification.versions,
+            "absent": list(verification.not_installed),
+            "largest difference": verification.difference,
+            "batches": list(verification.batch_sizes),
         },
         "pictures": {
-            "drawn by": inspect.getsource(pictures),
+            "drawn by": inspect.getsource(sample_images),
             "h": expected["h"][:, :SHOWN].astype(float).round(6).tolist(),
         },
         **run,
@@ -69,65 +66,44 @@ def contents(
     }
 
 
-def of_run(workdir: epath.Path, branch: str, step: int) -> dict:
-    """What a work directory says of itself: training, data, scores, where it is from.
+def _input(network: ExportedNetwork) -> dict:
+    return {
+        "shape": ["any number", network.image_size, network.image_size, 3],
+        "kind": network.input,
+        "values": INPUTS[network.input],
+        "mean": list(network.mean),
+        "std": list(network.std),
+    }
 
-    Fingerprints are the SHA-256 of its files.
+
+def of_run(workdir: epath.Path, branch: str, step: int) -> dict:
+    """Metadata of a work directory: training, data, scores and origin.
+
+    Its fingerprints are those of the JSON files in it.
     """
     names = ("config", "data", "results", "import")
-    files = {name: workdir / f"{name}.json" for name in names}
-    there = {name: file.read_bytes() for name, file in files.items() if file.exists()}
-    said = {name: json.loads(text) for name, text in there.items()}
+    paths = {name: workdir / f"{name}.json" for name in names}
+    data = {name: path.read_bytes() for name, path in paths.items() if path.exists()}
+    content = {name: json.loads(text) for name, text in data.items()}
     return {
-        "training": {"branch": branch, "step": step, "config": said["config"]},
-        "data": said["data"],
-        "scores": said.get("results", {}),
-        "imported": said.get("import", {}),
+        "training": {"branch": branch, "step": step, "config": content["config"]},
+        "data": content["data"],
+        "scores": content.get("results", {}),
+        "imported": content.get("import", {}),
         "fingerprints": {
-            f"{name}.json": hashlib.sha256(text).hexdigest()
-            for name, text in there.items()
+            f"{name}.json": fingerprint.of_bytes(text) for name, text in data.items()
         },
     }
 
 
-def _trained(card: dict) -> str:
-    """By whom: here, or wherever the file that was imported came from."""
-    training, came = card["training"], card["imported"]
-    if came:
-        return f"others: {came['source']} ({came['format']}, SHA-256 {came['sha256']})"
-    return f"{training['config']['method']['name']}, step {training['step']}"
-
-
-def _pictures(card: dict) -> str:
-    """What it was trained on."""
-    data = card["training"]["config"]["data"]["name"]
-    return "see there" if card["imported"] else f"{data}, {card['data']['pictures']}"
-
-
 def text(card: dict, name: str) -> str:
-    """The card in Markdown.
-
-    name: of the export.
-    """
-    training = card["training"]
-    taken, outputs = card["input"], card["outputs"]
-    rows = [
-        ("computes", ", ".join(f"{k} [N, {width}]" for k, width in outputs.items())),
-        ("of pictures", f"[N, {', '.join(map(str, taken['shape'][1:]))}]"),
-        ("as", taken["values"]),
-        ("mean, deviation", f"{taken['mean']}, {taken['std']}"),
-        ("trained by", _trained(card)),
-        ("branch", training["branch"]),
-        ("pictures", _pictures(card)),
-        ("checked", checked(card["verified"])),
-        ("licence", card["licence"]),
-    ]
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
+    """The card in Markdown; name: of the exported file or folder."""
+    table = "\n".join(f"| {key} | {value} |" for key, value in _facts(card).items())
     loads = "\nor\n\n".join(
         f'```python\npath = "{name}"\n{lines}```\n' for lines in card["load"]
     )
     limits = "\n".join(f"- {limit}" for limit in card["limits"])
-    numbers = "\n".join(" ".join(f"{x:.5f}" for x in h) for h in card["pictures"]["h"])
+    h = "\n".join(" ".join(f"{x:.5f}" for x in row) for row in card["pictures"]["h"])
     return f"""\
 # {card["encoder"]}: {card["part"]}, as {card["format"]}
 
@@ -140,31 +116,64 @@ def text(card: dict, name: str) -> str:
 {loads}
 {limits}
 
-## What it says
+## Sample outputs
 
-The first {SHOWN} numbers of h of three pictures:
+The first {SHOWN} features of h for three sample images:
 
 ```python
 {card["pictures"]["drawn by"]}```
 
 ```
-{numbers}
+{h}
 ```
 
 ## Scores
 
 {_scores(card["scores"])}
-All of the training's config, fingerprints and versions are in the card's JSON.
+The JSON file of the card has the training config, fingerprints and versions.
 """
 
 
+def _facts(card: dict) -> dict[str, str]:
+    """The rows of the card's table."""
+    images = card["input"]
+    return {
+        "computes": ", ".join(f"{k} [N, {d}]" for k, d in card["outputs"].items()),
+        "from images": f"[N, {', '.join(map(str, images['shape'][1:]))}]",
+        "values": images["values"],
+        "mean, standard deviation": f"{images['mean']}, {images['std']}",
+        "trained by": _trained_by(card),
+        "branch": card["training"]["branch"],
+        "training images": _training_images(card),
+        "verification": verification_line(card["verified"]),
+        "licence": card["licence"],
+    }
+
+
+def _trained_by(card: dict) -> str:
+    """The method and step of the run, or the origin of an imported file."""
+    training, origin = card["training"], card["imported"]
+    if origin:
+        source, sha256 = origin["source"], origin["sha256"]
+        return f"others: {source} ({origin['format']}, SHA-256 {sha256})"
+    return f"{training['config']['method']['name']}, step {training['step']}"
+
+
+def _training_images(card: dict) -> str:
+    """The name and size of the training set, where the run was trained on it."""
+    if card["imported"]:
+        return "see the imported file"
+    name = card["training"]["config"]["data"]["name"]
+    return f"{name}, {card['data']['pictures']}"
+
+
 def _scores(results: dict) -> str:
-    """A row for every protocol and feature; what the JSON of results has besides."""
+    """A table with a row for every protocol and feature in results.json."""
     rows = [
-        f"| {protocol} | {name} | {said['step']} | {100 * said['accuracy']:.1f} % | "
-        f"{said['data']} |"
+        f"| {protocol} | {feature} | {score['step']} | "
+        f"{100 * score['accuracy']:.1f} % | {score['data']} |"
         for protocol, scores in results.items()
-        for name, said in scores.items()
+        for feature, score in scores.items()
     ]
     if not rows:
         return "None were measured.\n"
@@ -172,15 +181,15 @@ def _scores(results: dict) -> str:
     return head + "\n".join(rows) + "\n"
 
 
-def checked(verified: dict) -> str:
-    """How the export was checked, in a line."""
+def verification_line(verified: dict) -> str:
+    """How the export was checked, in a line, from the card's entry "verified"."""
     by = ", ".join(f"{name} {version}" for name, version in verified["by"].items())
-    absent = ", ".join(verified["absent"])
-    missing = f"; not run by {absent}: not installed" if absent else ""
+    not_installed = ", ".join(verified["absent"])
+    missing = f"; not run by {not_installed}: not installed" if not_installed else ""
     if not verified["batches"]:
         return f"read back by {by}: the same arrays{missing}"
     sizes = ", ".join(map(str, verified["batches"]))
     return (
-        f"run by {by} on batches of {sizes}: the largest difference to the Flax "
+        f"run by {by} on batches of {sizes}: the largest difference from the Flax "
         f"network is {verified['largest difference']:.1e} of the largest value{missing}"
     )

@@ -1,153 +1,214 @@
-"""What our arrays are called elsewhere, and how they lie there.
+"""Conversion between our arrays and those of a foreign checkpoint.
 
-A layout is a table {path of ours: Place}. It is read both ways: `take` brings arrays
-from there, `give` makes those of there. Nothing is skipped in silence: an array that
-one side has and the other does not is an error that names it.
+A name map is a table {path of our array: Entry}, used in both directions: `to_flax`
+reads foreign arrays, `from_flax` makes them. An array that only one side has is an
+error that names it; nothing is skipped silently.
 """
 
 import collections
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 
-class Place(NamedTuple):
-    """Where one of our arrays is there."""
+class Entry(NamedTuple):
+    """The foreign counterpart of one of our arrays."""
 
     name: str
-    turn: str = "same"  # how it lies there, one of TURNS
+    transform: str = "identity"  # of its axes, one of TRANSFORMS
 
 
-class Turn(NamedTuple):
-    take: Callable  # array there -> ours
-    give: Callable  # ours -> there
+class Transform(NamedTuple):
+    """A change of axes, in both directions."""
+
+    to_flax: Callable[[np.ndarray], np.ndarray]
+    from_flax: Callable[[np.ndarray], np.ndarray]
 
 
-TURNS = {
-    "same": Turn(lambda x: x, lambda x: x),
-    "conv": Turn(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),
-    "dense": Turn(lambda x: x.T, lambda x: x.T),
-    "column": Turn(lambda x: x.reshape(len(x)), lambda x: x[:, None]),  # [K, 1]
-    "row": Turn(lambda x: x.reshape(-1), lambda x: x[None]),  # [1, C]
-    "pixel": Turn(lambda x: x.reshape(-1), lambda x: x[None, None, None]),
-    "scalar": Turn(lambda x: x.reshape(()), lambda x: x[None]),
+TRANSFORMS = {
+    "identity": Transform(lambda x: x, lambda x: x),
+    "conv": Transform(  # [O, I, H, W]
+        lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
+    ),
+    "dense": Transform(lambda x: x.T, lambda x: x.T),  # [O, I]
+    "column": Transform(lambda x: x.reshape(len(x)), lambda x: x[:, None]),  # [K, 1]
+    "row": Transform(lambda x: x.reshape(-1), lambda x: x[None]),  # [1, C]
+    "pixel": Transform(  # [1, 1, 1, C]
+        lambda x: x.reshape(-1), lambda x: x[None, None, None]
+    ),
+    "scalar": Transform(lambda x: x.reshape(()), lambda x: x[None]),  # [1]
 }
 
-# The paths inside a part, such as layer1_0/conv1/kernel, -> their places; None: nowhere
-Naming = Callable[[str], Place | None]
+NETWORK = ("params", "target_params", "model_state", "method_state")  # of a state
+NameMap = dict[str, Entry]
+# A path inside a part, such as layer1_0/conv1/kernel, -> its entry; None: no such layer
+Naming = Callable[[str], Entry | None]
 
 
 class Branch(NamedTuple):
-    """A copy of the network: where its arrays are in our state, and their names there.
+    """A copy of the network: the roots of its arrays in our state and their names.
 
-    A part that is not in `parts` is not in the file, and stays as it begins here.
+    A part that is not in `parts` is not in the file and stays newly initialised.
     """
 
     params: str  # "params" or "target_params"
     stats: str  # "model_state/online" or "model_state/target"
-    parts: dict[str, Naming]  # "encoder", "projector", "predictor", "probe": names
+    parts: dict[str, Naming]  # of "encoder", "projector", "predictor", "probe", ...
 
 
-class Found(NamedTuple):
-    """What a foreign file turned out to hold."""
+class ForeignCheckpoint(NamedTuple):
+    """The contents of a foreign file, and the config and names that describe them."""
 
-    config: str  # of ours that it was trained by, configs/NAME.py:key=value
+    config: str  # of ours that describes its training, configs/NAME.py:key=value
     changes: list[tuple[str, str]]  # of that config: ("encoder.width", "2")
     arrays: dict[str, np.ndarray]
     branches: list[Branch]
-    others: dict[str, Place] = {}  # noqa: RUF012  state paths outside the branches
-    spare: tuple[str, ...] = ()  # expressions for names that are of no use here
-    unread: dict[str, int] = {}  # noqa: RUF012  such rules: arrays left in the file
-    notes: tuple[str, ...] = ()  # what a user should know
-    pictures: int = 1_281_167  # that it was trained on; ImageNet's
+    method_state: Mapping[str, Entry] = {}
+    ignored: tuple[str, ...] = ()  # regular expressions of names that are not imported
+    unread: Mapping[str, int] = {}
+    notes: tuple[str, ...] = ()  # for the user
+    images: int = 1_281_167  # in its training set; ImageNet's
 
 
-def table(found: Found, paths: Iterable[str]) -> dict[str, Place]:
-    """The layout of a state with these paths, such as params/encoder/conv1/kernel.
+class Conversion(NamedTuple):
+    """The arrays of a foreign checkpoint for a state of ours."""
 
-    Raises:
-      ValueError: an array of a part that is there has no name there.
-    """
-    known, nameless = dict(found.others), []
-    for path in paths:
-        for branch in found.branches:
-            for part, naming in branch.parts.items():
-                for root in (branch.params, branch.stats):
-                    if path.startswith(f"{root}/{part}/"):
-                        place = naming(path.removeprefix(f"{root}/{part}/"))
-                        known |= {path: place} if place else {}
-                        nameless += [] if place else [path]
-    if nameless:
-        raise ValueError(
-            f"That layout has no name for {listed(nameless)}: it describes another "
-            "network than the config's."
-        )
-    return known
+    arrays: dict[str, np.ndarray]  # by path in the state
+    newly_initialised: list[str]  # paths of the network that the file does not have
+    unused: dict[str, int]  # arrays of the file that were not imported, by expression
 
 
-def take(
-    table: dict[str, Place],
-    arrays: dict[str, np.ndarray],
-    shapes: dict[str, tuple[int, ...]],
-    spare: Iterable[str] = (),
-) -> dict[str, np.ndarray]:
-    """Our arrays by path, from those of there.
+def convert(
+    checkpoint: ForeignCheckpoint, shapes: Mapping[str, tuple[int, ...]]
+) -> Conversion:
+    """The checkpoint's arrays by their paths in a state of ours.
 
     Args:
-      shapes: of ours, by path.
-      spare: regular expressions; names there that one of them matches are left.
+      shapes: of all arrays of the state, by path such as params/encoder/conv1/kernel.
 
     Raises:
-      ValueError: with all names that are missing there, all that nobody asked for, or
-        all whose shape does not fit.
+      ValueError: as `build` and `to_flax`.
     """
-    wanted = {place.name for place in table.values()}
-    missing = sorted(wanted - arrays.keys())
-    surplus = sorted(n for n in arrays.keys() - wanted if not rule(n, spare))
+    entries = build(checkpoint, shapes)
+    arrays = to_flax(entries, checkpoint.arrays, shapes, checkpoint.ignored)
+    names = {entry.name for entry in entries.values()}
+    rules = (
+        matching_rule(name, checkpoint.ignored)
+        for name in checkpoint.arrays.keys() - names
+    )
+    unused = dict(sorted(collections.Counter(rules).items()))
+    missing = [p for p in shapes if p.split("/")[0] in NETWORK and p not in arrays]
+    return Conversion(arrays, missing, {**unused, **checkpoint.unread})
+
+
+def build(checkpoint: ForeignCheckpoint, paths: Iterable[str]) -> NameMap:
+    """The name map of a state with these paths.
+
+    Raises:
+      ValueError: an array of one of the checkpoint's parts has no foreign name.
+    """
+    entries, nameless = dict(checkpoint.method_state), []
+    roots = [
+        (f"{root}/{part}/", naming)
+        for branch in checkpoint.branches
+        for part, naming in branch.parts.items()
+        for root in (branch.params, branch.stats)
+    ]
+    for path in paths:
+        for root, naming in roots:
+            if not path.startswith(root):
+                continue
+            entry = naming(path.removeprefix(root))
+            if entry is None:
+                nameless.append(path)
+            else:
+                entries[path] = entry
+    if nameless:
+        raise ValueError(
+            f"The format has no name for {abbreviate(nameless)}: it describes another "
+            "network than the config."
+        )
+    return entries
+
+
+def to_flax(
+    entries: Mapping[str, Entry],
+    arrays: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    ignored: Iterable[str] = (),
+) -> dict[str, np.ndarray]:
+    """Our arrays by path, from foreign arrays by name.
+
+    Args:
+      entries: the name map.
+      shapes: of our arrays, by path.
+      ignored: regular expressions of foreign names that need not be in the name map.
+
+    Raises:
+      ValueError: with all names that are missing, all that are not expected, or all
+        arrays whose shape does not fit.
+    """
+    names = {entry.name for entry in entries.values()}
+    missing = sorted(names - arrays.keys())
+    surplus = sorted(n for n in arrays.keys() - names if not matching_rule(n, ignored))
     if missing or surplus:
         raise ValueError(
-            f"The file does not hold what its format says. Missing: {listed(missing)}. "
-            f"Not expected: {listed(surplus)}."
+            f"The file does not match its format. Missing: {abbreviate(missing)}. "
+            f"Not expected: {abbreviate(surplus)}."
         )
-    taken, misshapen = {}, []
-    for path, place in table.items():
-        there = np.asarray(arrays[place.name])
+    converted, misshapen = {}, []
+    for path, entry in entries.items():
+        foreign = np.asarray(arrays[entry.name])
         try:
-            x = TURNS[place.turn].take(there)
-        except ValueError:  # such as axes that are not there
-            x = there
-        taken[path] = x
+            x = TRANSFORMS[entry.transform].to_flax(foreign)
+        except ValueError:  # another number of axes, reported below
+            x = foreign
+        converted[path] = x
         if x.shape != shapes[path]:
-            misshapen.append(f"{place.name} {there.shape} for {path} {shapes[path]}")
+            misshapen.append(f"{entry.name} {foreign.shape} for {path} {shapes[path]}")
     if misshapen:
-        raise ValueError(f"Arrays of other shapes: {listed(misshapen)}.")
-    return taken
+        raise ValueError(f"Arrays of other shapes: {abbreviate(misshapen)}.")
+    return converted
 
 
-def rule(name: str, spare: Iterable[str]) -> str:
-    """The first of the expressions that the whole name matches; "": none does."""
-    return next((each for each in spare if re.fullmatch(each, name)), "")
-
-
-def left(found: Found, table: dict[str, Place]) -> dict[str, int]:
-    """How many arrays of a file are of no use here, by the rule that says so."""
-    wanted = {place.name for place in table.values()}
-    rules = (rule(name, found.spare) for name in found.arrays.keys() - wanted)
-    return dict(sorted(collections.Counter(rules).items())) | found.unread
-
-
-def give(table: dict[str, Place], ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of there, by name, from ours by path."""
+def from_flax(
+    entries: Mapping[str, Entry], arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Foreign arrays by name, from our arrays by path."""
     return {
-        place.name: np.ascontiguousarray(TURNS[place.turn].give(np.asarray(ours[path])))
-        for path, place in table.items()
+        entry.name: np.ascontiguousarray(
+            TRANSFORMS[entry.transform].from_flax(np.asarray(arrays[path]))
+        )
+        for path, entry in entries.items()
     }
 
 
-def listed(names: list[str], most: int = 12) -> str:
-    """The first of them, and how many more there are."""
+def matching_rule(name: str, rules: Iterable[str]) -> str:
+    """The first of the regular expressions that matches the whole name, or ""."""
+    return next((rule for rule in rules if re.fullmatch(rule, name)), "")
+
+
+def num_classes(checkpoint: ForeignCheckpoint) -> int:
+    """C, the number of classes of the checkpoint's classifier; 0 without one.
+
+    Raises:
+      ValueError: its classifier has no bias.
+    """
+    probes = (b.parts["probe"] for b in checkpoint.branches if "probe" in b.parts)
+    naming = next(probes, None)
+    if naming is None:
+        return 0
+    bias = naming("bias")
+    name = bias.name if bias else ""
+    if name not in checkpoint.arrays:
+        raise ValueError(f"The file has no {name}: a classifier needs a bias.")
+    return checkpoint.arrays[name].size
+
+
+def abbreviate(names: list[str], most: int = 12) -> str:
+    """The first names as text, and the number of the others."""
     if not names:
         return "nothing"
     more = f" and {len(names) - most} more" if len(names) > most else ""

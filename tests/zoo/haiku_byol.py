@@ -1,7 +1,7 @@
-"""BYOL's networks in TensorFlow, written from what Haiku calls their arrays.
+"""BYOL's networks in TensorFlow, written from the names of Haiku's arrays.
 
-One description, `encoder`, is run by `Shapes`, which lists the arrays, and by
-`Forward`, which computes.
+`encoder` describes the layers; `Shapes` runs it to list the arrays, and `Forward` to
+compute.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ BRANCHES = ("online_params", "target_params", "online_state", "target_state")
 
 
 class Shapes:
-    """Runs through an encoder, x being the number of channels, and names arrays."""
+    """Collects the names and shapes of arrays; x is the number of channels."""
 
     def __init__(self):
         self.params, self.state = {}, {}
@@ -37,7 +37,7 @@ class Shapes:
 
 
 class Forward(Shapes):
-    """Computes it in TensorFlow, from arrays by their names."""
+    """Computes in TensorFlow, from arrays by name; x is [N, H, W, C] or [N, D]."""
 
     def __init__(self, params, state):
         self.params, self.state = params, state
@@ -46,12 +46,12 @@ class Forward(Shapes):
         return tf.nn.conv2d(x, self.params[name]["w"], stride, "SAME")
 
     def norm(self, x, name, relu=True, axes=3):
-        own = self.params[name]
+        params = self.params[name]
         mean, var = (
             self.state[f"{name}/~/{moment}"]["average"]
             for moment in ("mean_ema", "var_ema")
         )
-        x = (x - mean) / tf.sqrt(var + 1e-5) * own["scale"] + own["offset"]
+        x = (x - mean) / tf.sqrt(var + 1e-5) * params["scale"] + params["offset"]
         return tf.nn.relu(x) if relu else x
 
     def add(self, x, shortcut):
@@ -72,22 +72,22 @@ def encoder(net, x, depth, width):
     for g, blocks in enumerate(BLOCKS[depth]):
         f = 64 * width * 2**g
         for b in range(blocks):
-            at = f"{root}/block_group_{g}/~/block_{b}/~"
+            block = f"{root}/block_group_{g}/~/block_{b}/~"
             stride = 2 if g and not b else 1
             shortcut = x
             if not b:
-                shortcut = net.conv(x, f"{at}/shortcut_conv", 4 * f, 1, stride)
-                shortcut = net.norm(shortcut, f"{at}/shortcut_batchnorm", False)
-            x = net.norm(net.conv(x, f"{at}/conv_0", f, 1), f"{at}/batchnorm_0")
-            x = net.conv(x, f"{at}/conv_1", f, 3, stride)
-            x = net.norm(x, f"{at}/batchnorm_1")
-            x = net.conv(x, f"{at}/conv_2", 4 * f, 1)
-            x = net.add(net.norm(x, f"{at}/batchnorm_2", False), shortcut)
+                shortcut = net.conv(x, f"{block}/shortcut_conv", 4 * f, 1, stride)
+                shortcut = net.norm(shortcut, f"{block}/shortcut_batchnorm", False)
+            x = net.norm(net.conv(x, f"{block}/conv_0", f, 1), f"{block}/batchnorm_0")
+            x = net.conv(x, f"{block}/conv_1", f, 3, stride)
+            x = net.norm(x, f"{block}/batchnorm_1")
+            x = net.conv(x, f"{block}/conv_2", 4 * f, 1)
+            x = net.add(net.norm(x, f"{block}/batchnorm_2", False), shortcut)
     return x
 
 
 def manifest(depth=50, width=1, hidden=4096, out=256):
-    """{field: {module: {name: shape}}} of both branches, which are alike."""
+    """{field: {module: {name: shape}}} of both branches, which have the same arrays."""
     net = Shapes()
     f = encoder(net, 3, depth, width)
     for name, size in (("projector", f), ("predictor", out)):
@@ -106,8 +106,8 @@ def mapped(function, tree, name=""):
     return {key: mapped(function, sub, f"{name}/{key}") for key, sub in tree.items()}
 
 
-def drawn(tree, seed=0):
-    """Random weights and statistics, so that activations keep their size."""
+def random(tree, seed=0):
+    """Random weights and statistics that keep the size of activations."""
     draw = np.random.default_rng(seed)
 
     def values(name, shape):
@@ -119,6 +119,6 @@ def drawn(tree, seed=0):
     return mapped(values, tree)
 
 
-def alike(tree):
-    """Zeros that take no memory."""
+def zeros(tree):
+    """Zeros that use no memory."""
     return mapped(lambda name, shape: np.broadcast_to(np.float32(0), shape), tree)

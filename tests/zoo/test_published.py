@@ -1,14 +1,13 @@
-"""The catalogue of weights: that it says what the projects say."""
+"""The table of published weights has the numbers that the projects publish."""
 
 import re
 
 import pytest
 
-from simclr_jax.zoo import published
-from simclr_jax.zoo.formats import FORMATS
-from simclr_jax.zoo.published import PUBLISHED
+from simclr_jax.zoo import catalog, published
 
-READ = [  # once more from the projects' READMEs, by hand: where, top-1, protocol
+ROWS = published.checkpoints()
+FILES = [  # copied a second time from the projects' READMEs: location, top-1, protocol
     ("simclr-gcs/checkpoints/ResNet50_1x.zip", 69.1, "linear"),
     ("simclr-gcs/checkpoints/ResNet50_4x.zip", 76.6, "linear"),
     ("simclr-checkpoints-tf2/simclrv1/pretrain/1x/saved_model/", 69.0, "linear"),
@@ -35,7 +34,7 @@ READ = [  # once more from the projects' READMEs, by hand: where, top-1, protoco
     ("facebookresearch/moco, MD5 59fd9945...", 67.7, "linear"),
     ("facebookresearch/moco, MD5 a04e12f8...", 71.1, "linear"),
 ]
-NETS = [  # where a project's names are not known: network, top-1, protocol
+NETWORKS = [  # of projects whose file names are not known: model, top-1, protocol
     ("MoCo v3 ResNet-50, 1000 epochs", 74.6, "linear"),
     ("MoCo v3 ViT-B/16, 300 epochs", 76.7, "linear"),
     ("SimSiam ResNet-50, batch 256", 68.3, "linear"),
@@ -45,37 +44,43 @@ NETS = [  # where a project's names are not known: network, top-1, protocol
 ]
 
 
-@pytest.mark.parametrize(("where", "number", "protocol"), READ)
-def test_a_file_has_its_number(where, number, protocol):
-    (found,) = [each for each in PUBLISHED if each.where == where]
-    assert (found.number, found.protocol) == (number, protocol)
+@pytest.mark.parametrize(("location", "top1", "protocol"), FILES)
+def test_a_file_has_its_number(location, top1, protocol):
+    (row,) = [row for row in ROWS if row.location == location]
+    assert (row.top1, row.protocol) == (top1, protocol)
 
 
-@pytest.mark.parametrize(("model", "number", "protocol"), NETS)
-def test_a_network_has_its_number(model, number, protocol):
-    (found,) = [each for each in PUBLISHED if each.model == model]
-    assert (found.number, found.protocol) == (number, protocol)
+@pytest.mark.parametrize(("model", "top1", "protocol"), NETWORKS)
+def test_a_network_has_its_number(model, top1, protocol):
+    (row,) = [row for row in ROWS if row.model == model]
+    assert (row.top1, row.protocol) == (top1, protocol)
 
 
-def test_no_file_is_there_twice():
-    files = [(each.format, each.model, each.where) for each in PUBLISHED]
+def test_no_file_is_listed_twice():
+    files = [(row.format, row.model, row.location) for row in ROWS]
     assert len(set(files)) == len(files)
 
 
-@pytest.mark.parametrize("name", ["byol", "mocov3", "simsiam", "moco"])
-def test_what_is_not_for_commerce_says_so_loudly(name):
-    licences = {each.licence for each in PUBLISHED if each.format == name}
+@pytest.mark.parametrize("format", ["byol", "mocov3", "simsiam", "moco"])
+def test_non_commercial_licences_are_marked(format):
+    licences = {row.licence for row in ROWS if row.format == format}
     assert all("NON-COMMERCIAL" in licence for licence in licences)
+    assert "NON-COMMERCIAL" in " ".join(published.licence_notes(format))
+
+
+def test_unstated_licences_have_no_note():
+    assert published.licence_notes("simclr") == []
 
 
 def test_the_table_has_every_file_and_every_command():
     text = published.table()
-    for each in PUBLISHED:
-        row = rf"^{each.format} +{re.escape(each.model)} .*{re.escape(each.where)} "
-        number = "-" if each.number is None else each.number
-        assert re.search(rf"{row}.* {number} .*{re.escape(each.licence)}$", text, re.M)
-        assert text.count(f"\n{each.command}") == 1
+    for row in ROWS:
+        names = f"{re.escape(row.model)} .*{re.escape(row.location)} "
+        top1 = "-" if row.top1 is None else row.top1
+        line = rf"^{row.format} +{names}.* {top1} .*{re.escape(row.licence)}$"
+        assert re.search(line, text, re.M)
+        assert text.count(f"\n{row.command}") == 1
 
 
-def test_every_format_can_be_read():
-    assert {each.format for each in PUBLISHED} <= FORMATS.keys()
+def test_every_format_can_be_imported():
+    assert {row.format for row in ROWS} <= catalog.READERS.keys()

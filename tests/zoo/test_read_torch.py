@@ -1,4 +1,4 @@
-"""Files of torch.save, written here by hand, and what must not be read from them."""
+"""Reading files of torch.save, written by the tests, and refusing others."""
 
 import io
 import json
@@ -28,15 +28,15 @@ class Global:
 class Stored:
     """Pickles as a storage, by a persistent id."""
 
-    def __init__(self, kind, key, size, *view):
-        self.pid = ("storage", Global("torch", kind), key, "cpu", size, *view)
+    def __init__(self, storage_type, key, size, *view):
+        self.pid = ("storage", Global("torch", storage_type), key, "cpu", size, *view)
 
 
-class Made:
-    """Pickles as what a call returns, and maybe a state that it is given then."""
+class Call:
+    """Pickles as the result of a call, possibly with a state that is set afterwards."""
 
-    def __init__(self, made_by, *args, state=None):
-        self.reduced = (made_by, args) if state is None else (made_by, args, state)
+    def __init__(self, function, *args, state=None):
+        self.reduced = (function, args) if state is None else (function, args, state)
 
     def __reduce__(self):
         return self.reduced
@@ -61,8 +61,8 @@ def pickled(tree) -> bytes:
 
 def tensor(storage, shape, strides, offset=0):
     rebuild = Global("torch._utils", "_rebuild_tensor_v2")
-    hooks = Made(Global("collections", "OrderedDict"))
-    return Made(rebuild, storage, offset, shape, strides, False, hooks)
+    hooks = Call(Global("collections", "OrderedDict"))
+    return Call(rebuild, storage, offset, shape, strides, False, hooks)
 
 
 def write_zip(path, tree, storages, order=b"little"):
@@ -74,9 +74,9 @@ def write_zip(path, tree, storages, order=b"little"):
 
 
 def write_legacy(path, tree, storages, itemsize=4, little=True):
-    about = {"protocol_version": 1001, "little_endian": little, "type_sizes": {}}
+    system = {"protocol_version": 1001, "little_endian": little, "type_sizes": {}}
     with path.open("wb") as stream:
-        for part in (MAGIC, 1001, about, tree, list(storages)):
+        for part in (MAGIC, 1001, system, tree, list(storages)):
             stream.write(pickled(part))
         for raw in storages.values():
             stream.write(struct.pack("<q", len(raw) // itemsize) + raw)
@@ -88,39 +88,39 @@ STORAGE = Stored("FloatStorage", "0", 12, None)
 
 
 @WRITERS
-def test_arrays_come_by_their_place(write, tmp_path):
-    """Views of one storage: whole, turned, a part, a single number, none at all."""
+def test_arrays_have_their_path_as_name(write, tmp_path):
+    """Views of one storage: all, transposed, a part, a single number, empty."""
     parameter = Global("torch._utils", "_rebuild_parameter")
     tree = {
         "state_dict": {
-            "whole": tensor(STORAGE, (3, 4), (4, 1)),
-            "turned": Made(parameter, tensor(STORAGE, (4, 3), (1, 4)), True, {}),
+            "all": tensor(STORAGE, (3, 4), (4, 1)),
+            "transposed": Call(parameter, tensor(STORAGE, (4, 3), (1, 4)), True, {}),
             "part": tensor(STORAGE, (2, 2), (4, 1), offset=5),
             "number": tensor(STORAGE, (), (), offset=11),
-            "none": tensor(STORAGE, (0, 3), (3, 1)),
+            "empty": tensor(STORAGE, (0, 3), (3, 1)),
         },
         "optimizer": {"state": {0: [tensor(STORAGE, (2,), (6,))]}, "lr": 0.1},
-        "args": Made(Global("argparse", "Namespace"), state={"queue": 3}),
+        "args": Call(Global("argparse", "Namespace"), state={"queue": 3}),
         "epoch": 200,
     }
     write(tmp_path / "a.pth", tree, {"0": ROW.tobytes()})
-    said = read(str(tmp_path / "a.pth"))
+    arrays = read(str(tmp_path / "a.pth"))
     grid = ROW.reshape(3, 4)
-    wanted = {
-        "state_dict.whole": grid,
-        "state_dict.turned": grid.T,
+    expected = {
+        "state_dict.all": grid,
+        "state_dict.transposed": grid.T,
         "state_dict.part": grid[1:, 1:3],
         "state_dict.number": ROW[11],
-        "state_dict.none": np.zeros((0, 3), np.float32),
+        "state_dict.empty": np.zeros((0, 3), np.float32),
         "optimizer.state.0.0": ROW[::6],
     }
-    assert said.keys() == wanted.keys()
-    for name, x in wanted.items():
-        assert said[name].shape == np.shape(x)
-        np.testing.assert_array_equal(said[name], x)
+    assert arrays.keys() == expected.keys()
+    for name, x in expected.items():
+        assert arrays[name].shape == np.shape(x)
+        np.testing.assert_array_equal(arrays[name], x)
 
 
-def test_the_older_files_views_of_a_storage(tmp_path):
+def test_views_of_a_storage_in_older_files(tmp_path):
     part = Stored("FloatStorage", "0", 12, ("0", 4, 6))
     tree = {"x": tensor(part, (2, 2), (3, 1), offset=1)}
     write_legacy(tmp_path / "a.pth", tree, {"0": ROW.tobytes()})
@@ -129,7 +129,7 @@ def test_the_older_files_views_of_a_storage(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype"),
+    ("storage_type", "dtype"),
     [
         ("DoubleStorage", "f8"),
         ("HalfStorage", "f2"),
@@ -141,16 +141,16 @@ def test_the_older_files_views_of_a_storage(tmp_path):
         ("BoolStorage", "?"),
     ],
 )
-def test_types(kind, dtype, tmp_path):
+def test_types(storage_type, dtype, tmp_path):
     x = np.array([0, 1, 3, 2], dtype)
-    tree = {"x": tensor(Stored(kind, "0", 4), (4,), (1,))}
+    tree = {"x": tensor(Stored(storage_type, "0", 4), (4,), (1,))}
     write_zip(tmp_path / "a.pth", tree, {"0": x.tobytes()})
-    (said,) = read(str(tmp_path / "a.pth")).values()
-    assert said.dtype == x.dtype
-    np.testing.assert_array_equal(said, x)
+    (array,) = read(str(tmp_path / "a.pth")).values()
+    assert array.dtype == x.dtype
+    np.testing.assert_array_equal(array, x)
 
 
-def test_bfloat16_comes_as_float32(tmp_path):
+def test_bfloat16_is_converted_to_float32(tmp_path):
     """The upper half of a float32's bits."""
     bits = np.array([0x3F80, 0xC020, 0x0000], "<u2")  # 1, -2.5, 0
     tree = {"x": tensor(Stored("BFloat16Storage", "0", 3), (3,), (1,))}
@@ -168,30 +168,30 @@ def test_bfloat16_comes_as_float32(tmp_path):
 def test_safetensors(tmp_path):
     arrays = {"a.b": ROW.reshape(3, 4), "n": np.array(7)}
     safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
-    said = read(str(tmp_path / "a.safetensors"))
-    assert said.keys() == arrays.keys()
+    actual = read(str(tmp_path / "a.safetensors"))
+    assert actual.keys() == arrays.keys()
     for name, x in arrays.items():
-        assert said[name].shape == x.shape
-        np.testing.assert_array_equal(said[name], x)
+        assert actual[name].shape == x.shape
+        np.testing.assert_array_equal(actual[name], x)
 
 
-# What is beside the tensors is neither made nor missed.
+# Objects beside the tensors.
 
 
 @WRITERS
-def test_objects_of_libraries_are_stood_in_for(write, tmp_path):
-    """A whole module, a list of them, a dictionary of a kind of its own."""
-    inside = {"weight": tensor(STORAGE, (12,), (1,))}
-    module = Made(Global("torch.nn.modules.linear", "Linear"), state=inside)
-    listed = Made(Global("torch.nn.modules.container", "ModuleList"))
+def test_objects_of_libraries_are_replaced_by_placeholders(write, tmp_path):
+    """A module, a list of modules, a dictionary of a special type."""
+    state = {"weight": tensor(STORAGE, (12,), (1,))}
+    module = Call(Global("torch.nn.modules.linear", "Linear"), state=state)
+    listed = Call(Global("torch.nn.modules.container", "ModuleList"))
     listed.reduced = (*listed.reduced, None, iter([module, module]))
-    config = Made(Global("omegaconf.dictconfig", "DictConfig"))
+    config = Call(Global("omegaconf.dictconfig", "DictConfig"))
     config.reduced = (*config.reduced, None, None, iter([("lr", 0.1)]))
-    rate = Made(Global("numpy.core.multiarray", "scalar"), "f8", b"12345678")
-    counter = Made(Global("collections", "Counter"), {30: 1})
-    kept = Made(Global("__builtin__", "set"), [1, 2])
+    rate = Call(Global("numpy.core.multiarray", "scalar"), "f8", b"12345678")
+    counter = Call(Global("collections", "Counter"), {30: 1})
+    numbers = Call(Global("__builtin__", "set"), [1, 2])
     tree = {
-        "model": [module, listed, config, rate, counter, kept],
+        "model": [module, listed, config, rate, counter, numbers],
         "model_sd": {"weight": tensor(STORAGE, (12,), (1,))},
     }
     write(tmp_path / "a.pth", tree, {"0": ROW.tobytes()})
@@ -199,7 +199,7 @@ def test_objects_of_libraries_are_stood_in_for(write, tmp_path):
     assert name == "model_sd.weight"
 
 
-class Wicked:
+class Malicious:
     def __init__(self, function, *args):
         self.reduced = function, args
 
@@ -212,21 +212,21 @@ class Wicked:
     ("function", "name"),
     [(os.system, ".system"), (eval, "builtins.eval"), (getattr, "builtins.getattr")],
 )
-def test_what_asks_for_more_is_refused_and_not_run(write, function, name, tmp_path):
+def test_other_functions_are_refused_and_not_run(write, function, name, tmp_path):
     mark = tmp_path / "mark"
-    said = f"touch {mark}" if function is os.system else f"open({str(mark)!r}, 'w')"
-    wicked = Wicked(function, said, *["real"] * (function is getattr))
-    tree = {"x": tensor(STORAGE, (12,), (1,)), "y": wicked}
+    argument = f"touch {mark}" if function is os.system else f"open({str(mark)!r}, 'w')"
+    malicious = Malicious(function, argument, *["real"] * (function is getattr))
+    tree = {"x": tensor(STORAGE, (12,), (1,)), "y": malicious}
     write(tmp_path / "a.pth", tree, {"0": ROW.tobytes()})
     with pytest.raises(ValueError, match=rf"asks for \w*\{name[name.index('.') :]}, "):
         read(str(tmp_path / "a.pth"))
     assert not mark.exists()
 
 
-def test_in_the_first_pickle_too(tmp_path):
+def test_functions_in_the_first_pickle_are_refused(tmp_path):
     mark = tmp_path / "mark"
-    wicked = pickle.dumps(Wicked(os.system, f"touch {mark}"), 2)
-    (tmp_path / "a.pth").write_bytes(wicked)
+    malicious = pickle.dumps(Malicious(os.system, f"touch {mark}"), 2)
+    (tmp_path / "a.pth").write_bytes(malicious)
     with pytest.raises(ValueError, match=r"system, which no checkpoint needs"):
         read(str(tmp_path / "a.pth"))
     assert not mark.exists()
@@ -248,7 +248,9 @@ def test_in_the_first_pickle_too(tmp_path):
         ((3, 4), (4,), 0),
     ],
 )
-def test_tensors_stay_in_their_storage(write, shape, strides, offset, tmp_path):
+def test_a_tensor_outside_its_storage_is_refused(
+    write, shape, strides, offset, tmp_path
+):
     tree = {"x": tensor(STORAGE, shape, strides, offset)}
     write(tmp_path / "a.pth", tree, {"0": ROW.tobytes()})
     with pytest.raises(ValueError, match=r"a\.pth cannot be read: "):
@@ -256,68 +258,68 @@ def test_tensors_stay_in_their_storage(write, shape, strides, offset, tmp_path):
 
 
 @WRITERS
-def test_a_storage_that_is_cut_off(write, tmp_path):
+def test_a_truncated_storage(write, tmp_path):
     tree = {"x": tensor(STORAGE, (12,), (1,))}
     write(tmp_path / "a.pth", tree, {"0": ROW[:11].tobytes()})
-    with pytest.raises(ValueError, match="cut off: x has 11 of 12 numbers"):
+    with pytest.raises(ValueError, match="truncated: x has 11 of 12 numbers"):
         read(str(tmp_path / "a.pth"))
 
 
 @WRITERS
-def test_a_file_that_is_cut_off_anywhere(write, tmp_path):
+def test_a_file_truncated_anywhere(write, tmp_path):
     tree = {"x": tensor(STORAGE, (12,), (1,))}
     path = tmp_path / "a.pth"
     write(path, tree, {"0": ROW.tobytes()})
-    whole = path.read_bytes()
-    for length in (3, 20, 60, 120, len(whole) // 2, len(whole) - 5):
-        path.write_bytes(whole[:length])
+    content = path.read_bytes()
+    for length in (3, 20, 60, 120, len(content) // 2, len(content) - 5):
+        path.write_bytes(content[:length])
         with pytest.raises(ValueError, match=r"a\.pth cannot be read: "):
             read(str(path))
 
 
 @pytest.mark.parametrize(
-    ("raw", "word"),
+    ("raw", "message"),
     [
-        (b"", "begins neither"),
-        (b"\x89PNG....", "begins neither"),
+        (b"", "neither a zip"),
+        (b"\x89PNG....", "neither a zip"),
         (pickle.dumps({"x": 1}, 2), "not by torch.save"),
     ],
 )
-def test_files_of_others(raw, word, tmp_path):
+def test_other_files(raw, message, tmp_path):
     (tmp_path / "a.pth").write_bytes(raw)
-    with pytest.raises(ValueError, match=word):
+    with pytest.raises(ValueError, match=message):
         read(str(tmp_path / "a.pth"))
 
 
-def test_more_that_is_no_checkpoint(tmp_path):
+def test_unsupported_checkpoints(tmp_path):
     with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
         archive.writestr("word/document.xml", "")
     write_zip(tmp_path / "empty", {"epoch": 3, "names": ["a"]}, {})
     write_zip(tmp_path / "big", {}, {}, order=b"big")
     write_legacy(tmp_path / "older", {}, {}, little=False)
-    strange = {"x": tensor(Stored("QInt8Storage", "0", 4), (4,), (1,))}
-    write_zip(tmp_path / "strange", strange, {"0": b"1234"})
-    sparse = {"x": Made(Global("torch._utils", "_rebuild_sparse_tensor"), 0)}
+    quantised = {"x": tensor(Stored("QInt8Storage", "0", 4), (4,), (1,))}
+    write_zip(tmp_path / "quantised", quantised, {"0": b"1234"})
+    sparse = {"x": Call(Global("torch._utils", "_rebuild_sparse_tensor"), 0)}
     write_zip(tmp_path / "sparse", sparse, {})
     (tmp_path / "a.safetensors").write_bytes(b"12")
-    for name, word in (
+    for name, message in (
         ("nowhere", "There is no file"),
         ("zip", "not torch.save's"),
-        ("empty", "holds no arrays"),
+        ("empty", "has no arrays"),
         ("big", "big-endian"),
         ("older", "big-endian"),
-        ("strange", "are not read"),
-        ("sparse", "_rebuild_sparse_tensor are not read"),
+        ("quantised", "are not supported"),
+        ("sparse", "_rebuild_sparse_tensor are not supported"),
         ("a.safetensors", "cannot be read"),
     ):
-        with pytest.raises(ValueError, match=word):
+        with pytest.raises(ValueError, match=message):
             read(str(tmp_path / name))
 
 
 @pytest.mark.zoo
 @pytest.mark.parametrize("zipped", [True, False])
-def test_as_pytorch_writes_it(zipped, tmp_path):
-    """A network, its optimiser, numbers of all types, arguments, a whole module."""
+def test_a_file_written_by_pytorch(zipped, tmp_path):
+    """A network, its optimiser, numbers of all types, arguments, a module."""
     import argparse
 
     import torch
@@ -352,15 +354,15 @@ def test_as_pytorch_writes_it(zipped, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.save(tree, tmp_path / "a", _use_new_zipfile_serialization=zipped)
-    said = read(str(tmp_path / "a"))
-    wanted = {f"state_dict.{name}": x for name, x in net.state_dict().items()}
-    wanted |= {
+    arrays = read(str(tmp_path / "a"))
+    expected = {f"state_dict.{name}": x for name, x in net.state_dict().items()}
+    expected |= {
         f"more.0.{t}": x.float() if t == "bfloat16" else x for t, x in numbers.items()
     }
-    wanted |= {"more.1": base.T}
+    expected |= {"more.1": base.T}
     for i, state in enumerate(rule.state_dict()["state"].values()):
-        wanted |= {f"optimizer.state.{i}.momentum_buffer": state["momentum_buffer"]}
-    assert said.keys() == wanted.keys()
-    for name, x in wanted.items():
-        assert said[name].dtype == x.numpy().dtype
-        np.testing.assert_array_equal(said[name], x.numpy())
+        expected |= {f"optimizer.state.{i}.momentum_buffer": state["momentum_buffer"]}
+    assert arrays.keys() == expected.keys()
+    for name, x in expected.items():
+        assert arrays[name].dtype == x.numpy().dtype
+        np.testing.assert_array_equal(arrays[name], x.numpy())

@@ -1,24 +1,27 @@
-"""SimCLR's published networks, by the names that TensorFlow has for them."""
+"""SimCLR's published networks, by TensorFlow's names of their variables."""
 
 import json
 
 import numpy as np
 import pytest
 
-from simclr_jax import sharding
-from simclr_jax.experiment import build, config, importing
-from simclr_jax.train.checkpoint import restore_latest
 from simclr_jax.zoo.tensorflow import formats as tf_formats
 from simclr_jax.zoo.tensorflow import names as tf_names
 from simclr_jax.zoo.tensorflow import read as tf_read
-from tests.zoo.taking import difference, fill
 from tests.zoo.tf_simclr import (
-    drawn,
     forward,
     manifest,
+    random,
     write,
     write_model,
     write_objects,
+)
+from tests.zoo.workdirs import (
+    convert,
+    imported,
+    logits,
+    outputs,
+    relative_difference,
 )
 
 # (depth, width, sk): convolutions, batch norms, numbers with statistics, trainable ones
@@ -45,26 +48,29 @@ LONG = [
 ]
 
 
-def opened(shapes, kind="tf1", known=None):
-    """An open file. Each variable has one value all over: its number in the file.
+def opened(shapes, file_type="tf1", values=None):
+    """An open file. Each variable has one value everywhere: its index in the file.
 
-    So they take no memory, and still differ.
+    They use no memory, and are all different.
     """
-    number = {name: np.float32(i) for i, name in enumerate(shapes)} | (known or {})
-    read = lambda names: {n: np.broadcast_to(number[n], shapes[n]) for n in names}  # noqa: E731
-    return tf_read.Stored(kind, dict(shapes), read)
+    numbers = {name: np.float32(i) for i, name in enumerate(shapes)} | (values or {})
+
+    def read(names):
+        return {n: np.broadcast_to(numbers[n], shapes[n]) for n in names}
+
+    return tf_read.VariableFile(file_type, dict(shapes), read)
 
 
-def described(kind="tf1", known=None, **network):
-    """What is found in a file of that naming."""
-    shapes = manifest(naming=kind, **network) | {
-        name: np.shape(x) for name, x in (known or {}).items()
+def checkpoint_of(file_type="tf1", values=None, **network):
+    """The checkpoint of a file with a network and further values by name."""
+    shapes = manifest(naming=file_type, **network) | {
+        name: np.shape(x) for name, x in (values or {}).items()
     }
-    return tf_formats.described(opened(shapes, kind, known))
+    return tf_formats.checkpoint_of(opened(shapes, file_type, values))
 
 
 @pytest.mark.parametrize(("depth", "width", "sk"), TRUNKS)
-def test_the_walk_names_every_variable_of_every_published_trunk(depth, width, sk):
+def test_every_variable_of_every_published_trunk_has_its_name(depth, width, sk):
     shapes = manifest(depth, width, sk, layers=0, classes=0)
     scheme = tf_names.VARIABLES
     trunk = tf_names.Trunk(depth, sk, "imagenet")
@@ -76,42 +82,42 @@ def test_the_walk_names_every_variable_of_every_published_trunk(depth, width, sk
 
 
 @pytest.mark.parametrize(("depth", "width", "sk"), [*QUICK, *LONG])
-def test_a_published_trunk_fills_ours(depth, width, sk):
-    found = described(depth=depth, width=width, sk=sk, layers=3)
-    got, fresh = fill(found)
-    encoder = {path: x.size for path, x in got.items() if "/encoder/" in path}
+def test_a_published_network_has_all_of_our_arrays(depth, width, sk):
+    checkpoint = checkpoint_of(depth=depth, width=width, sk=sk, layers=3)
+    arrays, newly_initialised, _ = convert(checkpoint)
+    encoder = {path: x.size for path, x in arrays.items() if "/encoder/" in path}
     trained = sum(n for path, n in encoder.items() if path.startswith("params/"))
     assert (sum(encoder.values()), trained) == TRUNKS[depth, width, sk][2:]
-    assert len(got) == len(found.arrays)
-    assert not fresh
-    assert f"encoder=resnet{depth},width={width}" in found.config
-    assert ("sk=true" in found.config) == sk
+    assert len(arrays) == len(checkpoint.arrays)
+    assert not newly_initialised
+    assert f"encoder=resnet{depth},width={width}" in checkpoint.config
+    assert ("sk=true" in checkpoint.config) == sk
 
 
-@pytest.mark.parametrize("kind", ["tf2", "saved_model"])
+@pytest.mark.parametrize("file_type", ["tf2", "saved_model"])
 @pytest.mark.parametrize("sk", [False, True])
-def test_other_namings_say_the_same(kind, sk):
+def test_all_file_types_have_the_same_arrays(file_type, sk):
     ours = {}
-    for naming in ("tf1", kind):
-        found = described(naming, sk=sk, layers=3)
+    for name in ("tf1", file_type):
+        checkpoint = checkpoint_of(name, sk=sk, layers=3)
         names = {
-            f"{part}/{path}": place(path).name
-            for part, place in found.branches[0].parts.items()
-            for path in INSIDE[part](sk)
+            f"{part}/{path}": naming(path).name
+            for part, naming in checkpoint.branches[0].parts.items()
+            for path in PATHS[part](sk)
         }
-        ours[naming] = {path: found.arrays[name] for path, name in names.items()}
-        assert len(names) == len(found.arrays)
+        ours[name] = {path: checkpoint.arrays[name] for path, name in names.items()}
+        assert len(names) == len(checkpoint.arrays)
     for path, x in ours["tf1"].items():
-        np.testing.assert_array_equal(ours[kind][path], x, err_msg=path)
+        np.testing.assert_array_equal(ours[file_type][path], x, err_msg=path)
 
 
-def _inside(sk):
+def _encoder_paths(sk):
     trunk = tf_names.Trunk(50, sk, "imagenet")
     return tf_names.trunk_table(tf_names.VARIABLES, trunk)
 
 
-INSIDE = {
-    "encoder": _inside,
+PATHS = {  # of our arrays, by part
+    "encoder": _encoder_paths,
     "projector": lambda sk: tuple(
         f"{layer}{j}/{leaf}"
         for j in (1, 2, 3)
@@ -123,85 +129,85 @@ INSIDE = {
 }
 
 
-def test_what_version_and_head_the_file_has():
-    found = described(layers=0, known={"global_step": np.int64(225_206)})
-    assert found.config.startswith("simclr_imagenet.py:version=v1,")
-    assert tf_formats.NO_HEAD in found.notes
-    assert tf_formats.EITHER in found.notes
-    assert set(found.branches[0].parts) == {"encoder", "probe"}
+def test_the_version_and_the_head_follow_from_the_variables():
+    checkpoint = checkpoint_of(layers=0, values={"global_step": np.int64(225_206)})
+    assert checkpoint.config.startswith("simclr_imagenet.py:version=v1,")
+    assert tf_formats.NO_HEAD in checkpoint.notes
+    assert tf_formats.AMBIGUOUS_VERSION in checkpoint.notes
+    assert set(checkpoint.branches[0].parts) == {"encoder", "probe"}
 
-    found = described(layers=2, classes=0)
-    assert found.config.startswith("simclr_imagenet.py:version=v1,")
-    assert tf_formats.KERNELS in found.notes
-    assert set(found.branches[0].parts) == {"encoder", "projector"}
+    checkpoint = checkpoint_of(layers=2, classes=0)
+    assert checkpoint.config.startswith("simclr_imagenet.py:version=v1,")
+    assert tf_formats.KERNEL_SCALE in checkpoint.notes
+    assert set(checkpoint.branches[0].parts) == {"encoder", "projector"}
 
-    found = described(layers=3)
-    assert found.config.startswith("simclr_imagenet.py:version=v2,")
-    assert dict(found.changes) == {
+    checkpoint = checkpoint_of(layers=3)
+    assert checkpoint.config.startswith("simclr_imagenet.py:version=v2,")
+    assert dict(checkpoint.changes) == {
         "encoder.dtype": "float32",
         "encoder.stem": "imagenet",
         "method.layers": "3",
         "method.out": "128",
     }
-    assert found.notes == (tf_formats.PIXELS,)
-    assert described(depth=101, layers=0).config.startswith(
+    assert checkpoint.notes == (tf_formats.PIXELS,)
+    assert checkpoint_of(depth=101, layers=0).config.startswith(
         "simclr_imagenet.py:version=v2,encoder=resnet101"
     )
 
 
-@pytest.mark.parametrize(
-    ("step", "there"), [(751, False), (3754, False), (37535, True)]
-)
-def test_a_classifier_on_the_head_is_no_probe(step, there):
-    found = described(layers=3, known={"global_step": np.int64(step)})
-    assert ("probe" in found.branches[0].parts) == there
-    assert (tf_formats.ELSEWHERE in found.notes) != there
-    assert any("head_supervised" in name for name in found.arrays) == there
-    # A SavedModel does not say its step.
-    assert tf_formats.PERHAPS in described("saved_model", layers=3).notes
+@pytest.mark.parametrize(("step", "on_h"), [(751, False), (3754, False), (37535, True)])
+def test_a_classifier_on_the_head_is_not_imported(step, on_h):
+    checkpoint = checkpoint_of(layers=3, values={"global_step": np.int64(step)})
+    assert ("probe" in checkpoint.branches[0].parts) == on_h
+    assert (tf_formats.HEAD_CLASSIFIER in checkpoint.notes) != on_h
+    assert any("head_supervised" in name for name in checkpoint.arrays) == on_h
+    # A SavedModel does not store its step.
+    assert (
+        tf_formats.POSSIBLE_HEAD_CLASSIFIER
+        in checkpoint_of("saved_model", layers=3).notes
+    )
 
 
-def test_what_a_saved_model_has_besides_is_named():
+def test_unexpected_variables_of_a_saved_model_are_named():
     shapes = manifest(naming="saved_model", layers=3) | {"resnet/scale_3/gamma": (3,)}
     with pytest.raises(ValueError, match=r"Not expected: resnet/scale_3/gamma\."):
-        fill(tf_formats.described(opened(shapes, "saved_model")))
+        convert(tf_formats.checkpoint_of(opened(shapes, "saved_model")))
 
 
-def test_slots_averages_and_memory_are_left():
-    own = manifest(layers=3)
-    more = {f"{name}/Momentum": shape for name, shape in own.items()}
-    more |= {f"ema_model/{n}": s for n, s in own.items() if "supervised" not in n}
+def test_slots_averages_and_memory_are_not_read():
+    network = manifest(layers=3)
+    more = {f"{name}/Momentum": shape for name, shape in network.items()}
+    more |= {f"ema_model/{n}": s for n, s in network.items() if "supervised" not in n}
     more |= {"global_step": (), "memory_bank/queue": (65536, 128)}
-    shapes = own | more
-    stored = opened(shapes, known={"global_step": np.int64(250_228)})
-    found = tf_formats.described(stored)
-    assert found.arrays.keys() == own.keys()
+    file = opened(network | more, values={"global_step": np.int64(250_228)})
+    assert tf_formats.checkpoint_of(file).arrays.keys() == network.keys()
 
     slot = "/.OPTIMIZER_SLOT/optimizer/Momentum"
-    own = manifest(naming="tf2")
-    more = {f"{name}{slot}": shape for name, shape in own.items()}
+    network = manifest(naming="tf2")
+    more = {f"{name}{slot}": shape for name, shape in network.items()}
     more |= {"global_step": (), "optimizer/iter": (), "save_counter": ()}
-    assert tf_formats.described(opened(own | more, "tf2")).arrays.keys() == own.keys()
+    file = opened(network | more, "tf2")
+    assert tf_formats.checkpoint_of(file).arrays.keys() == network.keys()
 
 
-def test_the_average_can_be_asked_for(tmp_path, monkeypatch):
-    own = manifest(layers=3, classes=0)
-    shapes = own | {f"ema_model/{name}": shape for name, shape in own.items()}
+def test_the_moving_average_can_be_imported(tmp_path, monkeypatch):
+    network = manifest(layers=3, classes=0)
+    shapes = network | {f"ema_model/{name}": shape for name, shape in network.items()}
     both = opened(shapes)
-    monkeypatch.setattr(tf_read, "stored", lambda path: both)
-    found = tf_formats.simclr_ema("model.ckpt")
+    monkeypatch.setattr(tf_read, "open_file", lambda path: both)
+    checkpoint = tf_formats.simclr_ema("model.ckpt")
     first = "base_model/conv2d/kernel"
-    assert found.arrays.keys() == own.keys()
-    assert found.arrays[first].flat[0] == list(shapes).index(f"ema_model/{first}")
-    assert found.unread == {"all but ema_model/.*": len(own)}
-    assert tf_formats.simclr("model.ckpt").unread == {"ema_model/.*": len(own)}
-    monkeypatch.setattr(tf_read, "stored", lambda path: opened(own))
+    assert checkpoint.arrays.keys() == network.keys()
+    assert checkpoint.arrays[first].flat[0] == list(shapes).index(f"ema_model/{first}")
+    assert checkpoint.unread == {"all but ema_model/.*": len(network)}
+    assert tf_formats.simclr("model.ckpt").unread == {"ema_model/.*": len(network)}
+    monkeypatch.setattr(tf_read, "open_file", lambda path: opened(network))
     with pytest.raises(ValueError, match="no variables ema_model/"):
         tf_formats.simclr_ema("model.ckpt")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             {"base_model/conv2d_30/kernel": None},
@@ -214,60 +220,48 @@ def test_the_average_can_be_asked_for(tmp_path, monkeypatch):
             r"Not expected: h",
         ),
         ({"base_model/conv2d_2/kernel": (64, 64, 1, 1)}, r"other shapes: .*conv2d_2/"),
-        ({"head_supervised/linear_layer/dense/bias": None}, r"Missing: head_sup.*bias"),
+        ({"head_supervised/linear_layer/dense/bias": None}, r"no head_sup.*bias"),
         (
             {"base_model/conv2d/kernel": None},
             r"no SimCLR network: .*base_model/conv2d/",
         ),
     ],
 )
-def test_a_file_that_is_not_quite_it(change, said):
-    wanted = manifest(layers=3) | change
-    shapes = {name: shape for name, shape in wanted.items() if shape is not None}
-    with pytest.raises(ValueError, match=said):
-        fill(tf_formats.described(opened(shapes)))
+def test_arrays_that_do_not_match_are_named(change, message):
+    variables = manifest(layers=3) | change
+    shapes = {name: shape for name, shape in variables.items() if shape is not None}
+    with pytest.raises(ValueError, match=message):
+        convert(tf_formats.checkpoint_of(opened(shapes)))
 
 
 @pytest.mark.long
-def test_all_three_kinds_of_files_hold_the_same(tmp_path):
+def test_files_of_all_types_have_the_same_arrays(tmp_path):
     writers = {"tf1": write, "tf2": write_objects, "saved_model": write_model}
-    got = {}
-    for kind, put in writers.items():
-        put(tmp_path / kind, drawn(manifest(sk=True, layers=3, naming=kind)))
-        got[kind], fresh = fill(tf_formats.simclr(str(tmp_path / kind)))
-        assert not fresh
-    for path, x in got.pop("tf1").items():
-        for arrays in got.values():
+    results = {}
+    for name, writer in writers.items():
+        writer(tmp_path / name, random(manifest(sk=True, layers=3, naming=name)))
+        conversion = convert(tf_formats.simclr(str(tmp_path / name)))
+        assert not conversion.newly_initialised
+        results[name] = conversion.arrays
+    for path, x in results.pop("tf1").items():
+        for arrays in results.values():
             np.testing.assert_array_equal(arrays[path], x, err_msg=path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("sk", "layers"), [(False, 0), (True, 3)])
-def test_a_published_network_says_the_same_here(
-    sk, layers, tmp_path, in_process, monkeypatch
-):
-    """A TF1 file becomes a work directory, whose network is TensorFlow's own."""
-    arrays = drawn(manifest(sk=sk, layers=layers))
-    steps = {"global_step": np.int64(250_228)}
-    write(tmp_path / "model.ckpt-1", arrays | steps)
-    monkeypatch.setitem(importing.FORMATS, "simclr", tf_formats.simclr)
-    said = importing.bring(
-        "simclr",
-        str(tmp_path / "model.ckpt-1"),
-        str(tmp_path / "run"),
-        [("data.image_size", "64")],
-    )
-    assert said.taken == len(arrays)
-    assert all("/projector/" in layer for layer in said.fresh)
-    assert bool(said.fresh) == (not layers)
-
-    c = config.restored(json.loads((tmp_path / "run/config.json").read_text()))
-    job = build.assemble(c, sharding.make_mesh(), **build.sizes(tmp_path / "run"))
-    state, _ = restore_latest(tmp_path / "run/checkpoints", build.abstract(job))
+def test_a_network_computes_the_same_as_in_tensorflow(sk, layers, tmp_path, in_process):
+    arrays = random(manifest(sk=sk, layers=layers))
+    write(tmp_path / "model.ckpt-1", arrays | {"global_step": np.int64(250_228)})
+    source = tmp_path / "model.ckpt-1"
+    workdir = imported(tmp_path, "simclr", source, data__image_size="64")
+    content = json.loads((workdir / "import.json").read_text())
+    assert content["taken"] == len(arrays)
+    assert all("/projector/" in layer for layer in content["fresh"])
+    assert bool(content["fresh"]) == (not layers)
     x = np.random.default_rng(1).uniform(size=(2, 64, 64, 3)).astype(np.float32)
-    y = job.method.network.encode(*job.method.kept(state), x)
-    h, z, logits = forward(arrays, x, sk, layers)
-    probe = state.params["probe"]
-    assert difference(y.h[0], h) < 1e-5
-    assert not layers or difference(y.z[0], z) < 1e-5
-    assert difference(y.h[0] @ probe["kernel"] + probe["bias"], logits) < 1e-5
+    y = outputs(workdir, x)
+    h, z, classes = forward(arrays, x, sk, layers)
+    assert relative_difference(y["h"], h) < 1e-5
+    assert not layers or relative_difference(y["z"], z) < 1e-5
+    assert relative_difference(logits(workdir, y["h"]), classes) < 1e-5

@@ -1,12 +1,15 @@
-"""Readers of what others published: what they find and what they refuse."""
+"""The readers of PyTorch files: the checkpoints that they return, and errors."""
 
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
-from simclr_jax.zoo.name_map import Found
+from simclr_jax.data.recipes import expand
+from simclr_jax.experiment import build, config
+from simclr_jax.tree import by_path
 from simclr_jax.zoo.torch import formats as torch_formats
 from simclr_jax.zoo.torch import libraries as torch_libraries
 from simclr_jax.zoo.torch.formats import dino, moco, mocov3, simsiam, tsimcne
@@ -17,7 +20,6 @@ from simclr_jax.zoo.torch.libraries import (
     timm,
     torchvision,
 )
-from tests.zoo.taking import Taken, built
 from tests.zoo.torch_arrays import (
     conv,
     dense,
@@ -27,6 +29,7 @@ from tests.zoo.torch_arrays import (
     simsiam_arrays,
     vit_mini,
 )
+from tests.zoo.workdirs import convert, imported_run
 
 READERS = {
     **{"moco": moco, "mocov3": mocov3, "simsiam": simsiam, "dino": dino},
@@ -43,12 +46,12 @@ BOTH = "params target_params"
 
 
 @pytest.mark.parametrize(
-    ("config", "counts"),
+    ("name", "counts"),
     [
         ("moco_imagenet.py:version=v1", {ENCODER: 23_508_032, BOTH: 47_540_608}),
         ("moco_imagenet.py:version=v2", {BOTH: 55_933_312}),
         ("mocov3_imagenet.py", {BOTH: 68_012_160}),
-        # less two arrays of positions, which are none here
+        # less two arrays of positions, which are not stored
         ("mocov3_imagenet.py:encoder=vit_s", {BOTH: 84_266_752 - 2 * 197 * 384}),
         ("mocov3_imagenet.py:encoder=vit_b", {BOTH: 215_678_464 - 2 * 197 * 768}),
         # less the frozen bias
@@ -60,106 +63,115 @@ BOTH = "params target_params"
         ("dino_imagenet.py:run=resnet50", {HEADS: 24_345_440 - 60_000}),
     ],
 )
-def test_as_many_parameters_as_published(config, counts):
-    _, _, shapes = built(Found(config, [], {}, []))
-    sizes = {path: math.prod(x.shape) for path, x in shapes.items()}
+def test_the_number_of_parameters_is_the_published_one(name, counts):
+    c = config.read(f"configs/{name}", [])
+    method = build.build_method(c, images=1_281_167, classes=0)
+    views = [
+        jax.ShapeDtypeStruct((2, view.size, view.size, 3), np.uint8)
+        for view in expand(build.recipe(c))
+    ]
+    state = jax.eval_shape(method.init, jax.random.key(0), views)
+    sizes = {path: math.prod(x.shape) for path, x in by_path(state).items()}
     for parts, count in counts.items():
         roots = tuple(f"{part}/" for part in parts.split())
         assert sum(n for path, n in sizes.items() if path.startswith(roots)) == count
 
 
-# What is found, by arrays that NumPy makes.
+# Checkpoints of NumPy arrays.
 
 
 @pytest.fixture
 def holding(monkeypatch):
-    """Lets every path lead to a file of the arrays that the test gives."""
+    """Replaces the content of every file by arrays of the test."""
 
     def hold(arrays):
         for module in (torch_formats, torch_libraries):
             monkeypatch.setattr(module, "read", lambda path: dict(arrays))
-        monkeypatch.setattr(torch_libraries, "beside", lambda path: {})
+        monkeypatch.setattr(torch_libraries, "metadata", lambda path: {})
 
     return hold
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_moco_by_its_head(holding, version):
+def test_mocos_version_follows_from_its_head(holding, version):
     holding(moco_arrays(version))
-    found = moco("a.pth.tar")
-    assert found.config == f"moco_imagenet.py:version=v{version}"
-    taken = Taken(found)
-    assert taken.c.encoder.name == "resnet18"
-    assert (taken.c.method.out, taken.c.method.queue) == (8, 4)
-    assert not taken.fresh
-    queue = taken.arrays["method_state/queue"]
-    np.testing.assert_array_equal(queue, np.arange(32).reshape(8, 4).T)
-    assert taken.arrays["method_state/oldest"] == 3
+    checkpoint = moco("a.pth.tar")
+    assert checkpoint.config == f"moco_imagenet.py:version=v{version}"
+    c, conversion = imported_run(checkpoint).config, convert(checkpoint)
+    assert c.encoder.name == "resnet18"
+    assert (c.method.out, c.method.queue) == (8, 16)
+    assert not conversion.newly_initialised
+    queue = conversion.arrays["method_state/queue"]
+    np.testing.assert_array_equal(queue, np.arange(128).reshape(8, 16).T)
+    assert conversion.arrays["method_state/oldest"] == 3
 
 
 @pytest.mark.parametrize("lost", ["encoder_k.bn1.running_var", "encoder_q.fc.2.bias"])
-def test_what_moco_lacks_is_named(holding, lost):
+def test_missing_arrays_are_named(holding, lost):
     arrays = moco_arrays(2)
     del arrays[f"state_dict.module.{lost}"]
     holding(arrays)
     with pytest.raises(ValueError, match=f"Missing: {lost}. Not expected: nothing"):
-        Taken(moco("a.pth.tar"))
+        convert(moco("a.pth.tar"))
 
 
-def test_what_is_more_is_named(holding):
+def test_unexpected_arrays_are_named(holding):
     holding(moco_arrays(2) | {"state_dict.module.encoder_q.fc.4.weight": np.zeros(1)})
     with pytest.raises(ValueError, match=r"Not expected: encoder_q\.fc\.4\.weight"):
-        Taken(moco("a.pth.tar"))
+        convert(moco("a.pth.tar"))
 
 
-def test_simsiams_frozen_bias_goes_into_the_mean(holding):
+def test_simsiams_frozen_bias_is_folded_into_the_mean(holding):
     holding(simsiam_arrays())
-    taken = Taken(simsiam("a.pth.tar"))
-    assert not taken.fresh
-    assert (taken.c.method.out, taken.c.method.bottleneck) == (512, 16)
-    mean = taken.arrays["model_state/online/projector/bn3/mean"]
+    checkpoint = simsiam("a.pth.tar")
+    arrays, newly_initialised, _ = convert(checkpoint)
+    assert not newly_initialised
+    method = imported_run(checkpoint).config.method
+    assert (method.out, method.bottleneck) == (512, 16)
+    mean = arrays["model_state/online/projector/bn3/mean"]
     np.testing.assert_array_equal(mean, np.zeros(512))  # 1 - 1
-    assert (taken.arrays["model_state/online/projector/bn2/mean"] == 1).all()
+    assert (arrays["model_state/online/projector/bn2/mean"] == 1).all()
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize(("lengths", "learnt"), [(1, False), (2, True)])
-def test_dinos_lengths_are_leaves_where_they_are_not_one(
-    holding, lengths, learnt, wrapped
+@pytest.mark.parametrize(("lengths", "trained"), [(1, False), (2, True)])
+def test_dinos_lengths_are_arrays_where_they_are_not_one(
+    holding, lengths, trained, wrapped
 ):
     holding(dino_arrays(resnet18(""), 512, lengths, wrapped))
-    found = dino("a.pth")
-    assert found.config == "dino_imagenet.py:run=resnet50"
-    taken = Taken(found)
-    assert taken.c.method.norm_last_layer is not learnt
-    assert ("params/prototypes/g" in taken.arrays) is learnt
-    assert ("target_params/prototypes/g" in taken.arrays) is learnt
-    assert not taken.fresh
-    np.testing.assert_array_equal(taken.arrays["method_state"], np.arange(6))
+    checkpoint = dino("a.pth")
+    assert checkpoint.config == "dino_imagenet.py:run=resnet50"
+    arrays, newly_initialised, _ = convert(checkpoint)
+    assert imported_run(checkpoint).config.method.norm_last_layer is not trained
+    assert ("params/prototypes/g" in arrays) is trained
+    assert ("target_params/prototypes/g" in arrays) is trained
+    assert not newly_initialised
+    np.testing.assert_array_equal(arrays["method_state"], np.arange(6))
 
 
 def test_dinos_small_vits_have_lengths_even_of_one(holding):
     holding(dino_arrays(vit_mini(""), 128, 1, wrapped=False))
-    taken = Taken(dino("a.pth"))
-    assert taken.c.method.norm_last_layer is False
-    assert (taken.arrays["params/prototypes/g"] == 1).all()
+    checkpoint = dino("a.pth")
+    assert imported_run(checkpoint).config.method.norm_last_layer is False
+    assert (convert(checkpoint).arrays["params/prototypes/g"] == 1).all()
 
 
-def test_dinos_encoder_alone_is_both_branches(holding):
+def test_dinos_encoder_alone_is_imported_into_both_branches(holding):
     holding(vit_mini(""))
-    taken = Taken(dino("a.pth"))
-    assert taken.c.encoder.patch == 4
-    assert taken.c.data.image_size == 32
-    parts = {path.split("/")[1] for path in taken.fresh if path != "method_state"}
+    checkpoint = dino("a.pth")
+    c = imported_run(checkpoint).config
+    assert (c.encoder.patch, c.data.image_size) == (4, 32)
+    arrays, newly_initialised, _ = convert(checkpoint)
+    parts = {path.split("/")[1] for path in newly_initialised if "/" in path}
     assert parts == {"projector", "prototypes"}
-    assert "target_params/encoder/positions" in taken.arrays
+    assert "target_params/encoder/positions" in arrays
 
 
 def test_moco_v3s_positions_must_be_those_of_the_paper(holding):
     holding(
         {
-            f"{who}_encoder.{k}": x
-            for who in ("base", "momentum")
+            f"{branch}_encoder.{k}": x
+            for branch in ("base", "momentum")
             for k, x in vit_mini("").items()
         }
     )
@@ -174,11 +186,11 @@ def test_solo_learns_networks_for_cifar_are_refused(holding):
 
 
 @pytest.mark.parametrize("name", READERS)
-@pytest.mark.parametrize("other", ["nothing of it", "simsiam", "moco", "vit"])
+@pytest.mark.parametrize("other", ["unknown", "simsiam", "moco", "vit"])
 def test_another_format_is_an_error(holding, name, other):
-    """At the reader, or when its arrays are taken; never a network of noise."""
+    """Raised by the reader or by the conversion."""
     arrays = {
-        "nothing of it": {"a.weight": np.zeros(3)},
+        "unknown": {"a.weight": np.zeros(3)},
         "simsiam": simsiam_arrays(),
         "moco": moco_arrays(2),
         "vit": vit_mini("vit."),
@@ -187,21 +199,21 @@ def test_another_format_is_an_error(holding, name, other):
         return
     holding(arrays)
     with pytest.raises(
-        ValueError, match=r"Files of this format hold|does not hold what|as in SimSiam"
+        ValueError, match=r"Files of this format|does not match its|as in SimSiam"
     ):
-        Taken(READERS[name]("a.pth"))
+        convert(READERS[name]("a.pth"))
 
 
 @pytest.mark.parametrize(
-    ("arrays", "word"),
+    ("arrays", "message"),
     [
         (resnet18("") | conv("layer4.2.conv1", 512, 512, 3, 3), "no ResNet"),
         (vit_mini("") | {"blocks.4.norm1.weight": np.ones(128)}, "with 5 blocks"),
     ],
 )
-def test_networks_that_there_are_not_here(holding, arrays, word):
+def test_networks_of_other_sizes_are_refused(holding, arrays, message):
     holding(arrays)
-    with pytest.raises(ValueError, match=word):
+    with pytest.raises(ValueError, match=message):
         timm("a.pth")
 
 
@@ -211,38 +223,40 @@ SETTINGS = {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5, 0.4, 0.
 
 
 @pytest.mark.parametrize(
-    ("settings", "word"),
+    ("content", "message"),
     [
         (None, "There is no file.*config.json"),
         ("{", "cannot be read"),
-        ("[]", "names no architecture"),
-        (json.dumps({"model_type": "resnet"}), "not by timm"),
-        (json.dumps({"architecture": "resnetaa50"}), "'resnetaa50' is none that is"),
-        (json.dumps({"architecture": "vit_huge_patch14_224"}), "vit_huge.* none that"),
+        ("[]", "has no architecture"),
+        (json.dumps({"model_type": "resnet"}), "not of timm"),
+        (json.dumps({"architecture": "resnetaa50"}), "'resnetaa50' is not supp"),
+        (
+            json.dumps({"architecture": "vit_huge_patch14_224"}),
+            "vit_huge.* is not supp",
+        ),
         (
             json.dumps(SETTINGS | {"model_args": {"act_layer": "gelu"}}),
-            "act_layer = 'gelu' makes another network.*a plain one takes num_classes",
+            "act_layer = 'gelu' makes another network.*supported are num_classes",
         ),
         (json.dumps(SETTINGS | {"global_pool": "max"}), "global_pool = 'max'"),
     ],
 )
-def test_a_folder_that_is_not_timms(tmp_path, settings, word):
-    if settings is not None:
-        (tmp_path / "config.json").write_text(settings)
-    with pytest.raises(ValueError, match=word):
+def test_folders_of_other_networks_are_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
         huggingface(str(tmp_path))
 
 
-def test_pixels_of_a_folder(holding, tmp_path):
+def test_mean_and_std_of_a_folder(holding, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(SETTINGS))
     holding(resnet18(""))
-    taken = Taken(huggingface(str(tmp_path)))
-    assert taken.c.encoder.mean == (0.5, 0.4, 0.3)
-    assert taken.c.encoder.std == (0.229, 0.224, 0.225)
+    encoder = imported_run(huggingface(str(tmp_path))).config.encoder
+    assert encoder.mean == (0.5, 0.4, 0.3)
+    assert encoder.std == (0.229, 0.224, 0.225)
 
 
-def test_networks_for_small_pictures_are_for_32_pixels(holding):
+def test_a_small_stem_is_for_32_pixels(holding):
     holding(resnet18("", kernel=3))
-    taken = Taken(timm("a.pth"))
-    assert taken.c.encoder.stem == "cifar"
-    assert taken.c.data.image_size == 32
+    c = imported_run(timm("a.pth")).config
+    assert (c.encoder.stem, c.data.image_size) == ("cifar", 32)

@@ -1,161 +1,152 @@
-"""Our network says what the PyTorch one says whose file was read, to rounding."""
+"""Imports of PyTorch files: the imported network computes the same as PyTorch's."""
 
+import argparse
 import json
 import math
 
-import jax
 import numpy as np
 import pytest
 
-from simclr_jax.experiment import importing
 from simclr_jax.tree import by_path
-from simclr_jax.zoo.formats import FORMATS
-from simclr_jax.zoo.name_map import Found
-from simclr_jax.zoo.torch.formats import dino, moco, mocov3, simsiam, tsimcne
-from simclr_jax.zoo.torch.libraries import (
-    huggingface,
-    lightly,
-    solo_learn,
-    timm,
-    torchvision,
+from tests.zoo.workdirs import (
+    imported,
+    logits,
+    outputs,
+    relative_difference,
+    saved_run,
 )
-from tests.zoo.taking import Taken, built, difference
 
-CLOSE = 1e-5
+TOLERANCE = 1e-5
+
+pytestmark = [pytest.mark.zoo, pytest.mark.usefixtures("in_process")]
+
+
+@pytest.fixture
+def twins():
+    from tests.zoo import torch_twins
+
+    return torch_twins
 
 
 def saved(path, tree, zipped=True):
     import torch
 
     torch.save(tree, path / "a.pth", _use_new_zipfile_serialization=zipped)
-    return str(path / "a.pth")
+    return path / "a.pth"
 
 
 def wrapped(net, prefix="module."):
-    """The state dict as DistributedDataParallel has it."""
+    """The state dict of a network in DistributedDataParallel."""
     return {f"{prefix}{name}": x for name, x in net.state_dict().items()}
 
 
-def said(*modules, x):
-    """What each says of what the one before said."""
+def chain(*modules, x):
+    """The outputs of modules, each with the output of the one before as input."""
     import torch
 
-    outputs = []
+    results = []
     with torch.no_grad():
         for module in modules:
             x = module(x).flatten(1)
-            outputs.append(x)
-    return outputs
+            results.append(x)
+    return results
 
 
-def compare(ours, theirs):
-    for a, b in zip(ours, theirs, strict=True):
-        assert difference(a, b) < CLOSE
+def compare(actual, expected):
+    """actual: as many of h, z and p as there are expected outputs."""
+    for a, b in zip(list(actual.values())[: len(expected)], expected, strict=True):
+        assert relative_difference(a, b) < TOLERANCE
 
 
-def compare_branches(taken, net, here, there, size):
-    """Modules by their names: of the online network, and of the target if any."""
-    from tests.zoo import torch_twins as twins
+def newly_initialised(workdir) -> list[str]:
+    """The layers that an import did not find in the file."""
+    return saved_json(workdir)["fresh"]
 
+
+def saved_json(workdir):
+    return json.loads((workdir / "import.json").read_text())
+
+
+def compare_branches(twins, workdir, net, online, target, size):
+    """Compares both branches with modules of a network, by their names."""
     images = twins.pictures(size)
     x = twins.normalised(images)
-    for branch, names in (("online", here), ("target", there)):
+    for branch, names in (("online", online), ("target", target)):
         if names:
-            y = taken.outputs(images, branch)
-            theirs = said(*(getattr(net, name) for name in names), x=x)
-            compare(y[: len(names)], theirs)
+            expected = chain(*(getattr(net, name) for name in names), x=x)
+            compare(outputs(workdir, images, branch), expected)
 
 
-@pytest.mark.zoo
 @pytest.mark.parametrize(("version", "zipped"), [(1, False), (2, True)])
-def test_moco(version, zipped, tmp_path):
-    from tests.zoo import torch_twins as twins
-
+def test_moco(twins, version, zipped, tmp_path):
     net = twins.shaken(twins.MoCo(version))
     tree = {"epoch": 200, "arch": "resnet18", "state_dict": wrapped(net)}
-    taken = Taken(moco(saved(tmp_path, tree, zipped)))
+    workdir = imported(tmp_path, "moco", saved(tmp_path, tree, zipped))
     images = twins.pictures(64)
     x = twins.normalised(images)
     for branch, encoder in (("online", net.encoder_q), ("target", net.encoder_k)):
-        top, encoder.fc = encoder.fc, twins.nn.Identity()
-        y = taken.outputs(images, branch)
-        compare((y.h, y.z), said(encoder, top, x=x))
-    queue = taken.arrays["method_state/queue"]
+        head, encoder.fc = encoder.fc, twins.nn.Identity()
+        compare(outputs(workdir, images, branch), chain(encoder, head, x=x))
+    queue = by_path(saved_run(workdir).state)["method_state/queue"]
     np.testing.assert_array_equal(queue, net.queue.numpy().T)
 
 
-@pytest.mark.zoo
-@pytest.mark.parametrize(
-    "small",
-    [pytest.param(True, marks=pytest.mark.long), False],
-    ids=["ViT-S", "ResNet"],
-)
-def test_mocov3(small, tmp_path):
+def test_mocov3_resnet(twins, tmp_path):
+    net = twins.shaken(twins.MoCoV3(twins.headless, "fc", 512))
+    compare_mocov3(twins, net, "fc", 64, tmp_path)
+
+
+@pytest.mark.long
+def test_mocov3_vit(twins, tmp_path):
     import torch
 
-    from tests.zoo import torch_twins as twins
-
-    if small:
-        net = twins.MoCoV3(lambda: twins.vit(384, 12, 12), "head", 384)
-    else:
-        net = twins.MoCoV3(twins.headless, "fc", 512)
+    net = twins.MoCoV3(lambda: twins.vit(384, 12, 12), "head", 384)
     net = twins.shaken(net)
-    top = "head" if small else "fc"
-    if small:  # so that it matters who attends to what
-        with torch.no_grad():
-            for name, x in net.named_parameters():
-                x.mul_(4 if name.endswith("qkv.weight") else 1)
+    with torch.no_grad():  # makes attention, and thus the number of heads, matter
+        for name, x in net.named_parameters():
+            x.mul_(4 if name.endswith("qkv.weight") else 1)
+    images, h = compare_mocov3(twins, net, "head", 224, tmp_path)
+    wrong = tmp_path / "wrong"
+    source = tmp_path / "a.pth"
+    workdir = imported(wrong, "mocov3", source, encoder__heads="6")
+    assert relative_difference(outputs(workdir, images, "target")["h"], h) > 0.03
+
+
+def compare_mocov3(twins, net, top, size, tmp_path):
+    """top: name of the projector. Returns the images and h of the target."""
     tree = {"epoch": 300, "state_dict": wrapped(net), "scaler": {"scale": 1.0}}
-    taken = Taken(mocov3(saved(tmp_path, tree)))
-    assert not taken.fresh
-    images = twins.pictures(224 if small else 64)
+    workdir = imported(tmp_path, "mocov3", saved(tmp_path, tree))
+    assert not newly_initialised(workdir)
+    images = twins.pictures(size)
     x = twins.normalised(images)
-    for branch, encoder in (
-        ("online", net.base_encoder),
-        ("target", net.momentum_encoder),
-    ):
+    branches = {"online": net.base_encoder, "target": net.momentum_encoder}
+    for branch, encoder in branches.items():
         projector = getattr(encoder, top)
         setattr(encoder, top, twins.nn.Identity())
-        y = taken.outputs(images, branch)
-        theirs = said(encoder, projector, net.predictor, x=x)
-        compare(y, theirs)
-    if small:  # what a reader with DINO's number of heads would make of it
-        taken.method = built(found_with_heads(taken, 6))[1]
-        assert difference(taken.outputs(images, "target").h, theirs[0]) > 0.03
+        expected = chain(encoder, projector, net.predictor, x=x)
+        compare(outputs(workdir, images, branch), expected)
+    return images, expected[0]
 
 
-def found_with_heads(taken, heads):
-    changes = [("encoder.heads", str(heads)), ("method.hidden", "24")]
-    changes += [("method.out", "8")]
-    return Found("mocov3_imagenet.py:encoder=vit_s", changes, {}, [])
-
-
-@pytest.mark.zoo
-def test_simsiam(tmp_path):
-    from tests.zoo import torch_twins as twins
-
+def test_simsiam(twins, tmp_path):
     net = twins.shaken(twins.SimSiam())
-    taken = Taken(simsiam(saved(tmp_path, {"state_dict": wrapped(net)})))
-    assert not taken.fresh
+    source = saved(tmp_path, {"state_dict": wrapped(net)})
+    workdir = imported(tmp_path, "simsiam", source)
+    assert not newly_initialised(workdir)
     images = twins.pictures(64)
-    top, net.encoder.fc = net.encoder.fc, twins.nn.Identity()
-    y = taken.outputs(images)
-    compare(y, said(net.encoder, top, net.predictor, x=twins.normalised(images)))
+    head, net.encoder.fc = net.encoder.fc, twins.nn.Identity()
+    x = twins.normalised(images)
+    compare(outputs(workdir, images), chain(net.encoder, head, net.predictor, x=x))
 
 
-@pytest.mark.zoo
 @pytest.mark.parametrize(
-    "kind", [pytest.param("ViT-S", marks=pytest.mark.long), "ResNet"]
+    "vit", [pytest.param(True, marks=pytest.mark.long), False], ids=["vit", "resnet"]
 )
-def test_dino(kind, tmp_path):
-    import argparse
-
+def test_dino(twins, vit, tmp_path):
     import torch
 
     from simclr_jax.losses.distillation import prototype_logits, weight_normalised
-    from tests.zoo import torch_twins as twins
 
-    vit = kind == "ViT-S"
     count = 12
 
     def make(seed):
@@ -173,34 +164,35 @@ def test_dino(kind, tmp_path):
         "args": argparse.Namespace(arch="vit_small"),
         "dino_loss": {"center": torch.rand(1, count)},
     }
-    taken = Taken(dino(saved(tmp_path, tree)))
-    assert not taken.fresh
-    assert taken.method.keep == "target"
+    workdir = imported(tmp_path, "dino", saved(tmp_path, tree))
+    assert not newly_initialised(workdir)
+    state = saved_run(workdir).state
+    assert saved_run(workdir).run.method.keep == "target"
     images = twins.pictures(224 if vit else 64)
     x = twins.normalised(images)
-    for branch, net in (("online", student), ("target", teacher)):
-        y = taken.outputs(images, branch)
-        root = {"online": "params", "target": "target_params"}[branch]
-        weight = weight_normalised(**taken.tree(root)["prototypes"])
-        logits = prototype_logits(y.z[None], weight)[0]
+    branches = {
+        "online": (student, state.params),
+        "target": (teacher, state.target_params),
+    }
+    for branch, (net, params) in branches.items():
+        y = outputs(workdir, images, branch)
+        weight = weight_normalised(**params["prototypes"])
+        scores = prototype_logits(y["z"][None], weight)[0]
         with torch.no_grad():
-            compare((y.h, y.z, logits), net(x))
+            compare({"h": y["h"], "z": y["z"], "logits": scores}, net(x))
     centre = tree["dino_loss"]["center"][0]
-    np.testing.assert_array_equal(taken.arrays["method_state"], centre)
+    np.testing.assert_array_equal(state.method_state, centre)
 
 
-@pytest.mark.zoo
 @pytest.mark.parametrize("size", [32, 48])
-def test_dinos_encoder_alone(size, tmp_path):
-    """At its own size, and with its positions resampled as DINO's code does it."""
+def test_dinos_encoder_alone(twins, size, tmp_path):
+    """At its own size, and with positions resampled as in DINO's code."""
     import torch
-
-    from tests.zoo import torch_twins as twins
 
     net = twins.shaken(twins.vit(128, 4, 4, patch=4, size=32))
     with torch.no_grad():
         net.pos_embed.normal_(std=0.5)
-    taken = Taken(dino(saved(tmp_path, net.state_dict())))
+    workdir = imported(tmp_path, "dino", saved(tmp_path, net.state_dict()))
     images = twins.pictures(size)
     if size != 32:
         grid = net.pos_embed.data[:, 1:].reshape(1, 8, 8, 128).permute(0, 3, 1, 2)
@@ -209,112 +201,95 @@ def test_dinos_encoder_alone(size, tmp_path):
         )
         assert grid.shape[2] == math.floor(size / 4)
         grid = grid.permute(0, 2, 3, 1).reshape(1, -1, 128)
-        whole = torch.cat([net.pos_embed.data[:, :1], grid], 1)
+        positions = torch.cat([net.pos_embed.data[:, :1], grid], 1)
         other = twins.vit(128, 4, 4, patch=4, size=size)
-        state = {**net.state_dict(), "pos_embed": whole}
-        other.load_state_dict(state)
+        other.load_state_dict({**net.state_dict(), "pos_embed": positions})
         net = other.eval()
     x = twins.normalised(images)
     for branch in ("online", "target"):
-        compare((taken.outputs(images, branch).h,), said(net, x=x))
+        compare(outputs(workdir, images, branch), chain(net, x=x))
 
 
-@pytest.mark.zoo
 @pytest.mark.parametrize(
-    "kind",
+    "network",
     [pytest.param("ResNet-50", marks=pytest.mark.long), "ViT", "ViT as published"],
 )
-def test_torchvision(kind, tmp_path):
-    from tests.zoo import torch_twins as twins
-
-    if kind == "ResNet-50":
+def test_torchvision(twins, network, tmp_path):
+    if network == "ResNet-50":
         net, last = twins.shaken(twins.resnet(50)), "fc"
     else:
         model = twins.torchvision.models.VisionTransformer
         net, last = twins.shaken(model(32, 4, 4, 4, 128, 512, num_classes=5)), "heads"
         twins.nn.init.normal_(net.heads.head.weight)
     state = net.state_dict()
-    if "published" in kind:
+    if "published" in network:
         names = {".mlp.0.": ".mlp.linear_1.", ".mlp.3.": ".mlp.linear_2."}
         for new, old in names.items():
             state = {name.replace(new, old): x for name, x in state.items()}
-    taken = Taken(torchvision(saved(tmp_path, state)), classes=5)
-    size = 64 if last == "fc" else 32
-    images = twins.pictures(size)
-    top = getattr(net, last)
-    setattr(net, last, twins.nn.Identity())
-    h, logits = said(net, top, x=twins.normalised(images))
-    y = taken.outputs(images)
-    probe = taken.tree("params")["probe"]
-    compare((y.h, y.h @ probe["kernel"] + probe["bias"]), (h, logits))
+    workdir = imported(tmp_path, "torchvision", saved(tmp_path, state))
+    compare_classifier(twins, workdir, net, last, 64 if last == "fc" else 32)
 
 
-@pytest.mark.zoo
-def test_timm(tmp_path):
-    from tests.zoo import torch_twins as twins
-
+def test_timm(twins, tmp_path):
     net = twins.shaken(twins.vit(128, 4, 4, patch=4, size=32, classes=5))
-    taken = Taken(timm(saved(tmp_path, net.state_dict())), classes=5)
-    images = twins.pictures(32)
-    top, net.head = net.head, twins.nn.Identity()
-    h, logits = said(net, top, x=twins.normalised(images))
-    y = taken.outputs(images)
-    probe = taken.tree("params")["probe"]
-    compare((y.h, y.h @ probe["kernel"] + probe["bias"]), (h, logits))
-    assert any("mean and deviation" in note for note in timm_notes(tmp_path))
+    workdir = imported(tmp_path, "timm", saved(tmp_path, net.state_dict()))
+    compare_classifier(twins, workdir, net, "head", 32)
+    assert any("mean and std" in note for note in saved_json(workdir)["notes"])
 
 
-def timm_notes(tmp_path):
-    return timm(str(tmp_path / "a.pth")).notes
+def compare_classifier(twins, workdir, net, last, size):
+    """last: name of the classifier's module."""
+    images = twins.pictures(size)
+    head = getattr(net, last)
+    setattr(net, last, twins.nn.Identity())
+    h = outputs(workdir, images)["h"]
+    expected = chain(net, head, x=twins.normalised(images))
+    compare({"h": h, "logits": logits(workdir, h)}, expected)
 
 
-@pytest.mark.zoo
 @pytest.mark.parametrize(("heads", "new"), [(4, True), (2, False)])
-def test_timms_folder(heads, new, tmp_path):
-    """As timm itself writes it for the hub: pixels and heads are in its config.json."""
+def test_timms_folder(twins, heads, new, tmp_path):
+    """As timm writes it for the hub, with pixels and heads in its config.json."""
     import torch
     from timm.models import save_for_hf
 
-    from tests.zoo import torch_twins as twins
-
-    words = {"depth": 4, "embed_dim": 128, "num_heads": heads, "patch_size": 4}
-    words |= {"img_size": 32, "num_classes": 0}
+    sizes = {"depth": 4, "embed_dim": 128, "num_heads": heads, "patch_size": 4}
+    sizes |= {"img_size": 32, "num_classes": 0}
     pixels = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
     net = twins.shaken(
         twins.timm.create_model(
-            "vit_tiny_patch16_224", pretrained_cfg_overlay=pixels, **words
+            "vit_tiny_patch16_224", pretrained_cfg_overlay=pixels, **sizes
         )
     )
-    with torch.no_grad():  # so that it matters who attends to what
+    with torch.no_grad():  # makes attention, and thus the number of heads, matter
         for block in net.blocks:
             block.attn.qkv.weight.mul_(8)
-    save_for_hf(net, tmp_path, safe_serialization=new)
-    found = huggingface(str(tmp_path))
-    assert not any("Pixels" in note or "Heads" in note for note in found.notes)
-    taken, images = Taken(found), twins.pictures(32)
+    save_for_hf(net, tmp_path / "folder", safe_serialization=new)
+    workdir = imported(tmp_path, "huggingface", tmp_path / "folder")
+    notes = saved_json(workdir)["notes"]
+    assert not any("Pixels" in note or "heads" in note for note in notes)
+    images = twins.pictures(32)
     x = twins.normalised(images, **pixels)
-    compare((taken.outputs(images).h,), said(net, x=x))
+    compare(outputs(workdir, images), chain(net, x=x))
 
 
-def lightly_parts(kind):
+def lightly_parts(twins, method):
     """(modules by name, the online network's, the target's)."""
-    from tests.zoo import torch_twins as twins
-
     backbone, widths = twins.headless, [512, 24, 8]
-    if kind == "simclr":
+    if method == "simclr":
         parts = {
             "backbone": twins.sequential(twins.resnet()),
             "projection_head": twins.Layers(widths, last="affine"),
         }
         parts["projection_head"].layers[3] = twins.nn.Linear(24, 8, bias=False)
         return parts, ("backbone", "projection_head"), ()
-    if kind == "simclr without norm":
+    if method == "simclr without norm":
         parts = {
             "backbone": twins.sequential(twins.cifar(twins.resnet())),
             "projection_head": twins.Layers(widths, bias=True, norm=False),
         }
         return parts, ("backbone", "projection_head"), ()
-    if kind == "moco":
+    if method == "moco":
         make = lambda: twins.Layers(widths, bias=True, norm=False)  # noqa: E731
         names = ("query_backbone", "query_projection_head")
         names += ("backbone", "projection_head")
@@ -328,89 +303,54 @@ def lightly_parts(kind):
     return parts, names, targets
 
 
-@pytest.mark.zoo
-@pytest.mark.parametrize("kind", ["simclr", "simclr without norm", "moco", "byol"])
-def test_lightly(kind, tmp_path):
+@pytest.mark.parametrize("method", ["simclr", "simclr without norm", "moco", "byol"])
+def test_lightly(twins, method, tmp_path):
     import torch
 
-    from tests.zoo import torch_twins as twins
-
-    parts, here, there = lightly_parts(kind)
+    parts, online, target = lightly_parts(twins, method)
     more = {"criterion": twins.Parts(bank=torch.zeros(8, 16), bank_ptr=torch.zeros(1))}
     net = twins.shaken(twins.Parts(**parts, **more))
     tree = {"state_dict": net.state_dict(), "optimizer_states": [], "epoch": 9}
-    taken = Taken(lightly(saved(tmp_path, tree)))
-    assert taken.c.method.name == kind.split()[0]
-    compare_branches(taken, net, here, there, 32 if "without" in kind else 64)
+    workdir = imported(tmp_path, "lightly", saved(tmp_path, tree))
+    assert saved_run(workdir).config.method.name == method.split()[0]
+    size = 32 if "without" in method else 64
+    compare_branches(twins, workdir, net, online, target, size)
 
 
-@pytest.mark.zoo
-@pytest.mark.parametrize("kind", ["simclr", "moco", "byol", "byol, narrow"])
-def test_solo_learn(kind, tmp_path):
+@pytest.mark.parametrize("method", ["simclr", "moco", "byol", "byol, narrow"])
+def test_solo_learn(twins, method, tmp_path):
     import torch
 
-    from tests.zoo import torch_twins as twins
-
-    bare = not kind.startswith("byol")
-    make = lambda *w: twins.mlp(w, bias=True, norm=not bare)  # noqa: E731
+    byol = method.startswith("byol")
+    make = lambda *w: twins.mlp(w, bias=True, norm=byol)  # noqa: E731
     parts = {"backbone": twins.headless(), "projector": make(512, 24, 8)}
     parts["classifier"] = twins.nn.Linear(512, 5)
-    here, there = ["backbone", "projector"], []
-    if kind != "simclr":
-        there = ["momentum_backbone", "momentum_projector"]
-        parts |= dict(zip(there, (twins.headless(), make(512, 24, 8)), strict=True))
-    if kind == "moco":
+    online, target = ["backbone", "projector"], []
+    if method != "simclr":
+        target = ["momentum_backbone", "momentum_projector"]
+        parts |= dict(zip(target, (twins.headless(), make(512, 24, 8)), strict=True))
+    if method == "moco":
         parts |= {"queue": torch.zeros(2, 8, 16), "queue_ptr": torch.zeros(1)}
-    if not bare:
-        parts["predictor"] = make(8, 16 if "narrow" in kind else 24, 8)
-        here += [] if "narrow" in kind else ["predictor"]
+    if byol:
+        parts["predictor"] = make(8, 16 if "narrow" in method else 24, 8)
+        online += [] if "narrow" in method else ["predictor"]
     net = twins.shaken(twins.Parts(**parts))
-    found = solo_learn(saved(tmp_path, {"state_dict": net.state_dict()}))
-    taken = Taken(found, classes=5)
-    assert taken.c.method.name == kind.split(",")[0]
-    compare_branches(taken, net, here, there, 64)
-    probe = taken.tree("params")["probe"]
-    np.testing.assert_array_equal(probe["kernel"].T, net.classifier.weight.detach())
+    source = saved(tmp_path, {"state_dict": net.state_dict()})
+    workdir = imported(tmp_path, "solo_learn", source)
+    assert saved_run(workdir).config.method.name == method.split(",")[0]
+    compare_branches(twins, workdir, net, online, target, 64)
+    kernel = saved_run(workdir).state.params["probe"]["kernel"]
+    np.testing.assert_array_equal(kernel.T, net.classifier.weight.detach())
 
 
-@pytest.mark.zoo
-def test_tsimcne(tmp_path):
-    """With the module pickled beside the state dict, as the paper's code saves it."""
-    from tests.zoo import torch_twins as twins
-
+def test_tsimcne(twins, tmp_path):
+    """With a module pickled beside the state dict, as the paper's code saves it."""
     net = twins.shaken(twins.TSimCNE())
     tree = {"model": net.backbone, "model_sd": net.names(), "opt": None}
-    taken = Taken(tsimcne(saved(tmp_path, tree)))
-    assert not taken.fresh
+    workdir = imported(tmp_path, "tsimcne", saved(tmp_path, tree))
+    assert not newly_initialised(workdir)
     images = twins.pictures(32)
-    c = taken.c.encoder
-    x = twins.normalised(images, c.mean, c.std)
-    theirs = said(net.backbone, net.projection_head.layers, x=x)
-    compare(taken.outputs(images)[:2], theirs)
-
-
-@pytest.mark.zoo
-def test_a_work_directory(tmp_path, monkeypatch, in_process):
-    """All of a MoCo file by way of the door's own function, and back from the disk."""
-    from simclr_jax import sharding
-    from simclr_jax.experiment import build, config
-    from simclr_jax.train.checkpoint import restore_latest
-    from tests.zoo import torch_twins as twins
-
-    monkeypatch.setitem(FORMATS, "moco", moco)
-    net = twins.shaken(twins.MoCo(2))
-    path = saved(tmp_path, {"state_dict": wrapped(net)}, zipped=False)
-    workdir = tmp_path / "run"
-    changes = [("data.name", "cifar10_mini"), ("data.batch_size", "32")]
-    importing.bring("moco", path, str(workdir), changes)
-    c = config.restored(json.loads((workdir / "config.json").read_text()))
-    job = build.assemble(c, sharding.make_mesh(), **build.sizes(workdir))
-    state, step = restore_latest(workdir / "checkpoints", build.abstract(job))
-    assert step == job.total
-    images = twins.pictures(64)
-    y = jax.jit(job.method.network.encode)(*job.method.kept(state), images)
-    top, net.encoder_q.fc = net.encoder_q.fc, twins.nn.Identity()
-    theirs = said(net.encoder_q, top, x=twins.normalised(images))
-    compare((y.h[0], y.z[0]), theirs)
-    queue = by_path(state)["method_state/queue"]
-    np.testing.assert_array_equal(queue, net.queue.numpy().T)
+    encoder = saved_run(workdir).config.encoder
+    x = twins.normalised(images, encoder.mean, encoder.std)
+    expected = chain(net.backbone, net.projection_head.layers, x=x)
+    compare(outputs(workdir, images), expected)

@@ -1,7 +1,7 @@
-"""SimCLR's networks in TensorFlow, written from their published variables alone.
+"""SimCLR's networks in TensorFlow, written from the published names of variables.
 
-One description, `trunk`, is run by `Names`, which lists the variables, and by
-`Forward`, which computes.
+`trunk` describes the layers; `Names` runs it to list the variables, and `Forward` to
+compute.
 """
 
 import collections
@@ -12,30 +12,30 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 LEAVES = ("gamma", "beta", "moving_mean", "moving_variance")
-EARLIER = 7  # layers that the process of a SavedModel had built before
+OFFSET = 7  # number of the first layer in a SavedModel
 
 
 class Names:
-    """Runs through a network, x being the number of channels, and names variables.
+    """Collects the names and shapes of variables; x is the number of channels.
 
-    Each is named as in TF1 ("tf1"), in a TF2 checkpoint ("tf2") and in a SavedModel.
+    naming: "tf1", "tf2" (a checkpoint of TF2) or "saved_model".
     """
 
     def __init__(self, naming="tf1"):
         self.naming, self.shapes = naming, {}
         self.counts, self.block = collections.Counter(), ""
 
-    def make(self, kind, inner, at, leaves):
-        k = self.counts[kind]
-        self.counts[kind] += 1
-        keras = f"{kind}_{k + EARLIER}"
-        if kind == "batch_normalization":
-            keras = f"batch_norm_relu_{k + EARLIER}/sync_{keras}"
+    def make(self, layer, inner, path, leaves):
+        k = self.counts[layer]
+        self.counts[layer] += 1
+        keras = f"{layer}_{k + OFFSET}"
+        if layer == "batch_normalization":
+            keras = f"batch_norm_relu_{k + OFFSET}/sync_{keras}"
         elif inner == "/conv2d":
-            keras = f"conv2d_fixed_padding_{k + EARLIER}/{keras}"
+            keras = f"conv2d_fixed_padding_{k + OFFSET}/{keras}"
         root = {
-            "tf1": f"base_model/{kind}_{k}" if k else f"base_model/{kind}",
-            "tf2": f"model/resnet_model/{at}{inner}",
+            "tf1": f"base_model/{layer}_{k}" if k else f"base_model/{layer}",
+            "tf2": f"model/resnet_model/{path}{inner}",
             "saved_model": f"resnet/{self.block}{keras}",
         }[self.naming]
         self.shapes |= {f"{root}/{leaf}": shape for leaf, shape in leaves.items()}
@@ -65,7 +65,7 @@ class Names:
 
 
 class Forward(Names):
-    """Computes it in TensorFlow, from TF1's variables."""
+    """Computes in TensorFlow, from TF1's variables; x is [N, H, W, C]."""
 
     def __init__(self, arrays):
         super().__init__()
@@ -112,7 +112,7 @@ def normalised(x, name, arrays):
 
 
 def trunk(net, x, depth, width, sk):
-    """The creation order that the released code has."""
+    """Runs the layers in the order in which the released code creates them."""
     stem, f = "initial_conv_relu_max_pool", 32 * width
     if sk:
         x = net.norm(net.conv(x, f"{stem}/0", f, 3, 2), f"{stem}/1")
@@ -150,7 +150,7 @@ def block(net, x, at, g, b, width, sk):
     return net.add(x, shortcut)
 
 
-HEADS = {  # naming: a layer's Dense and batch norm, and the classifier
+HEADS = {  # naming: Dense and batch norm of a head's layer, and the classifier
     "tf1": (
         "head_contrastive/nl_{0}/dense",
         "head_contrastive/nl_{0}/batch_normalization",
@@ -170,7 +170,7 @@ HEADS = {  # naming: a layer's Dense and batch norm, and the classifier
 
 
 def manifest(depth=50, width=1, sk=False, layers=2, classes=1000, naming="tf1"):
-    """{name: shape} of a whole network."""
+    """{name: shape} of all variables of a network."""
     net, f = Names(naming), 2048 * width
     trunk(net, 3, depth, width, sk)
     shapes = net.shapes
@@ -201,8 +201,8 @@ def forward(arrays, x, sk, layers):
     return h, z, h @ arrays[f"{root}/kernel"] + arrays[f"{root}/bias"]
 
 
-def drawn(shapes, seed=0):
-    """Random weights and statistics by name, so that activations keep their size."""
+def random(shapes, seed=0):
+    """Random weights and statistics by name, which keep the size of activations."""
     draw = np.random.default_rng(seed)
 
     def values(name, shape):
@@ -217,7 +217,7 @@ def drawn(shapes, seed=0):
 
 
 def write(prefix, arrays):
-    """A checkpoint of exactly these names."""
+    """Writes a checkpoint with exactly these names."""
     names, values = list(arrays), [tf.constant(x) for x in arrays.values()]
     tf.raw_ops.SaveV2(
         prefix=str(prefix),
@@ -228,7 +228,7 @@ def write(prefix, arrays):
 
 
 def write_objects(prefix, arrays, more=None):
-    """A checkpoint of TF2 with these paths of objects."""
+    """Writes a checkpoint of TF2 with these paths of objects."""
     objects = trackable_object_graph_pb2.TrackableObjectGraph()
     objects.nodes.add()
     keys = {f"{name}/.ATTRIBUTES/VARIABLE_VALUE": x for name, x in arrays.items()}
@@ -237,14 +237,14 @@ def write_objects(prefix, arrays, more=None):
 
 
 def write_model(folder, arrays):
-    """A SavedModel whose variables have these names, kept as in the released code."""
-    made = [
+    """Writes a SavedModel whose variables have these names, as the released code."""
+    variables = [
         tf.Variable(x, name=name, trainable="moving" not in name)
         for name, x in arrays.items()
     ]
     module = tf.Module()
     module.model = tf.Module()
     module.model.resnet_model = tf.Module()
-    module.trainable_variables_list = [v for v in made if v.trainable]
-    module.model.resnet_model.weights = made  # all, by another way
+    module.trainable_variables_list = [v for v in variables if v.trainable]
+    module.model.resnet_model.weights = variables  # a second path to each
     tf.saved_model.save(module, str(folder))

@@ -1,4 +1,4 @@
-"""Small arrays of NumPy by the names of published PyTorch files."""
+"""Small NumPy arrays with the names of published PyTorch files."""
 
 import numpy as np
 
@@ -19,24 +19,24 @@ def dense(name, wide, narrow, bias=True):
 
 
 def resnet18(root, shortcut="downsample", kernel=7):
-    """The published names and shapes."""
+    """A ResNet-18 with torchvision's names and shapes."""
     arrays = conv("conv1", 64, 3, kernel, kernel) | norm("bn1", 64)
-    before = 64
+    channels = 64
     for g, width in enumerate((64, 128, 256, 512), start=1):
         for b in range(2):
             name = f"layer{g}.{b}"
-            arrays |= conv(f"{name}.conv1", width, before, 3, 3)
+            arrays |= conv(f"{name}.conv1", width, channels, 3, 3)
             arrays |= conv(f"{name}.conv2", width, width, 3, 3)
             arrays |= norm(f"{name}.bn1", width) | norm(f"{name}.bn2", width)
-            if before != width:
-                arrays |= conv(f"{name}.{shortcut}.0", width, before, 1, 1)
+            if channels != width:
+                arrays |= conv(f"{name}.{shortcut}.0", width, channels, 1, 1)
                 arrays |= norm(f"{name}.{shortcut}.1", width)
-            before = width
+            channels = width
     return {root + name: x for name, x in arrays.items()}
 
 
-def vit_mini(root, positions=None):
-    """timm's names."""
+def vit_mini(root):
+    """A vit_mini with timm's names."""
     blocks = {}
     for i in range(4):
         name = f"blocks.{i}"
@@ -57,7 +57,7 @@ def vit_mini(root, positions=None):
 
 
 def moco_arrays(version):
-    arrays = {"queue": np.arange(32.0).reshape(8, 4), "queue_ptr": np.array([3])}
+    arrays = {"queue": np.arange(128.0).reshape(8, 16), "queue_ptr": np.array([3])}
     for root in ("encoder_q.", "encoder_k."):
         arrays |= resnet18(root)
         if version == 1:
@@ -85,7 +85,7 @@ def dino_arrays(backbone, dim, lengths, wrapped):
     heads |= dense("head.mlp.4", 5, 24) | conv("head.last_layer", 6, 5)
     heads["head.last_layer.weight_v"] = heads.pop("head.last_layer.weight")
     heads["head.last_layer.weight_g"] = np.full((6, 1), lengths, np.float32)
-    for who in ("student.module.", f"teacher.{'module.' * wrapped}"):
-        arrays |= {f"{who}{name}": x for name, x in heads.items()}
-        arrays |= {f"{who}backbone.{name}": x for name, x in backbone.items()}
+    for root in ("student.module.", f"teacher.{'module.' * wrapped}"):
+        arrays |= {f"{root}{name}": x for name, x in heads.items()}
+        arrays |= {f"{root}backbone.{name}": x for name, x in backbone.items()}
     return arrays

@@ -1,5 +1,5 @@
-"""Networks in PyTorch, to compare ours with: the libraries' own, and small ones with
-the names that the published files have.
+"""PyTorch networks to compare ours with: those of libraries, and small ones with the
+names of published files.
 
 Only tests marked `zoo` import this.
 """
@@ -13,10 +13,10 @@ from torch import nn
 
 
 def _import_torchvision():
-    """torchvision, even where its compiled part was made for another build of PyTorch.
+    """torchvision, even where its compiled part is for another build of PyTorch.
 
-    That part then cannot be loaded. What it does, such as non-maximum suppression,
-    nobody needs here, but the rest wants to find the names.
+    That part cannot be loaded then. The tests do not use its operators, such as
+    non-maximum suppression, but importing torchvision needs their names.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -41,11 +41,9 @@ torch.manual_seed(0)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def resnet(depth=18, **keywords):
-    """torchvision's; of few classes."""
-    return getattr(torchvision.models, f"resnet{depth}")(
-        **{"num_classes": 5, **keywords}
-    )
+def resnet(depth=18, **kwargs):
+    """A ResNet of torchvision with few classes."""
+    return getattr(torchvision.models, f"resnet{depth}")(**{"num_classes": 5, **kwargs})
 
 
 def headless(depth=18):
@@ -55,7 +53,7 @@ def headless(depth=18):
 
 
 def vit(dim, depth, heads, patch=16, size=224, classes=0):
-    """timm's."""
+    """A ViT of timm."""
     return timm.models.vision_transformer.VisionTransformer(
         img_size=size,
         patch_size=patch,
@@ -67,7 +65,7 @@ def vit(dim, depth, heads, patch=16, size=224, classes=0):
 
 
 def shaken(net, seed=0):
-    """The network in evaluation, with parameters and statistics of no special value."""
+    """The network in evaluation mode, with random norms, biases and statistics."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, x in net.state_dict().items():
@@ -87,7 +85,7 @@ def pictures(size, count=2):
 
 
 def normalised(images, mean=MEAN, std=STD):
-    """[N, 3, H, W] as PyTorch's networks take them."""
+    """Normalised images [N, 3, H, W], the input of PyTorch's networks."""
     x = (images / 255.0 - np.array(mean)) / np.array(std)
     return torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float32)
 
@@ -95,7 +93,7 @@ def normalised(images, mean=MEAN, std=STD):
 def mlp(widths, *, bias=False, norm=True, last="", act=nn.ReLU):
     """A Sequential of Linear, batch norm and act, and a last Linear.
 
-    last: of its batch norm: "" for none, "plain" without scale and shift, "affine".
+    last: the last batch norm: "" for none, "plain" without scale and shift, "affine".
     """
     layers = []
     for i, (a, b) in enumerate(itertools.pairwise(widths)):
@@ -218,9 +216,9 @@ def cifar(net, padding=1):
 class Layers(nn.Module):
     """A head of lightly: its Sequential is called layers."""
 
-    def __init__(self, *args, **keywords):
+    def __init__(self, *args, **kwargs):
         super().__init__()
-        self.layers = mlp(*args, **keywords)
+        self.layers = mlp(*args, **kwargs)
 
     def forward(self, x):
         return self.layers(x)

@@ -1,4 +1,4 @@
-"""What BYOL's released code calls its arrays, in Haiku's manner.
+"""The names of arrays in BYOL's released code, which Haiku makes.
 
 A name is `online_params/MODULE/NAME`, or for batch norm's running statistics
 `online_state/MODULE/~/mean_ema/average`; the other branch is "target".
@@ -8,81 +8,90 @@ import re
 from collections.abc import Iterable
 from functools import partial
 
-from simclr_jax.zoo.name_map import Naming, Place, listed
+from simclr_jax.zoo.name_map import Entry, Naming, abbreviate
 
-KNOWN = ("18", "34", "50", "101", "152", "200")  # depths of ours
+DEPTHS = ("18", "34", "50", "101", "152", "200")  # of our ResNets
 STEM = {"conv1": "initial_conv", "bn1": "initial_batchnorm"}
-DENSE = {"dense1": "linear", "bn1": "batch_norm", "dense2": "linear_1"}
+HEAD = {"dense1": "linear", "bn1": "batch_norm", "dense2": "linear_1"}
 STATISTICS = {"mean": "mean_ema", "var": "var_ema"}
 
 
-def root(names: Iterable[str]) -> str:
-    """What the encoder is called, such as res_net50.
+def encoder_name(names: Iterable[str]) -> str:
+    """The name of the encoder's module, such as res_net50.
 
     Raises:
-      ValueError: there is none, or it has a depth that ours do not.
+      ValueError: there is none, or its depth is not one of ours.
     """
     rule = r"online_params/(res_net(\d+))/~/initial_conv/w"
-    found = [m for name in names if (m := re.fullmatch(rule, name))]
-    if len(found) != 1 or found[0][2] not in KNOWN:
-        depths = ", ".join(f"res_net{depth}" for depth in KNOWN)
+    matches = [m for name in names if (m := re.fullmatch(rule, name))]
+    if len(matches) != 1 or matches[0][2] not in DEPTHS:
+        depths = ", ".join(f"res_net{depth}" for depth in DEPTHS)
         raise ValueError(
-            "This holds no BYOL network: there is not one online_params/ENCODER/~/"
-            f"initial_conv/w, ENCODER one of {depths}. There are "
-            f"{listed(sorted(names))}."
+            "This file has no BYOL network: it needs exactly one array online_params/"
+            f"ENCODER/~/initial_conv/w, with ENCODER one of {depths}. It has "
+            f"{abbreviate(sorted(names))}."
         )
-    return found[0][1]
+    return matches[0][1]
 
 
-def parts(who: str, root: str) -> dict[str, Naming]:
-    """The parts of a branch, "online" or "target", as far as ours has them."""
-    heads = ("projector", "predictor") if who == "online" else ("projector",)
-    found: dict[str, Naming] = {head: partial(_of_head, who, head) for head in heads}
-    found["encoder"] = partial(_of_encoder, who, root)
-    return found | ({"probe": _of_probe} if who == "online" else {})
+def parts(branch: str, root: str) -> dict[str, Naming]:
+    """The namings of the parts of a branch.
+
+    Args:
+      branch: "online" or "target".
+      root: see `encoder_name`.
+    """
+    namings: dict[str, Naming] = {
+        "encoder": partial(_encoder, branch, root),
+        "projector": partial(_head, branch, "projector"),
+    }
+    if branch == "online":
+        namings["predictor"] = partial(_head, branch, "predictor")
+        namings["probe"] = _probe
+    return namings
 
 
-def _of_encoder(who: str, root: str, path: str) -> Place | None:
-    found = re.fullmatch(r"(?:layer(\d)_(\d+)/)?(\w+)/(\w+)", path)
-    if not found:
+def _encoder(branch: str, root: str, path: str) -> Entry | None:
+    match = re.fullmatch(r"(?:layer(\d)_(\d+)/)?(\w+)/(\w+)", path)
+    if not match:
         return None
-    group, block, layer, leaf = found.groups()
+    group, block, layer, leaf = match.groups()
     module = STEM.get(layer, "")
     if group:
-        where = f"block_group_{int(group) - 1}/~/block_{block}"
-        module = f"{where}/~/{_in_block(layer)}"
-    return _place(who, f"{root}/~/{module}", leaf, "pixel")
+        prefix = f"block_group_{int(group) - 1}/~/block_{block}"
+        module = f"{prefix}/~/{_layer_in_block(layer)}"
+    return _entry(branch, f"{root}/~/{module}", leaf, "pixel")
 
 
-def _in_block(layer: str) -> str:
+def _layer_in_block(layer: str) -> str:
     """conv1 -> conv_0, shortcut_bn -> shortcut_batchnorm."""
     layer = layer.replace("bn", "batchnorm")
     return re.sub(r"\d", lambda digit: f"_{int(digit[0]) - 1}", layer)
 
 
-def _of_head(who: str, head: str, path: str) -> Place | None:
+def _head(branch: str, head: str, path: str) -> Entry | None:
     layer, _, leaf = path.partition("/")
-    if layer not in DENSE:
+    if layer not in HEAD:
         return None
     if layer.startswith("dense"):
-        return _dense(who, f"{head}/{DENSE[layer]}", leaf)
-    return _place(who, f"{head}/{DENSE[layer]}", leaf, "row")
+        return _dense(branch, f"{head}/{HEAD[layer]}", leaf)
+    return _entry(branch, f"{head}/{HEAD[layer]}", leaf, "row")
 
 
-def _of_probe(path: str) -> Place:
+def _probe(path: str) -> Entry:
     return _dense("online", "classifier", path)
 
 
-def _dense(who: str, module: str, leaf: str) -> Place:
-    return Place(f"{who}_params/{module}/{'w' if leaf == 'kernel' else 'b'}")
+def _dense(branch: str, module: str, leaf: str) -> Entry:
+    return Entry(f"{branch}_params/{module}/{'w' if leaf == 'kernel' else 'b'}")
 
 
-def _place(who: str, module: str, leaf: str, turn: str) -> Place:
-    """Of a kernel, or of a batch norm's vector, which has axes of length 1 there."""
+def _entry(branch: str, module: str, leaf: str, transform: str) -> Entry:
+    """A kernel, or a batch norm's vector, which has extra axes of length 1."""
     if leaf == "kernel":
-        return Place(f"{who}_params/{module}/w")
+        return Entry(f"{branch}_params/{module}/w")
     if leaf in STATISTICS:
-        name = f"{who}_state/{module}/~/{STATISTICS[leaf]}/average"
-        return Place(name, turn)
+        name = f"{branch}_state/{module}/~/{STATISTICS[leaf]}/average"
+        return Entry(name, transform)
     name = "offset" if leaf == "bias" else leaf
-    return Place(f"{who}_params/{module}/{name}", turn)
+    return Entry(f"{branch}_params/{module}/{name}", transform)

@@ -1,104 +1,103 @@
 """Reads BYOL's pickles without Haiku, Optax or dill, and without running anything.
 
 A pickle is a program that may call whatever it can import. This reader lets it make
-NumPy arrays and plain containers; of classes of Haiku, Optax, Jax and BYOL it keeps
-what they were made from; anything else it refuses.
+NumPy arrays and plain containers; for classes of Haiku, Optax, jax and BYOL it keeps
+the arguments that they were made from; anything else is refused.
 """
 
 import collections
 import pickle
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from simclr_jax.tree import by_path
 
-PLAIN = {"byol", "haiku", "optax", "jax"}  # packages whose classes become a Box
-NUMBERS = "biuf"  # NumPy's letters for what its bytes alone tell
+# Packages whose classes become a PlainObject.
+PACKAGES = {"byol", "haiku", "optax", "jax"}
+NUMERIC = "biuf"  # NumPy's letters for dtypes that bytes describe completely
 BRANCHES = ("online_params", "target_params", "online_state", "target_state")
 
 
 class Refused(ValueError):
-    """A pickle asks for something that a checkpoint has no need of."""
+    """A pickle asks for something that a checkpoint does not need."""
 
 
-class Box:
-    """Stands for an object of a foreign class: what it was made from, no more."""
+class PlainObject:
+    """Stands for an object of a foreign class; holds its arguments and does nothing."""
 
-    inside: tuple
+    args: tuple
 
-    def __new__(cls, *inside):
-        box = super().__new__(cls)
-        box.inside = inside
-        return box
+    def __new__(cls, *args):
+        instance = super().__new__(cls)
+        instance.args = args
+        return instance
 
     def __setstate__(self, *_):
-        """Whatever a pickle would make of a box, its class above all, it stays one."""
+        """Ignores the state, which could change the class."""
+
+
+class UnfilledArray(np.ndarray):
+    """The array that a pickle makes empty and then fills through its state."""
+
+    def __setstate__(self, state, /):
+        _, shape, dtype, *_ = state
+        super().__setstate__((1, shape, _dtype(dtype), *state[3:]))
+
+
+class NumericType:
+    """A dtype of numbers. Bytes of any other dtype would be taken for addresses."""
+
+    def __init__(self, code, *_):
+        if not isinstance(code, str) or np.dtype(code).kind not in NUMERIC:
+            raise Refused(f"its pickle asks for arrays of {code!r}, not of numbers")
+        self.code = code
+
+    def __setstate__(self, state):
+        order = state[1]
+        if order not in ("<", "=", "|"):
+            raise Refused("its pickle has numbers that are not little-endian")
+
+
+def _dtype(value: Any) -> np.dtype:
+    """The dtype of a NumericType, checked again: with it, bytes become an array."""
+    if type(value) is not NumericType or np.dtype(value.code).kind not in NUMERIC:
+        raise Refused(f"its pickle has an array of {value}, not of numbers")
+    return np.dtype(value.code)
+
+
+def _empty(*_) -> UnfilledArray:
+    return np.zeros(0, np.int8).view(UnfilledArray)
+
+
+def _scalar(dtype: NumericType, raw: bytes) -> np.ndarray:
+    return np.frombuffer(raw, _dtype(dtype), 1).reshape(())
 
 
 def _bytes(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes into a pickle of protocol 2."""
+    """Bytes as Python 3 writes them into a pickle of protocol 2."""
     if encoding != "latin1":
-        raise ValueError(f"bytes in {encoding!r}, where only latin1 is usual.")
+        raise ValueError(f"bytes in {encoding!r}, expected latin1.")
     return text.encode("latin1")
 
 
-def _array(make, shape, state, about=None) -> np.ndarray:
-    """An array as dill and Jax pickle it: as NumPy does, with a word about it."""
-    del about
+def _array(make, shape, state, metadata=None) -> np.ndarray:
+    """An array as dill and jax pickle it: as NumPy does, with metadata."""
+    del metadata
     x = make(*shape)
     x.__setstate__(state)
     return x
 
 
-def _named_tuple(name: str, fields, module: str, defaults=None) -> type[Box]:
-    """dill makes the classes of named tuples anew."""
+def _named_tuple(name: str, fields, module: str, defaults=None) -> type[PlainObject]:
+    """The class of a named tuple, which dill defines in the pickle."""
     del name, fields, module, defaults
-    return Box
-
-
-class Numbers(np.ndarray):
-    """What a pickled array is made of: empty at first, filled by its state."""
-
-    def __setstate__(self, state, /):
-        _, shape, kind, *_ = state
-        super().__setstate__((1, shape, _dtype(kind), *state[3:]))
-
-
-class Kind:
-    """A type of numbers. Bytes of any other would be taken for addresses."""
-
-    def __init__(self, said, *_):
-        if not isinstance(said, str) or np.dtype(said).kind not in NUMBERS:
-            raise Refused(
-                f"its pickle asks for arrays of {said!r}, which are no numbers"
-            )
-        self.said = said
-
-    def __setstate__(self, state):
-        order = state[1]
-        if order not in ("<", "=", "|"):
-            raise Refused("its pickle has numbers of another byte order than <")
-
-
-def _dtype(kind: Any) -> np.dtype:
-    """Of a Kind, and looked at once more: with it, bytes become an array."""
-    if type(kind) is not Kind or np.dtype(kind.said).kind not in NUMBERS:
-        raise Refused(f"its pickle has an array of {kind}, no numbers")
-    return np.dtype(kind.said)
-
-
-def _empty(*_) -> Numbers:
-    return np.zeros(0, np.int8).view(Numbers)
-
-
-def _scalar(kind: Kind, raw: bytes) -> np.ndarray:
-    return np.frombuffer(raw, _dtype(kind), 1).reshape(())
+    return PlainObject
 
 
 ALLOWED = {
-    ("numpy", "ndarray"): Box,  # an argument, never called
-    ("numpy", "dtype"): Kind,
+    ("numpy", "ndarray"): PlainObject,  # an argument, never called
+    ("numpy", "dtype"): NumericType,
     **{
         (f"numpy.{core}.multiarray", name): function
         for core in ("core", "_core")
@@ -114,59 +113,68 @@ ALLOWED = {
 
 
 class Reader(pickle.Unpickler):
+    """An unpickler that finds nothing but `ALLOWED` and PlainObject."""
+
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         if (module_name, global_name) in ALLOWED:
             return ALLOWED[module_name, global_name]
-        if module_name.partition(".")[0] in PLAIN:
-            return Box
+        if module_name.partition(".")[0] in PACKAGES:
+            return PlainObject
         raise Refused(
             f"its pickle asks for {module_name}.{global_name}. A checkpoint of BYOL "
-            f"needs NumPy's arrays and classes of {', '.join(sorted(PLAIN))}; nothing "
-            "was run"
+            f"needs NumPy's arrays and classes of {', '.join(sorted(PACKAGES))}; "
+            "nothing was run"
         )
 
 
 def arrays(path: str) -> dict[str, np.ndarray]:
     """The arrays of both branches, such as online_params/projector/linear/w.
 
-    The optimiser's state, the step and the random key are left.
+    The optimiser's state, the step and the random key are not read.
 
     Raises:
-      ValueError: the file is not there, is no pickle of BYOL's, or asks for anything
+      ValueError: the file does not exist, is no pickle of BYOL's, or asks for anything
         but arrays and containers.
     """
-    try:
-        with open(path, "rb") as file:
-            content = _plain(Reader(file).load())
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
-    except Refused as error:
-        raise ValueError(f"{path} is not read: {error}.") from error
-    except Exception as error:  # there is no end to how a damaged pickle fails
-        kind = type(error).__name__
-        raise ValueError(f"{path} is no whole pickle ({kind}: {error}).") from error
+    content = _content(path)
     state = content.get("experiment_state") if isinstance(content, dict) else None
     if not isinstance(state, list) or len(state) != len(BRANCHES) + 1:
-        has = (
-            ", ".join(content) if isinstance(content, dict) else type(content).__name__
-        )
-        raise ValueError(
-            f"{path} is no checkpoint of BYOL's pretraining: experiment_state should "
-            f"hold {', '.join(BRANCHES)} and the optimiser's state; the file has {has}."
-        )
+        _refuse_content(path, content)
     leaves = by_path(dict(zip(BRANCHES, state, strict=False)))
-    odd = [name for name, x in leaves.items() if not isinstance(x, np.ndarray)]
-    if odd:
-        raise ValueError(f"{path}: {odd[0]} and {len(odd) - 1} more are no arrays.")
+    others = [name for name, x in leaves.items() if not isinstance(x, np.ndarray)]
+    if others:
+        raise ValueError(f"{path}: {others[0]} and {len(others) - 1} more: no arrays.")
     return leaves
 
 
+def _content(path: str) -> Any:
+    """The pickle's tree in plain containers."""
+    try:
+        with open(path, "rb") as file:
+            return _plain(Reader(file).load())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+    except Refused as error:
+        raise ValueError(f"{path} is refused: {error}.") from error
+    except Exception as error:  # a damaged pickle fails in a dozen ways
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is no complete pickle ({reason}).") from error
+
+
+def _refuse_content(path: str, content: Any) -> NoReturn:
+    keys = ", ".join(content) if isinstance(content, dict) else type(content).__name__
+    raise ValueError(
+        f"{path} is no checkpoint of BYOL's pretraining: experiment_state should "
+        f"hold {', '.join(BRANCHES)} and the optimiser's state; the file has {keys}."
+    )
+
+
 def _plain(x: Any) -> Any:
-    """Boxes and tuples as dicts, lists and leaves."""
-    if isinstance(x, Box):
+    """PlainObjects and tuples as dicts, lists and leaves."""
+    if isinstance(x, PlainObject):
         # Haiku's mappings are made from one dict, named tuples from their fields.
-        one = len(x.inside) == 1 and isinstance(x.inside[0], dict)
-        return _plain(x.inside[0] if one else list(x.inside))
+        one_dict = len(x.args) == 1 and isinstance(x.args[0], dict)
+        return _plain(x.args[0] if one_dict else list(x.args))
     if isinstance(x, dict):
         return {str(key): _plain(child) for key, child in x.items()}
     if isinstance(x, list | tuple):

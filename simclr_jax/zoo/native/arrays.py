@@ -1,4 +1,4 @@
-"""The arrays alone: NumPy's .npz, and Orbax's folder without an optimiser."""
+"""Arrays without a forward pass: NumPy's .npz, and Orbax without an optimiser."""
 
 import pathlib
 
@@ -6,9 +6,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from simclr_jax.tree import nested
-from simclr_jax.zoo.network import Network, Written
+from simclr_jax.zoo.network import ExportedFile, ExportedNetwork
 
-LIMITS = ("Arrays alone: what they compute is the encoder of the config below.",)
+LIMITS = ("Arrays only; the config below describes the encoder that they are for.",)
 NUMPY = """\
 import numpy as np
 
@@ -28,15 +28,15 @@ arrays = {jax.tree_util.keystr(k, simple=True, separator="/"): x for k, x in nam
 """
 
 
-def write_numpy(network: Network, path: pathlib.Path) -> Written:
+def write_numpy(network: ExportedNetwork, path: pathlib.Path) -> ExportedFile:
     """Writes PATH, a .npz of float32 arrays by our paths."""
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **network.arrays)
-    return Written(NUMPY, ("numpy",), LIMITS, network.arrays)
+    return ExportedFile(NUMPY, ("numpy",), LIMITS, network.arrays)
 
 
-def write_orbax(network: Network, path: pathlib.Path) -> Written:
+def write_orbax(network: ExportedNetwork, path: pathlib.Path) -> ExportedFile:
     """Writes the folder PATH: Flax's variables, {"params": ..., "batch_stats": ...}."""
     with ocp.StandardCheckpointer() as writer:
         writer.save(path.absolute(), nested(network.arrays))
-    return Written(ORBAX, ("orbax-checkpoint", "jax"), LIMITS, network.arrays)
+    return ExportedFile(ORBAX, ("orbax-checkpoint", "jax"), LIMITS, network.arrays)

@@ -1,4 +1,4 @@
-"""StableHLO by jax.export: a program without Flax, and its weights beside it."""
+"""StableHLO by jax.export: a program without Flax, and a file of its weights."""
 
 import pathlib
 
@@ -7,12 +7,12 @@ import numpy as np
 from jax import export
 from safetensors.numpy import save_file
 
-from simclr_jax.zoo.network import Network, Written
+from simclr_jax.zoo.network import ExportedFile, ExportedNetwork
 
 PLATFORMS = ("cpu", "tpu", "cuda")
 LIMITS = (
     f"Written by jax {jax.__version__}: this or a later jax reads it, for at least the "
-    "six months that jax.export promises; an earlier one may not.",
+    "six months that jax.export guarantees; an earlier one may not.",
     f"It runs on {', '.join(PLATFORMS)}, in float32 on all of them.",
 )
 LOAD = """\
@@ -30,29 +30,33 @@ def network(images):
 """
 
 
-def exported(network: Network, platforms: tuple[str, ...], batch: str = "b"):
-    """The program (arrays, images) -> outputs, a jax.export.Exported.
+def exported(
+    network: ExportedNetwork, platforms: tuple[str, ...], batch: str = "b"
+) -> export.Exported:
+    """The program (arrays, images [N, S, S, 3]) -> outputs.
 
-    batch: how many images it takes; a letter: any number.
+    Args:
+      platforms: that it is lowered for.
+      batch: N, or a letter for any N.
     """
-    side = network.side
-    shape = export.symbolic_shape(f"{batch}, {side}, {side}, 3")
+    size = network.image_size
+    shape = export.symbolic_shape(f"{batch}, {size}, {size}, 3")
     arrays = {
         path: jax.ShapeDtypeStruct(x.shape, x.dtype)
         for path, x in network.arrays.items()
     }
-    images = jax.ShapeDtypeStruct(shape, network.pixel)
+    images = jax.ShapeDtypeStruct(shape, network.input_dtype)
     with jax.default_matmul_precision("highest"):  # else a TPU rounds to bfloat16
-        # Every array stays an argument: who reads them need not know which are used.
+        # Unused arrays stay arguments, so that a caller can pass all weights.
         program = jax.jit(network.forward, keep_unused=True)
         return export.export(program, platforms=platforms)(arrays, images)
 
 
-def write_stablehlo(network: Network, path: pathlib.Path) -> Written:
+def write_stablehlo(network: ExportedNetwork, path: pathlib.Path) -> ExportedFile:
     """Writes the folder PATH: network.stablehlo and weights.safetensors."""
     path.mkdir()
     program = exported(network, PLATFORMS)
     (path / "network.stablehlo").write_bytes(program.serialize())
     arrays = {k: np.ascontiguousarray(x) for k, x in network.arrays.items()}
     save_file(arrays, path / "weights.safetensors")
-    return Written(LOAD, ("jax", "safetensors"), LIMITS)
+    return ExportedFile(LOAD, ("jax", "safetensors"), LIMITS)

@@ -1,8 +1,8 @@
-"""What each of jax's primitives is in ONNX, and the graph that they are put in.
+"""ONNX nodes for jax's primitives, and the graph that they are added to.
 
-Values are names of tensors in the graph, or NumPy arrays where they do not depend on
-the pictures. Pictures stay [N, H, W, C] as in jax: Transposes stand around what ONNX
-knows only channels first.
+A value is the name of a tensor in the graph, or a NumPy array or scalar where it does
+not depend on the images. Images stay [N, H, W, C] as in jax; operators that ONNX has
+only for [N, C, H, W] are put between transposes.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SAME = {  # one node, the same operands
+Value = str | np.ndarray | np.generic
+
+ONE_NODE = {  # one node with the same operands
     "add": "Add",
     "add_any": "Add",
     "copy": "Identity",
@@ -33,67 +35,76 @@ SAME = {  # one node, the same operands
 
 
 class Equation(NamedTuple):
-    """One line of a jaxpr, its operands known."""
+    """An equation of a jaxpr with the values of its operands."""
 
     params: dict[str, Any]
-    inputs: list[Any]  # names or arrays
+    inputs: list[Any]  # values
     shapes: list[tuple]  # of the inputs
     shape: tuple  # of the first output
 
 
 class Graph:
-    """Nodes and constants in the order in which they came."""
+    """Nodes and constants in the order in which they were added."""
 
     def __init__(self, onnx: ModuleType, images: str):
-        """images: the name of the pictures, whose number the batch is."""
+        """
+        Args:
+          onnx: the package.
+          images: the name of the input, whose first axis is the batch.
+        """
         self.onnx, self.nodes, self.constants = onnx, [], []
         self._images, self._batch, self._count = images, "", 0
 
-    def add(self, kind: str, *inputs, output: str = "", **attributes) -> str:
-        """A node; returns the name of what comes out."""
+    def add(
+        self, op_type: str, *inputs: Value, output: str = "", **attributes: Any
+    ) -> str:
+        """Adds a node and returns the name of its output."""
         names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
-        output = output or self._name(kind)
-        node = self.onnx.helper.make_node(kind, names, [output], **attributes)
+        output = output or self._name(op_type)
+        node = self.onnx.helper.make_node(op_type, names, [output], **attributes)
         self.nodes.append(node)
         return output
 
-    def constant(self, x) -> str:
+    def constant(self, x: Any) -> str:
+        """Adds an array as a constant and returns its name."""
         name = self._name("constant")
-        # Not ascontiguousarray, which makes a scalar a vector.
+        # ascontiguousarray would make a scalar a vector.
         x = np.asarray(x, order="C")
         self.constants.append(self.onnx.numpy_helper.from_array(x, name))
         return name
 
-    def _name(self, kind: str) -> str:
+    def _name(self, prefix: str) -> str:
         self._count += 1
-        return f"{kind}_{self._count}"
+        return f"{prefix}_{self._count}"
 
-    def reshape(self, x, shape: Sequence):
-        """The batch, where it is among the sizes, follows from the others."""
+    def reshape(self, x: Value, shape: Sequence) -> Value:
+        """The value in another shape; a symbolic batch size follows from the others."""
         sizes = [d if isinstance(d, int) else -1 for d in shape]
         if isinstance(x, str):
             return self.add("Reshape", x, integers(sizes))
         return x.reshape(sizes)
 
-    def transpose(self, x, order: Sequence[int]):
+    def transpose(self, x: Value, order: Sequence[int]) -> Value:
+        """The value with its axes in another order."""
         if list(order) == sorted(order):
             return x
         if isinstance(x, str):
             return self.add("Transpose", x, perm=list(order))
-        return x.transpose(order)
+        return np.transpose(x, order)
 
-    def sizes(self, shape: Sequence):
-        """A shape as a tensor; the batch is read off the pictures."""
+    def sizes(self, shape: Sequence) -> Value:
+        """A shape as a tensor; a symbolic batch size is that of the images."""
         if all(isinstance(d, int) for d in shape):
             return integers(shape)
         if not self._batch:
-            whole = self.add("Shape", self._images)
-            self._batch = self.add("Gather", whole, integers([0]), axis=0)
+            shape_of_images = self.add("Shape", self._images)
+            self._batch = self.add("Gather", shape_of_images, integers([0]), axis=0)
         parts = [integers([d]) if isinstance(d, int) else self._batch for d in shape]
         return self.add("Concat", *parts, axis=0)
 
 
-def integers(x) -> np.ndarray:
+def integers(x: Any) -> np.ndarray:
+    """An int64 array, as ONNX has axes and sizes."""
     return np.array(x, np.int64)
 
 
@@ -114,13 +125,13 @@ def _power(graph: Graph, e: Equation):
 
 
 def _cast(graph: Graph, e: Equation):
-    wanted = graph.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(e.params["new_dtype"]))
-    return graph.add("Cast", *e.inputs, to=wanted)
+    dtype = graph.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(e.params["new_dtype"]))
+    return graph.add("Cast", *e.inputs, to=dtype)
 
 
-def _reduce(kind: str):
+def _reduce(op_type: str):
     def rule(graph: Graph, e: Equation):
-        return graph.add(kind, *e.inputs, integers(e.params["axes"]), keepdims=0)
+        return graph.add(op_type, *e.inputs, integers(e.params["axes"]), keepdims=0)
 
     return rule
 
@@ -161,11 +172,11 @@ def _slice(graph: Graph, e: Equation):
 
 
 def _gather(graph: Graph, e: Equation):
-    """x[:, i], as jax writes it where the batch is free."""
+    """x[:, i], as jax writes it for a symbolic batch size."""
     names, (x, index) = e.params["dimension_numbers"], e.inputs
     axes = tuple(names.start_index_map)
     if isinstance(index, str) or len(axes) != 1 or names.collapsed_slice_dims != axes:
-        raise ValueError("ONNX: only a fixed index of one axis can be gathered.")
+        raise ValueError("ONNX: gather is supported for a fixed index of one axis.")
     return graph.add("Gather", x, integers(index).reshape(()), axis=axes[0])
 
 
@@ -182,7 +193,7 @@ def _pad(graph: Graph, e: Equation):
     x, fill = e.inputs
     low, high, between = zip(*e.params["padding_config"], strict=True)
     if any(between):
-        raise ValueError("ONNX: pixels cannot be padded apart.")
+        raise ValueError("ONNX: interior padding is not supported.")
     return graph.add("Pad", x, integers([*low, *high]), fill) if any(low + high) else x
 
 
@@ -193,7 +204,7 @@ def _window(pads) -> list[int]:
 def _convolve(graph: Graph, e: Equation):
     p, names = e.params, e.params["dimension_numbers"]
     if p["batch_group_count"] != 1 or set(p["lhs_dilation"]) != {1}:
-        raise ValueError("ONNX: a convolution of images apart or in groups of images.")
+        raise ValueError("ONNX: no input dilation or batch groups in a convolution.")
     x = graph.transpose(e.inputs[0], names.lhs_spec)
     kernel = graph.transpose(e.inputs[1], names.rhs_spec)
     y = graph.add(
@@ -208,26 +219,26 @@ def _convolve(graph: Graph, e: Equation):
     return graph.transpose(y, np.argsort(names.out_spec).tolist())
 
 
-def _pool(kind: str):
-    """Of windows over H and W of [N, H, W, C]."""
+def _pool(op_type: str):
+    """Pooling over windows of H and W of [N, H, W, C]."""
 
     def rule(graph: Graph, e: Equation):
         size, strides = e.params["window_dimensions"], e.params["window_strides"]
-        words: dict[str, Any] = {}
-        if kind == "AveragePool":
-            words["count_include_pad"] = 1
+        attributes: dict[str, Any] = {}
+        if op_type == "AveragePool":
+            attributes["count_include_pad"] = 1
         y = graph.add(
-            kind,
+            op_type,
             graph.transpose(e.inputs[0], (0, 3, 1, 2)),
             kernel_shape=list(size[1:3]),
             strides=list(strides[1:3]),
             pads=_window(e.params["padding"][1:3]),
-            **words,
+            **attributes,
         )
         y = graph.transpose(y, (0, 2, 3, 1))
-        if kind == "MaxPool":
+        if op_type == "MaxPool":
             return y
-        return graph.add("Mul", y, np.float32(np.prod(size)))  # a sum, no mean
+        return graph.add("Mul", y, np.float32(np.prod(size)))  # mean to sum
 
     return rule
 
@@ -270,17 +281,20 @@ RULES: dict[str, Callable[[Graph, Equation], Any]] = {
 }
 
 
-def convert(graph: Graph, name: str, e: Equation):
-    """The value of one equation, whose nodes it adds to the graph.
+def convert(graph: Graph, name: str, e: Equation) -> Value:
+    """Adds the nodes of an equation and returns its value.
+
+    Args:
+      name: of the primitive.
 
     Raises:
-      ValueError: ONNX has no rule for the primitive of this name.
+      ValueError: there is no rule for the primitive.
     """
-    if name in SAME:
-        return graph.add(SAME[name], *e.inputs)
+    if name in ONE_NODE:
+        return graph.add(ONE_NODE[name], *e.inputs)
     if name not in RULES:
         raise ValueError(
-            f"ONNX: no rule for jax's {name}. Take savedmodel or stablehlo, which hold "
-            "the program as it is."
+            f"ONNX: no rule for jax's {name}. Use savedmodel or stablehlo, which need "
+            "no rules."
         )
     return RULES[name](graph, e)

@@ -1,16 +1,15 @@
-"""The published SimCLR (TensorFlow) and BYOL (Haiku) checkpoints, as layouts."""
+"""The checkpoints that SimCLR's authors published, v1 and v2."""
 
 import collections
 import re
+from typing import NamedTuple
 
-from simclr_jax.zoo.haiku import names as haiku_names
-from simclr_jax.zoo.haiku import read as haiku_read
-from simclr_jax.zoo.name_map import Branch, Found, rule
+from simclr_jax.zoo.name_map import Branch, ForeignCheckpoint, Naming, matching_rule
 from simclr_jax.zoo.tensorflow import names as tf_names
 from simclr_jax.zoo.tensorflow import read as tf_read
 
 EMA = "ema_model/"
-SPARE = {  # expressions, by kind of file, for what is of no use here and is not read
+IGNORED = {  # regular expressions of variables that are not read, by file type
     "tf1": (r"global_step", r".*/Momentum", rf"{EMA}.*", r".*memory.*"),
     "tf2": (
         r"global_step",
@@ -20,29 +19,30 @@ SPARE = {  # expressions, by kind of file, for what is of no use here and is not
     ),
     "saved_model": (),
 }
-HAIKU_SPARE = (r".*/(hidden|counter)", r"target_\w+/(predictor|classifier)/.*")
 # The last steps of the released v2 networks fine-tuned on 1 % and 10 % of the labels.
-FROM_THE_HEAD = (751, 3754)
+FINE_TUNED_HEAD_STEPS = (751, 3754)
 
-PIXELS = "SimCLR takes pixels in [0, 1] as they are, without a mean and deviation."
-NO_HEAD = "The file has no projection head: the one here is untrained."
-EITHER = "Without a head a plain ResNet-50 may be v1 or v2; this is taken for v1."
-KERNELS = (
-    "Kernels of v1's ResNet-50 are about 17 times as long as v2's (another weight "
-    "decay): fine-tuning by SGD wants other rates for each; LARS does not care."
+PIXELS = "SimCLR's input is pixels in [0, 1], without normalisation."
+NO_HEAD = "The file has no projection head: the projector is newly initialised."
+AMBIGUOUS_VERSION = (
+    "Without a head a plain ResNet-50 may be v1 or v2; it is imported as v1."
 )
-ELSEWHERE = (
+KERNEL_SCALE = (
+    "The norms of v1's ResNet-50 kernels are about 17 times those of v2's (another "
+    "weight decay): fine-tuning with SGD needs different learning rates for the two; "
+    "LARS does not."
+)
+HEAD_CLASSIFIER = (
     "This network was fine-tuned from the first layer of its projection head: its "
-    "classifier does not read h, and is left there."
+    "classifier does not read h and is not imported."
 )
-PERHAPS = (
+POSSIBLE_HEAD_CLASSIFIER = (
     "If this network was fine-tuned from the first layer of its projection head (v2 on "
-    "1 % or 10 % of the labels), its classifier does not read h: distrust the probe."
+    "1 % or 10 % of the labels), its classifier does not read h and the probe is wrong."
 )
-BYOL = "BYOL takes pixels of ImageNet's mean and deviation, and pads as XLA's SAME."
 
 
-def simclr(path: str) -> Found:
+def simclr(path: str) -> ForeignCheckpoint:
     """SimCLR v1 or v2: a TF1 or TF2 checkpoint's prefix, or a SavedModel's folder.
 
     Depth, width, selective kernels, head and classifier follow from the variables.
@@ -50,132 +50,129 @@ def simclr(path: str) -> Found:
     Raises:
       ValueError: it cannot be read, or is no SimCLR network.
     """
-    return described(tf_read.stored(path))
+    return checkpoint_of(tf_read.open_file(path))
 
 
-def simclr_ema(path: str) -> Found:
+def simclr_ema(path: str) -> ForeignCheckpoint:
     """The moving average of a v2 network, which its pretrained TF1 checkpoints hold.
 
     Raises:
       ValueError: as in `simclr`, or the file has no moving average.
     """
-    stored = tf_read.stored(path)
-    names = {n.removeprefix(EMA): n for n in stored.shapes if n.startswith(EMA)}
+    file = tf_read.open_file(path)
+    names = {n.removeprefix(EMA): n for n in file.shapes if n.startswith(EMA)}
     if not names:
         raise ValueError(
             f"{path} has no variables {EMA}...: only the pretrained TF1 checkpoints of "
-            "v2 hold a moving average. Take --from simclr."
+            "v2 have a moving average. Use --from simclr."
         )
-    others = {f"all but {EMA}.*": len(stored.shapes) - len(names)}
-    return described(tf_read.renamed(stored, names))._replace(unread=others)
+    others = {f"all but {EMA}.*": len(file.shapes) - len(names)}
+    return checkpoint_of(tf_read.renamed(file, names))._replace(unread=others)
 
 
-def described(stored: tf_read.Stored) -> Found:
-    """What an open file holds; see `simclr`."""
-    scheme = tf_names.OBJECTS if stored.kind == "tf2" else tf_names.VARIABLES
-    known = {name: name for name in stored.shapes}  # name of the scheme: name there
-    if stored.kind == "saved_model":
-        known = tf_names.in_order(stored.shapes)
-    shapes = {name: stored.shapes[there] for name, there in known.items()}
+class Contents(NamedTuple):
+    """The network in a file, as far as its variables tell."""
 
+    scheme: tf_names.Scheme
+    names: dict[str, str]  # name in the scheme: name in the file
+    shapes: dict[str, tuple[int, ...]]  # by name in the scheme
+    trunk: tf_names.Trunk
+    width: int
+    head_layers: int  # 0: there is no projection head
+    has_classifier: bool
+    classifier_on_head: bool  # rather than on h
+    v2: bool
+
+
+def checkpoint_of(file: tf_read.VariableFile) -> ForeignCheckpoint:
+    """The network in an open file; see `simclr`."""
+    contents = _contents(file)
+    classifier = tf_names.classifier_table(contents.scheme)
+    ignored = list(IGNORED[file.file_type])
+    if contents.classifier_on_head:
+        ignored += map(re.escape, classifier.values())
+    rules = {name: matching_rule(name, ignored) for name in file.shapes}
+    unread = collections.Counter(rule for rule in rules.values() if rule)
+    return ForeignCheckpoint(
+        _config(contents),
+        _changes(contents),
+        file.read([name for name, rule in rules.items() if not rule]),
+        [Branch("params", "model_state/online", _parts(contents))],
+        unread=dict(sorted(unread.items())),
+        notes=_notes(contents, file.file_type),
+    )
+
+
+def _contents(file: tf_read.VariableFile) -> Contents:
+    scheme = tf_names.OBJECTS if file.file_type == "tf2" else tf_names.VARIABLES
+    names = {name: name for name in file.shapes}
+    if file.file_type == "saved_model":
+        names = tf_names.tf1_names(file.shapes)
+    shapes = {name: file.shapes[file_name] for name, file_name in names.items()}
     trunk, width = tf_names.recognise(scheme, shapes)
     layers = tf_names.head_layers(scheme, shapes)
     classifier = tf_names.classifier_table(scheme)
-    classifies = not shapes.keys().isdisjoint(classifier.values())
+    has_classifier = not shapes.keys().isdisjoint(classifier.values())
     v2 = layers > 2 or trunk.sk or (not layers and trunk.depth > 50)
-    elsewhere = v2 and classifies and _step(stored) in FROM_THE_HEAD
+    on_head = v2 and has_classifier and _step(file) in FINE_TUNED_HEAD_STEPS
+    return Contents(
+        scheme, names, shapes, trunk, width, layers, has_classifier, on_head, v2
+    )
 
-    tables = {"encoder": tf_names.trunk_table(scheme, trunk)}
-    if layers:
-        tables["projector"] = tf_names.head_table(scheme, layers)
-    if classifies and not elsewhere:
-        tables["probe"] = classifier
-    parts = {
-        part: tf_names.naming({path: known.get(n, n) for path, n in table.items()})
+
+def _parts(contents: Contents) -> dict[str, Naming]:
+    scheme = contents.scheme
+    tables = {"encoder": tf_names.trunk_table(scheme, contents.trunk)}
+    if contents.head_layers:
+        tables["projector"] = tf_names.head_table(scheme, contents.head_layers)
+    if contents.has_classifier and not contents.classifier_on_head:
+        tables["probe"] = tf_names.classifier_table(scheme)
+    names = contents.names
+    return {
+        part: tf_names.naming({path: names.get(n, n) for path, n in table.items()})
         for part, table in tables.items()
     }
-    spare = list(SPARE[stored.kind])
-    if elsewhere:
-        spare += map(re.escape, classifier.values())
-    rules = {name: rule(name, spare) for name in stored.shapes}
-    wanted = [name for name, spared in rules.items() if not spared]
-    unread = collections.Counter(spared for spared in rules.values() if spared)
+
+
+def _notes(contents: Contents, file_type: str) -> tuple[str, ...]:
+    v2, head = contents.v2, contents.head_layers
+    v1_resnet50 = not v2 and contents.trunk.depth == 50
+    saved_model = file_type == "saved_model"
     notes = {
         PIXELS: True,
-        NO_HEAD: not layers,
-        EITHER: not layers and not v2 and trunk.depth == 50,
-        KERNELS: not v2 and trunk.depth == 50,
-        ELSEWHERE: elsewhere,
-        PERHAPS: stored.kind == "saved_model" and v2 and classifies,
+        NO_HEAD: not head,
+        AMBIGUOUS_VERSION: not head and v1_resnet50,
+        KERNEL_SCALE: v1_resnet50,
+        HEAD_CLASSIFIER: contents.classifier_on_head,
+        POSSIBLE_HEAD_CLASSIFIER: saved_model and v2 and contents.has_classifier,
     }
-    return Found(
-        _config(trunk, width, v2),
-        _changes(scheme, trunk, layers, shapes),
-        stored.read(wanted),
-        [Branch("params", "model_state/online", parts)],
-        unread=dict(sorted(unread.items())),
-        notes=tuple(note for note, said in notes.items() if said),
-    )
+    return tuple(note for note, applies in notes.items() if applies)
 
 
-def _step(stored: tf_read.Stored) -> int:
-    """The step at which a checkpoint was written; 0 where it does not say."""
-    if "global_step" not in stored.shapes:
+def _step(file: tf_read.VariableFile) -> int:
+    """The step at which a checkpoint was written; 0 where it is not stored."""
+    if "global_step" not in file.shapes:
         return 0
-    return int(stored.read(["global_step"])["global_step"])
+    return int(file.read(["global_step"])["global_step"])
 
 
-def _config(trunk: tf_names.Trunk, width: int, v2: bool) -> str:
-    """The recipe; v1's released networks are those of 1000 epochs."""
-    said = "version=v2" if v2 else "version=v1,epochs=1000"
-    said += f",encoder=resnet{trunk.depth},width={width}"
-    return f"simclr_imagenet.py:{said}{',sk=true' if trunk.sk else ''}"
+def _config(contents: Contents) -> str:
+    """The config; v1's released networks are those of 1000 epochs."""
+    trunk = contents.trunk
+    version = "version=v2" if contents.v2 else "version=v1,epochs=1000"
+    size = f"encoder=resnet{trunk.depth},width={contents.width}"
+    return f"simclr_imagenet.py:{version},{size}{',sk=true' if trunk.sk else ''}"
 
 
-def _changes(
-    scheme: tf_names.Scheme,
-    trunk: tf_names.Trunk,
-    layers: int,
-    shapes: dict[str, tuple[int, ...]],
-) -> list[tuple[str, str]]:
-    """Of the config, which computes in bfloat16 and has as many layers as the paper."""
-    changes = [("encoder.dtype", "float32"), ("encoder.stem", trunk.stem)]
-    changes += [("data.image_size", "32")] if trunk.stem == "cifar" else []
+def _changes(contents: Contents) -> list[tuple[str, str]]:
+    """Of the config, which has bfloat16 and the paper's number of layers."""
+    stem, layers = contents.trunk.stem, contents.head_layers
+    changes = [("encoder.dtype", "float32"), ("encoder.stem", stem)]
+    if stem == "cifar":
+        changes.append(("data.image_size", "32"))
     if layers:
         changes.append(("method.layers", str(layers)))
-        last = shapes.get(f"{scheme.dense.format(layers - 1)}/kernel", ())
-        changes += [("method.out", str(last[1]))] if len(last) == 2 else []
+        kernel = f"{contents.scheme.dense.format(layers - 1)}/kernel"
+        shape = contents.shapes.get(kernel, ())
+        changes += [("method.out", str(shape[1]))] if len(shape) == 2 else []
     return changes
-
-
-def byol(path: str) -> Found:
-    """BYOL's pickles of the pretraining, online and target branch.
-
-    Raises:
-      ValueError: the file is no such pickle, or holds something that a checkpoint has
-        no need of.
-    """
-    arrays = haiku_read.arrays(path)
-    root = haiku_names.root(arrays)
-    widths = {  # of layers; where one is missing, the layout will say so
-        "encoder.width": (f"{root}/~/initial_conv", 64),
-        "method.hidden": ("projector/linear", 1),
-        "method.out": ("projector/linear_1", 1),
-    }
-    changes = [("encoder.name", root.replace("res_net", "resnet"))]
-    for key, (layer, unit) in widths.items():
-        kernel = arrays.get(f"online_params/{layer}/w")
-        if kernel is not None and kernel.ndim:
-            changes.append((key, str(max(kernel.shape[-1] // unit, 1))))
-    return Found(
-        "byol_imagenet.py:epochs=1000",
-        [*changes, ("encoder.dtype", "float32")],
-        arrays,
-        [
-            Branch(params, f"model_state/{who}", haiku_names.parts(who, root))
-            for who, params in (("online", "params"), ("target", "target_params"))
-        ],
-        spare=HAIKU_SPARE,
-        unread={"optimizer state, step and random key": 1},
-        notes=(BYOL,),
-    )

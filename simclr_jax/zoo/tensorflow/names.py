@@ -1,6 +1,6 @@
-"""What SimCLR's released code calls its variables, in each of TensorFlow's files.
+"""The names of variables in SimCLR's released code, in each type of TensorFlow file.
 
-All of its names follow the order in which it creates its layers; `layers` is that
+All of them follow the order in which the code creates its layers; `layers` is that
 order, in our names.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from simclr_jax.models.resnet import BLOCKS, BOTTLENECK
-from simclr_jax.zoo.name_map import Naming, Place, listed
+from simclr_jax.zoo.name_map import Entry, Naming, abbreviate
 
 BASIC = (("conv1", "bn1"), ("conv2", "bn2"))
 PLAIN = (*BASIC, ("conv3", "bn3"))
@@ -26,7 +26,7 @@ Pair = tuple[str, str]  # a convolution or Dense, and its batch norm or ""
 
 
 class Trunk(NamedTuple):
-    """What decides which layers there are."""
+    """The settings of a ResNet that determine its layers."""
 
     depth: int
     sk: bool
@@ -43,17 +43,17 @@ TRUNKS = [
 
 
 def layers(trunk: Trunk) -> Iterator[Pair]:
-    """Our layers, in the order in which the released code creates its own."""
+    """Our layers, in the order in which the released code creates them."""
     for i in range(1, 2 + 2 * _three(trunk)):
         yield f"conv{i}", f"bn{i}"
-    inside = PLAIN if trunk.depth >= BOTTLENECK else BASIC
+    in_block = PLAIN if trunk.depth >= BOTTLENECK else BASIC
     if trunk.sk:
-        inside = (*BASIC, *SELECT, PLAIN[-1])
+        in_block = (*BASIC, *SELECT, PLAIN[-1])
     for g, b in _blocks(trunk):
         block = f"layer{g + 1}_{b}"
         if b == 0:
             yield f"{block}/shortcut_conv", f"{block}/shortcut_bn"
-        for conv, norm in inside:
+        for conv, norm in in_block:
             yield f"{block}/{conv}", norm and f"{block}/{norm}"
 
 
@@ -68,19 +68,19 @@ def _blocks(trunk: Trunk) -> Iterator[tuple[int, int]]:
 
 
 class Scheme(NamedTuple):
-    """A naming, and expressions by which to know the parts of a file that has it."""
+    """The names of a type of file, and regular expressions that recognise them."""
 
-    kernel: str  # of one of the trunk's convolutions
-    scale: str  # of one of its batch norms
+    kernel: str  # expression: a kernel of the trunk
+    scale: str  # expression: a batch norm's scale in the trunk
     trunk: Callable[[Trunk], Iterator[Pair]]  # the names of its `layers`
-    head: str  # of anything of a layer of the projection head: its number
-    dense: str  # the layers of that
-    norm: str
-    classifier: str
+    head: str  # expression: a variable of the head, with the layer's number as group
+    dense: str  # name of a head's layer by number, for str.format
+    norm: str  # name of its batch norm
+    classifier: str  # name of the classifier
 
 
 def numbered(trunk: Trunk) -> Iterator[Pair]:
-    """TF1: convolutions and batch norms are counted, each kind by itself."""
+    """TF1's names: convolutions and batch norms are numbered separately."""
     convs, norms = itertools.count(), itertools.count()
     for _, norm in layers(trunk):
         yield (
@@ -89,14 +89,14 @@ def numbered(trunk: Trunk) -> Iterator[Pair]:
         )
 
 
-def _nth(word: str, k: int) -> str:
-    return f"{word}_{k}" if k else word
+def _nth(name: str, k: int) -> str:
+    return f"{name}_{k}" if k else name
 
 
 def objects(trunk: Trunk) -> Iterator[Pair]:
-    """TF2's checkpoints: a layer's place in the lists of layers that hold it."""
+    """TF2's checkpoint paths: the index of a layer in the lists that contain it."""
     root = "model/resnet_model"
-    # In between are layers without variables, which pool, pad or drop.
+    # The indices between are layers without variables: pooling, padding, dropout.
     for i, j in ((0, 1), (2, 3), (4, 6)) if _three(trunk) else ((0, 2),):
         stem = f"{root}/initial_conv_relu_max_pool"
         yield f"{stem}/{i}/conv2d", f"{stem}/{j}/bn"
@@ -146,16 +146,16 @@ OBJECTS = Scheme(
     "model/supervised_head/linear_layer/dense",
 )
 
-# In a SavedModel numbers count what was built in that process: only their order is
-# known. An expression finds a number and what follows the layer's name.
-RANKED = (
+# In a SavedModel, layers are numbered in the order in which the process created them,
+# from an unknown number on. An expression matches the number and the variable's name.
+TRUNK_LAYERS = (
     (r"resnet\w*/(?:.*/)?conv2d(?:_(\d+))?/(\w+)", "conv2d"),
     (
         r"resnet\w*/(?:.*/)?(?:sync_)?batch_normalization(?:_(\d+))?/(\w+)",
         "batch_normalization",
     ),
 )
-HEADS = (
+HEAD_LAYERS = (  # expression, TF1's names of the head and of the layer
     (r"projection_head\w*/(nl_\d+)/dense\w*/(\w+)", "head_contrastive", "dense"),
     (
         r"projection_head\w*/(nl_\d+)/.*batch_normalization\w*/(\w+)",
@@ -170,27 +170,30 @@ HEADS = (
 )
 
 
-def in_order(names: Collection[str]) -> dict[str, str]:
-    """What TF1 calls the variables of a SavedModel: {name of TF1: name there}."""
-    known = {}
-    for rule, word in RANKED:
-        found = {name: m for name in names if (m := re.fullmatch(rule, name))}
-        numbers = sorted({int(m[1] or 0) for m in found.values()})
+def tf1_names(names: Collection[str]) -> dict[str, str]:
+    """{TF1's name: name in the SavedModel} of a SavedModel's variables."""
+    table = {}
+    for rule, layer in TRUNK_LAYERS:
+        matches = {name: m for name in names if (m := re.fullmatch(rule, name))}
+        numbers = sorted({int(m[1] or 0) for m in matches.values()})
         rank = {number: k for k, number in enumerate(numbers)}
-        for name, m in found.items():
-            known[f"base_model/{_nth(word, rank[int(m[1] or 0)])}/{m[2]}"] = name
-    for rule, head, word in HEADS:
+        for name, m in matches.items():
+            table[f"base_model/{_nth(layer, rank[int(m[1] or 0)])}/{m[2]}"] = name
+    for rule, head, layer in HEAD_LAYERS:
         for name in names:
             if m := re.fullmatch(rule, name):
-                known[f"{head}/{m[1]}/{word}/{m[2]}"] = name
-    return known
+                table[f"{head}/{m[1]}/{layer}/{m[2]}"] = name
+    return table
 
 
 def recognise(scheme: Scheme, shapes: dict[str, tuple[int, ...]]) -> tuple[Trunk, int]:
-    """The trunk whose names these are, or nearly are, and its width.
+    """The trunk with the most similar number of layers, and its width.
+
+    Args:
+      shapes: by name in the scheme.
 
     Raises:
-      ValueError: there is nothing like its first convolution.
+      ValueError: there is no first convolution.
     """
     count = [_count(scheme.kernel, shapes), _count(scheme.scale, shapes)]
 
@@ -202,11 +205,11 @@ def recognise(scheme: Scheme, shapes: dict[str, tuple[int, ...]]) -> tuple[Trunk
     first = f"{next(scheme.trunk(TRUNKS[0]))[0]}/kernel"
     if len(shapes.get(first, ())) != 4:
         raise ValueError(
-            f"This holds no SimCLR network: it has no kernel {first} [K, K, 3, O]. "
-            f"There are {listed(sorted(shapes))}."
+            f"This file has no SimCLR network: no kernel {first} [K, K, 3, O]. It has "
+            f"{abbreviate(sorted(shapes))}."
         )
     size, _, _, out = shapes[first]
-    # Two plain networks that differ in their stems have as many layers.
+    # Two plain networks with different stems have the same number of layers.
     stem = "imagenet" if size == 7 else "cifar"
     trunk = min(TRUNKS, key=lambda t: (distance(t), t.stem != stem))
     return trunk, max(out // (32 if _three(trunk) else 64), 1)
@@ -219,11 +222,11 @@ def _count(rule: str, names: Iterable[str]) -> int:
 def trunk_table(scheme: Scheme, trunk: Trunk) -> dict[str, str]:
     """{path inside our encoder: name}."""
     pairs = zip(layers(trunk), scheme.trunk(trunk), strict=True)
-    return _table((*ours, *there) for ours, there in pairs)
+    return _table((*ours, *names) for ours, names in pairs)
 
 
 def head_table(scheme: Scheme, count: int) -> dict[str, str]:
-    """{path inside our projector of so many layers: name}."""
+    """{path inside our projector: name}, for a number of layers."""
     return _table(
         (f"dense{j + 1}", f"bn{j + 1}", scheme.dense.format(j), scheme.norm.format(j))
         for j in range(count)
@@ -237,19 +240,19 @@ def classifier_table(scheme: Scheme) -> dict[str, str]:
 
 def head_layers(scheme: Scheme, names: Iterable[str]) -> int:
     """How many layers the projection head has; 0: there is none."""
-    found = (re.fullmatch(scheme.head, name) for name in names)
-    return max((int(m[1]) + 1 for m in found if m), default=0)
+    matches = (re.fullmatch(scheme.head, name) for name in names)
+    return max((int(m[1]) + 1 for m in matches if m), default=0)
 
 
 def _table(layers: Iterable[tuple[str, str, str, str]]) -> dict[str, str]:
     table = {}
-    for kernel, norm, kernel_there, norm_there in layers:
-        table[f"{kernel}/kernel"] = f"{kernel_there}/kernel"
+    for kernel, norm, kernel_name, norm_name in layers:
+        table[f"{kernel}/kernel"] = f"{kernel_name}/kernel"
         if norm:
-            table |= {f"{norm}/{k}": f"{norm_there}/{v}" for k, v in NORM.items()}
+            table |= {f"{norm}/{k}": f"{norm_name}/{v}" for k, v in NORM.items()}
     return table
 
 
 def naming(table: dict[str, str]) -> Naming:
-    """Of kernels and vectors, which lie in TensorFlow as they do here."""
-    return {path: Place(name) for path, name in table.items()}.get
+    """The naming of a table; TensorFlow's arrays have the axes of ours."""
+    return {path: Entry(name) for path, name in table.items()}.get

@@ -1,31 +1,30 @@
 """Names and arrays of TensorFlow's files: checkpoints of TF1 and TF2, SavedModels.
 
-Nothing of a graph is loaded or run: a SavedModel is read like the checkpoint that it
-holds.
+No graph is loaded or run: a SavedModel is read like the checkpoint inside it.
 """
 
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
 
-GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # only TF2 stores one
+GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # stored by TF2 only
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-DAMAGED = (tf.errors.OpError, RuntimeError, ValueError, IndexError)  # what TF raises
+DAMAGED = (tf.errors.OpError, RuntimeError, ValueError, IndexError)  # raised by TF
 
 
-class Stored(NamedTuple):
-    """What a file holds, before any of it is read."""
+class VariableFile(NamedTuple):
+    """An open file, before any array is read."""
 
-    kind: str  # "tf1", "tf2" or "saved_model"
+    file_type: str  # "tf1", "tf2" or "saved_model"
     shapes: dict[str, tuple[int, ...]]  # by name
     read: Callable[[Iterable[str]], dict[str, np.ndarray]]  # names -> arrays by name
 
 
-def stored(path: str) -> Stored:
+def open_file(path: str) -> VariableFile:
     """Opens a checkpoint or a SavedModel.
 
     The names are those of TF1's variables; in a TF2 checkpoint, the paths of objects,
@@ -37,23 +36,23 @@ def stored(path: str) -> Stored:
         a SavedModel in it.
 
     Raises:
-      ValueError: there is no such thing, or it cannot be read.
+      ValueError: there is no such file, or it cannot be read.
     """
-    place = pathlib.Path(path)
-    model = place / "saved_model.pb"
-    prefix = place / "variables/variables" if model.is_file() else _prefix(place)
+    folder = pathlib.Path(path)
+    model = folder / "saved_model.pb"
+    prefix = folder / "variables/variables" if model.is_file() else _prefix(folder)
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         shapes = reader.get_variable_to_shape_map()
         graph = reader.get_tensor(GRAPH) if GRAPH in shapes else None
     except DAMAGED as error:
         raise ValueError(_unreadable(prefix, error)) from error
-    kind, keys = "tf1", {name: name for name in shapes}
+    file_type, keys = "tf1", {name: name for name in shapes}
     if graph is not None:
-        ends = [key for key in shapes if key.endswith(VALUE)]
-        kind, keys = "tf2", {key.removesuffix(VALUE): key for key in ends}
+        values = [key for key in shapes if key.endswith(VALUE)]
+        file_type, keys = "tf2", {key.removesuffix(VALUE): key for key in values}
     if graph is not None and model.is_file():
-        kind, keys = "saved_model", _variables(model, graph, keys)
+        file_type, keys = "saved_model", _variables(model, graph, keys)
 
     def read(names: Iterable[str]) -> dict[str, np.ndarray]:
         try:
@@ -61,50 +60,50 @@ def stored(path: str) -> Stored:
         except DAMAGED as error:
             raise ValueError(_unreadable(prefix, error)) from error
 
-    return Stored(kind, {n: tuple(shapes[k]) for n, k in keys.items()}, read)
+    return VariableFile(file_type, {n: tuple(shapes[k]) for n, k in keys.items()}, read)
 
 
-def renamed(stored: Stored, names: dict[str, str]) -> Stored:
-    """Only the variables with these names, by new ones: {new name: name there}."""
+def renamed(file: VariableFile, names: dict[str, str]) -> VariableFile:
+    """Some of the variables of a file by new names, {new name: name in the file}."""
 
-    def read(wanted: Iterable[str]) -> dict[str, np.ndarray]:
-        wanted = list(wanted)
-        arrays = stored.read(names[name] for name in wanted)
-        return {name: arrays[names[name]] for name in wanted}
+    def read(new_names: Iterable[str]) -> dict[str, np.ndarray]:
+        new_names = list(new_names)
+        arrays = file.read(names[name] for name in new_names)
+        return {name: arrays[names[name]] for name in new_names}
 
-    shapes = {name: stored.shapes[there] for name, there in names.items()}
-    return Stored(stored.kind, shapes, read)
+    shapes = {name: file.shapes[file_name] for name, file_name in names.items()}
+    return VariableFile(file.file_type, shapes, read)
 
 
-def _prefix(place: pathlib.Path) -> pathlib.Path:
-    """Where a checkpoint is: PREFIX for the files PREFIX.index and PREFIX.data-*."""
-    if place.is_dir():
-        found = sorted(file.with_suffix("") for file in place.glob("*.index"))
-        if len(found) == 1:
-            return found[0]
-        names = ", ".join(file.name for file in found) or "none"
+def _prefix(path: pathlib.Path) -> pathlib.Path:
+    """The prefix of a checkpoint with files PREFIX.index and PREFIX.data-*."""
+    if path.is_dir():
+        prefixes = sorted(file.with_suffix("") for file in path.glob("*.index"))
+        if len(prefixes) == 1:
+            return prefixes[0]
+        names = ", ".join(file.name for file in prefixes) or "none"
         raise ValueError(
-            f"{place} holds no saved_model.pb and not one checkpoint but: {names}. "
-            "Give a SavedModel's folder, or a checkpoint's prefix, DIR/NAME of the "
-            "files NAME.index and NAME.data-*."
+            f"{path} has no saved_model.pb and not exactly one checkpoint: {names}. "
+            "Give the folder of a SavedModel, or the prefix of a checkpoint, DIR/NAME "
+            "for the files NAME.index and NAME.data-*."
         )
-    if place.with_name(f"{place.name}.index").is_file():
-        return place
-    if place.suffix in (".index", ".meta") or place.suffix.startswith(".data-"):
+    if path.with_name(f"{path.name}.index").is_file():
+        return path
+    if path.suffix in (".index", ".meta") or path.suffix.startswith(".data-"):
         raise ValueError(
-            f"{place} is one of the files of a checkpoint. Give their common prefix, "
-            f"{place.with_suffix('')}."
+            f"{path} is one of the files of a checkpoint. Give their common prefix, "
+            f"{path.with_suffix('')}."
         )
     raise ValueError(
-        f"There is no TensorFlow checkpoint {place}: neither a folder nor a prefix "
-        f"with a file {place.name}.index."
+        f"There is no TensorFlow checkpoint {path}: neither a folder nor a prefix "
+        f"with a file {path.name}.index."
     )
 
 
 def _unreadable(prefix: pathlib.Path, error: Exception) -> str:
-    said = str(error).strip().partition("\n")[0]
+    reason = str(error).strip().partition("\n")[0]
     return (
-        f"{prefix} is no whole TensorFlow checkpoint ({said}). It consists of "
+        f"{prefix} is no complete TensorFlow checkpoint ({reason}). It consists of "
         f"{prefix.name}.index and all of {prefix.name}.data-*."
     )
 
@@ -112,39 +111,51 @@ def _unreadable(prefix: pathlib.Path, error: Exception) -> str:
 def _variables(
     model: pathlib.Path, graph: bytes, keys: dict[str, str]
 ) -> dict[str, str]:
-    """{name of a variable: its key}; the paths of objects stay where none has a name.
+    """{name of a variable, or the path of its object without one: its key}.
 
-    The model and the checkpoint inside describe the same objects, each with numbers of
-    its own; only the names of the edges are common.
+    Args:
+      model: the file saved_model.pb.
+      graph: the checkpoint's serialised TrackableObjectGraph.
+      keys: {path of an object: key in the checkpoint}.
     """
     saved = saved_model_pb2.SavedModel()
     objects = trackable_object_graph_pb2.TrackableObjectGraph()
     try:
         saved.ParseFromString(model.read_bytes())
         objects.ParseFromString(graph)
-    except Exception as error:  # protobuf's own kind
+    except Exception as error:  # of protobuf
         raise ValueError(f"{model} is no SavedModel, or damaged ({error}).") from error
-    here = saved.meta_graphs[0].object_graph_def.nodes if saved.meta_graphs else ()
-    if not here:
-        raise ValueError(f"{model} has no objects: a SavedModel of TF2 has some.")
-    names, seen, todo = {}, set(), [(0, 0)]
-    while todo:
-        a, b = pair = todo.pop()
-        if pair in seen:
-            continue
-        seen.add(pair)
-        for attribute in objects.nodes[b].attributes:
-            if here[a].variable.name:
-                names[attribute.checkpoint_key] = here[a].variable.name
-        inside = {
-            child.local_name: child.node_id for child in objects.nodes[b].children
-        }
-        todo += [
-            (child.node_id, inside[child.local_name])
-            for child in here[a].children
-            if child.local_name in inside
-        ]
+    nodes = saved.meta_graphs[0].object_graph_def.nodes if saved.meta_graphs else ()
+    if not nodes:
+        raise ValueError(f"{model} has no objects: it is no SavedModel of TF2.")
+    names = _variable_names(nodes, objects.nodes)
     named = {names.get(key, path): key for path, key in keys.items()}
     if len(named) < len(keys):
-        raise ValueError(f"{model}: several variables share a name.")
+        raise ValueError(f"{model}: several variables have the same name.")
     return named
+
+
+def _variable_names(model_nodes: Any, checkpoint_nodes: Any) -> dict[str, str]:
+    """{key in the checkpoint: name of the variable in the model}.
+
+    The two graphs describe the same objects with different numbers; the names of their
+    edges are the same. Both are followed from the root.
+    """
+    names, visited, pairs = {}, set(), [(0, 0)]
+    while pairs:
+        pair = model_id, checkpoint_id = pairs.pop()
+        if pair in visited:
+            continue
+        visited.add(pair)
+        model_node = model_nodes[model_id]
+        checkpoint_node = checkpoint_nodes[checkpoint_id]
+        for attribute in checkpoint_node.attributes:
+            if model_node.variable.name:
+                names[attribute.checkpoint_key] = model_node.variable.name
+        children = {x.local_name: x.node_id for x in checkpoint_node.children}
+        pairs += [
+            (child.node_id, children[child.local_name])
+            for child in model_node.children
+            if child.local_name in children
+        ]
+    return names

@@ -1,31 +1,34 @@
-"""TensorFlow's SavedModel for any number of pictures, and TFLite from it.
+"""TensorFlow's SavedModel for any batch size, and TFLite made from it.
 
-jax2tf would write StableHLO of a version that TensorFlow 2.21 does not read once the
-batch is free, and the file would fail when it is called, not when it is saved. So the
-program comes from jax.export, its checks of the shapes are left out, and it is written
-at a version that TensorFlow has known for long.
+For a symbolic batch size, jax2tf writes StableHLO of a version that TensorFlow 2.21
+does not read; the file fails when it is called, not when it is saved. Therefore the
+program comes from jax.export, without its shape assertions and in an older version of
+StableHLO.
 """
 
 import pathlib
 import tempfile
 
+import numpy as np
 import tensorflow as tf
+from jax import export
 from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import stablehlo
 from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.lite.python.convert_phase import ConverterError
 from tensorflow.lite.python.lite import TFLiteConverterV2
 
+from simclr_jax.zoo.catalog import PARTS
 from simclr_jax.zoo.native.stablehlo import PLATFORMS, exported
-from simclr_jax.zoo.network import PARTS, Network, Written, check_size
+from simclr_jax.zoo.network import ExportedFile, ExportedNetwork, check_size
 
 VERSION = "1.9.0"  # of StableHLO; TensorFlow 2.21 reads it up to 1.13.7
 SAVEDMODEL_LIMITS = (
-    "No gradient passes through it: for features, not for fine-tuning. For that take "
+    "No gradient passes through it: for features, not for fine-tuning. For that use "
     "torchvision, timm, numpy or orbax.",
-    f"It runs where TensorFlow does, on {', '.join(PLATFORMS)}.",
+    f"It runs in TensorFlow on {', '.join(PLATFORMS)}.",
 )
-TFLITE_LIMITS = ("It takes one picture at a time, for features, not for fine-tuning.",)
+TFLITE_LIMITS = ("It takes one image at a time, for features, not for fine-tuning.",)
 SAVEDMODEL = """\
 import tensorflow as tf
 
@@ -42,25 +45,25 @@ interpreter = tf.lite.Interpreter(path)
 signature = interpreter.get_signature_runner()
 
 def network(images):
-    said = [signature(images=image[None]) for image in images]
-    return {name: np.concatenate([y[name] for y in said]) for name in said[0]}
+    outputs = [signature(images=image[None]) for image in images]
+    return {name: np.concatenate([y[name] for y in outputs]) for name in outputs[0]}
 """
 
 
-def write_savedmodel(network: Network, path: pathlib.Path) -> Written:
-    """Writes the folder PATH; weights stay variables with our paths for names."""
+def write_savedmodel(network: ExportedNetwork, path: pathlib.Path) -> ExportedFile:
+    """Writes the folder PATH; weights are variables named by our paths."""
     module = Module(network, PLATFORMS, "b")
     tf.saved_model.save(module, str(path), {"serving_default": module.__call__})
-    return Written(SAVEDMODEL, ("tensorflow",), SAVEDMODEL_LIMITS)
+    return ExportedFile(SAVEDMODEL, ("tensorflow",), SAVEDMODEL_LIMITS)
 
 
-def write_tflite(network: Network, path: pathlib.Path) -> Written:
-    """Writes PATH; TensorFlow's converter reads it from a SavedModel.
+def write_tflite(network: ExportedNetwork, path: pathlib.Path) -> ExportedFile:
+    """Writes PATH, with TensorFlow's converter from a SavedModel.
 
-    For one picture: it does not know what a ViT does with any number of them.
+    For a batch of one: the converter does not support a ViT with a symbolic batch size.
 
     Raises:
-      ValueError: the network is too large, or the converter does not know it.
+      ValueError: the network is too large, or the converter fails.
     """
     check_size(network, "tflite")
     module = Module(network, ("cpu",), "1")
@@ -71,22 +74,26 @@ def write_tflite(network: Network, path: pathlib.Path) -> Written:
             path.write_bytes(converter.convert())
         except ConverterError as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"TensorFlow's converter cannot: {reason}") from error
-    return Written(TFLITE, ("tensorflow",), TFLITE_LIMITS)
+            raise ValueError(f"TensorFlow's converter failed: {reason}") from error
+    return ExportedFile(TFLITE, ("tensorflow",), TFLITE_LIMITS)
 
 
 class Module(tf.Module):
-    """A network that TensorFlow calls, images -> {"h": ...}; its weights are variables.
+    """A network as a TensorFlow function, images -> {"h": ...}, with its weights."""
 
-    batch: how many images it takes; a letter: any number.
-    """
-
-    def __init__(self, network: Network, platforms: tuple[str, ...], batch: str):
+    def __init__(
+        self, network: ExportedNetwork, platforms: tuple[str, ...], batch: str
+    ):
+        """
+        Args:
+          platforms: that it runs on.
+          batch: N, or a letter for any N.
+        """
         super().__init__()
         program = exported(network, platforms, batch)
-        blob = _portable(program)
-        many = None if batch.isalpha() else int(batch)
-        shapes = [(many, *y.shape[1:]) for y in program.out_avals]
+        serialised = _portable(program)
+        count = None if batch.isalpha() else int(batch)
+        shapes = [(count, *y.shape[1:]) for y in program.out_avals]
         # Both in the order in which jax flattens a dict.
         names, paths = sorted(PARTS[network.part]), sorted(network.arrays)
         self.weights = [_variable(path, network.arrays[path]) for path in paths]
@@ -95,7 +102,7 @@ class Module(tf.Module):
             outputs = xla.call_module(
                 [*(weight.value() for weight in self.weights), images],
                 version=program.calling_convention_version,
-                module=blob,
+                module=serialised,
                 Sout=shapes,
                 Tout=[tf.float32] * len(shapes),
                 platforms=[name.upper() for name in platforms],
@@ -108,33 +115,33 @@ class Module(tf.Module):
                 y.set_shape(shape)
             return dict(zip(names, outputs, strict=True))
 
-        pictures = many, network.side, network.side, 3
-        spec = tf.TensorSpec(pictures, network.pixel, "images")
+        shape = count, network.image_size, network.image_size, 3
+        spec = tf.TensorSpec(shape, network.input_dtype, "images")
         self.__call__ = tf.function(call, input_signature=[spec], autograph=False)
 
 
-def _variable(path: str, x) -> tf.Variable:
+def _variable(path: str, x: np.ndarray) -> tf.Variable:
     return tf.Variable(tf.convert_to_tensor(x), name=path)
 
 
-def _portable(program) -> bytes:
-    """The program at VERSION, without its checks of the shapes."""
+def _portable(program: export.Exported) -> bytes:
+    """The program in VERSION, without its shape assertions."""
     with ir.Context() as context, ir.Location.unknown(context):
         stablehlo.register_dialect(context)
         context.allow_unregistered_dialects = True
         serialized = program.mlir_module_serialized
         module = stablehlo.deserialize_portable_artifact(context, serialized)
-        checks = []
+        assertions = []
 
-        def look(op):
+        def collect(op):
             op = op.operation
             if op.name == "stablehlo.custom_call":
                 target = str(op.attributes["call_target_name"])
-                checks.extend([op] if "shape_assertion" in target else [])
+                assertions.extend([op] if "shape_assertion" in target else [])
             return ir.WalkResult.ADVANCE
 
-        module.operation.walk(look)
-        for op in checks:
+        module.operation.walk(collect)
+        for op in assertions:
             op.erase()
         text = str(module.operation.get_asm(enable_debug_info=False))
         return stablehlo.serialize_portable_artifact_str(text, VERSION)

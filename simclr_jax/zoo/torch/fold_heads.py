@@ -1,8 +1,9 @@
-"""SimCLR, MoCo and BYOL by libraries whose heads are not always ours.
+"""SimCLR, MoCo and BYOL of libraries whose heads differ from ours.
 
-Where a head of theirs computes the same as one of ours in evaluation, it is put into
-ours: the bias of a layer that has a batch norm only here, and a shift that there is not
-here, become part of a batch norm's mean. The notes of an import say so.
+Where such a head computes the same function in evaluation as one of ours, its arrays
+are converted: the bias of a layer followed by a batch norm that only our head has, and
+a batch norm's shift that our head does not have, are folded into a batch norm's mean.
+The notes of the import state it.
 """
 
 import re
@@ -10,20 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simclr_jax.zoo.name_map import Found, Naming
+from simclr_jax.zoo.name_map import Branch, ForeignCheckpoint, Naming
 from simclr_jax.zoo.torch.infer_config import (
-    FULL,
-    PIXELS,
-    SPARE,
-    TORCH,
+    FLOAT32,
+    IGNORED,
+    IMAGENET_PIXELS,
+    TORCH_RESNET,
     Arrays,
     Changes,
     Head,
     classifier,
     head,
     method,
-    need,
     online,
+    require,
     target,
 )
 from simclr_jax.zoo.torch.names import mlp, under
@@ -32,130 +33,131 @@ EPSILON = 1e-5  # of batch norm
 
 
 class Siamese(NamedTuple):
-    """Where the parts of a network are in a file; roots are what names begin with."""
+    """The names of a network's parts in a file; roots are prefixes of names."""
 
     arrays: Arrays
-    changes: Changes  # that make the encoder
+    changes: Changes  # of a config, that build the encoder
     encoder: Naming
     projector: str  # root
     predictor: str  # root, BYOL's
     classifier: str  # root, if there is one
-    second: tuple[Naming, str] | None  # the target's encoder, root of its projector
+    target: tuple[Naming, str] | None  # the target's encoder, root of its projector
 
 
-def found(net: Siamese) -> Found:
-    """SimCLR, MoCo or BYOL, by what there is.
+def siamese_checkpoint(net: Siamese) -> ForeignCheckpoint:
+    """The checkpoint of SimCLR, MoCo or BYOL, depending on which parts exist.
 
     Raises:
-      ValueError: it is something else.
+      ValueError: it is of another method.
     """
-    predicts = f"{net.predictor}0.weight" in net.arrays
-    if predicts and net.second is None:
+    has_predictor = f"{net.predictor}0.weight" in net.arrays
+    if has_predictor and net.target is None:
         raise ValueError(
-            f"There is {net.predictor}0.weight but no second encoder, as in SimSiam. "
-            "SimCLR, BYOL and MoCo are read."
+            f"The file has {net.predictor}0.weight but no second encoder, as in "
+            "SimSiam. SimCLR, BYOL and MoCo can be imported."
         )
-    if net.second is None:
+    if net.target is None:
         return _simclr(net)
-    return (_byol if predicts else _moco)(net, *net.second)
+    return (_byol if has_predictor else _moco)(net, *net.target)
 
 
-def _simclr(net: Siamese) -> Found:
+def _simclr(net: Siamese) -> ForeignCheckpoint:
     g = head(net.arrays, net.projector)
-    g, note = (_shifted if g.normed else _idle)(net.arrays, net.projector, g)
+    fold = _fold_shift if g.normed else _fold_biases
+    g, note = fold(net.arrays, net.projector, g)
     settings = method(layers=len(g.widths), hidden=g.widths[0], out=g.widths[-1])
-    return Found(
+    return ForeignCheckpoint(
         "simclr_imagenet.py",
-        [*net.changes, *TORCH, *PIXELS, *FULL, *settings],
+        [*net.changes, *TORCH_RESNET, *IMAGENET_PIXELS, *FLOAT32, *settings],
         net.arrays,
         [_online(net, projector=g.naming)],
-        spare=SPARE,
+        ignored=IGNORED,
         notes=(note,),
     )
 
 
-def _moco(net: Siamese, encoder: Naming, root: str) -> Found:
+def _moco(net: Siamese, encoder: Naming, root: str) -> ForeignCheckpoint:
     g, k = head(net.arrays, net.projector), head(net.arrays, root)
     settings = method(layers=len(g.widths), hidden=g.widths[0], out=g.widths[-1])
-    return Found(
+    return ForeignCheckpoint(
         "moco_imagenet.py:version=v2",
-        [*net.changes, *FULL, *settings],
+        [*net.changes, *FLOAT32, *settings],
         net.arrays,
         [
             _online(net, projector=g.naming),
             target(encoder=encoder, projector=k.naming),
         ],
-        spare=SPARE,
-        notes=("The queue is fresh: theirs is another, or none.",),
+        ignored=IGNORED,
+        notes=("The queue is newly initialised: that of the file is not imported.",),
     )
 
 
-def _byol(net: Siamese, encoder: Naming, root: str) -> Found:
+def _byol(net: Siamese, encoder: Naming, root: str) -> ForeignCheckpoint:
     roots = [net.projector, root, net.predictor]
     g, k, q = (head(net.arrays, r) for r in roots)
-    alike = q.widths == g.widths
-    notes, spare = ["Pads and pools as torchvision does, not as BYOL's code."], SPARE
-    if not alike:
+    same_widths = q.widths == g.widths
+    notes, ignored = ["Pads and pools as torchvision, not as BYOL's code."], IGNORED
+    if not same_widths:
         roots.pop()
-        spare = (*SPARE, f"{re.escape(net.predictor)}.*")
+        ignored = (*IGNORED, f"{re.escape(net.predictor)}.*")
         notes.append(
-            f"The predictor is left: it is {q.widths} wide, the projector {g.widths}, "
-            "and ours are alike."
+            f"The predictor is not imported: its widths are {q.widths}, the "
+            f"projector's {g.widths}, and here both have the same."
         )
     for r in roots:  # lightly has no bias before a batch norm
-        zero = np.zeros(len(need(net.arrays, f"{r}0.weight")), np.float32)
+        zero = np.zeros(len(require(net.arrays, f"{r}0.weight")), np.float32)
         net.arrays.setdefault(f"{r}0.bias", zero)
-    predictor = {"predictor": q.naming} if alike else {}
+    predictor = {"predictor": q.naming} if same_widths else {}
     settings = method(hidden=g.widths[0], out=g.widths[-1], bias=True)
-    return Found(
+    return ForeignCheckpoint(
         "byol_imagenet.py",
-        [*net.changes, *TORCH, *PIXELS, *FULL, *settings],
+        [*net.changes, *TORCH_RESNET, *IMAGENET_PIXELS, *FLOAT32, *settings],
         net.arrays,
         [
             _online(net, projector=g.naming, **predictor),
             target(encoder=encoder, projector=k.naming),
         ],
-        spare=spare,
+        ignored=ignored,
         notes=tuple(notes),
     )
 
 
-def _online(net: Siamese, **heads: Naming):
+def _online(net: Siamese, **heads: Naming) -> Branch:
     return online(
         encoder=net.encoder, **heads, **classifier(net.arrays, net.classifier)
     )
 
 
-def _shifted(arrays: Arrays, root: str, g: Head) -> tuple[Head, str]:
-    """A head whose last batch norm shifts, where ours does not."""
+def _fold_shift(arrays: Arrays, root: str, g: Head) -> tuple[Head, str]:
+    """Folds the shift of a head's last batch norm, which ours lacks, into its mean."""
     norm = f"{root}{3 * len(g.widths) - 2}."
     shift, scale, mean, variance = (
-        need(arrays, norm + leaf)
+        require(arrays, norm + leaf)
         for leaf in ("bias", "weight", "running_mean", "running_var")
     )
     if not scale.all():
-        raise ValueError(f"{norm}weight has zeros, which no shift can be put before.")
+        raise ValueError(f"{norm}weight has zeros, so its shift cannot be folded.")
     deviation = np.sqrt(variance + EPSILON)
     arrays[f"{norm}running_mean"] = mean - shift * deviation / scale
     del arrays[f"{norm}bias"]
-    return g, "The projector's last batch norm has a shift, here part of its mean."
+    return g, "The shift of the projector's last batch norm is folded into its mean."
 
 
-def _idle(arrays: Arrays, root: str, g: Head) -> tuple[Head, str]:
-    """A head without batch norm, where ours has one: there it only adds the bias."""
+def _fold_biases(arrays: Arrays, root: str, g: Head) -> tuple[Head, str]:
+    """Adds identity batch norms to a head without any, with its biases in them."""
     names: dict[str, int | str] = {}
     for i, width in enumerate(g.widths, start=1):
         bias, norm = f"{root}{2 * i - 2}.bias", f"{root}bn{i}."
         names |= {f"dense{i}": 2 * i - 2, f"bn{i}": f"bn{i}"}
         one = np.ones(width, np.float32)
-        arrays[f"{norm}running_mean"] = -need(arrays, bias)
+        arrays[f"{norm}running_mean"] = -require(arrays, bias)
         arrays[f"{norm}running_var"] = one - np.float32(EPSILON)
         arrays[f"{norm}weight"] = one
-        if i < len(g.widths):  # the last does not shift
+        if i < len(g.widths):  # the last has no shift
             arrays[f"{norm}bias"] = 0 * one
         del arrays[bias]
     note = (
-        "The projector has no batch norm, ours has: z is the same in evaluation, but "
-        "further pretraining would be of another head."
+        "The file's projector has no batch norm, ours has: z is the same in "
+        "evaluation, but further pretraining would be of another head."
     )
     return g._replace(naming=under(root, mlp(names))), note

@@ -1,4 +1,4 @@
-"""What the arrays of a PyTorch file tell of the network that they are of."""
+"""Infers config settings and namings from the arrays of a PyTorch file."""
 
 import itertools
 import math
@@ -9,75 +9,75 @@ from typing import NamedTuple
 import numpy as np
 
 from simclr_jax.models.resnet import BLOCKS, BOTTLENECK
-from simclr_jax.zoo.name_map import Branch, Naming, Place, listed
-from simclr_jax.zoo.torch.names import BARE, NORMED, linear, mlp, resnet, under, vit
+from simclr_jax.zoo.name_map import Branch, Entry, Naming, abbreviate
+from simclr_jax.zoo.torch.names import NORMED, PLAIN, linear, mlp, resnet, under, vit
 
 Arrays = dict[str, np.ndarray]
 Changes = list[tuple[str, str]]  # of a config
 
-VITS = {  # (width, blocks): ours
+VITS = {  # (width, blocks): our name
     (128, 4): "vit_mini",
     (192, 12): "vit_ti",
     (384, 12): "vit_s",
     (768, 12): "vit_b",
 }
-FULL = [("encoder.dtype", "float32")]  # as the published weights were trained
-PIXELS = [
+FLOAT32 = [("encoder.dtype", "float32")]  # as the published weights were trained
+IMAGENET_PIXELS = [
     ("encoder.mean", "(0.485, 0.456, 0.406)"),
     ("encoder.std", "(0.229, 0.224, 0.225)"),
 ]
-TORCH = [  # torchvision's ResNet, by a config that has another
-    ("encoder.pad", "even"),
-    ("encoder.pool", "torch"),
+TORCH_RESNET = [  # torchvision's ResNet, for a config with another
+    ("encoder.padding", "even"),
+    ("encoder.pool_padding", "torch"),
     ("encoder.shortcut", "needed"),
 ]
-SPARE = (  # of no use here, whoever saved them
+IGNORED = (  # regular expressions of arrays that are never imported
     r"(.*\.)?num_batches_tracked",
     r"(optimizer|optimizer_states|lr_schedulers|scaler|fp16_scaler|loops|callbacks)\..*",
     r"best_acc1",
 )
 
 
-def network(arrays: Arrays) -> Arrays:
-    """The arrays without what containers put before their names."""
+def state_dict(arrays: Arrays) -> Arrays:
+    """The arrays without the prefixes of containers in their names."""
     return {
         re.sub(r"^(state_dict\.|model_sd\.)?(module\.)?", "", name): x
         for name, x in arrays.items()
     }
 
 
-def need(arrays: Arrays, place: str | Place | None) -> np.ndarray:
-    """An array without which nothing can be told.
+def require(arrays: Arrays, key: str | Entry | None) -> np.ndarray:
+    """An array that every file of the format has, by its name or entry.
 
     Raises:
-      ValueError: it is not there.
+      ValueError: it is missing.
     """
-    name = place.name if isinstance(place, Place) else place
+    name = key.name if isinstance(key, Entry) else key
     if name is None or name not in arrays:
         raise ValueError(
-            f"Files of this format hold {name}, and this one does not: it holds "
-            f"{listed(sorted(arrays), 6)}. Is it of another format?"
+            f"Files of this format have an array {name}, and this one does not: it "
+            f"has {abbreviate(sorted(arrays), 6)}. Is it of another format?"
         )
     return arrays[name]
 
 
-def _has(arrays: Arrays, place: Place | None) -> bool:
-    return place is not None and place.name in arrays
+def _has(arrays: Arrays, entry: Entry | None) -> bool:
+    return entry is not None and entry.name in arrays
 
 
-def _count(has: Callable[[int], bool]) -> int:
-    """How many there are, from 0 on."""
-    return next(i for i in itertools.count() if not has(i))
+def _count(exists: Callable[[int], bool]) -> int:
+    """The number of consecutive indices from 0 on that exist."""
+    return next(i for i in itertools.count() if not exists(i))
 
 
 def encoder(arrays: Arrays, root: str = "") -> tuple[Naming, Changes]:
-    """What lies behind a root: a ViT with timm's names, or torchvision's ResNet.
+    """The encoder with names under a root: a ViT as in timm, or torchvision's ResNet.
 
     Returns:
-      its naming, with the root, and the changes of a config that make it.
+      its naming, with the root, and the changes of a config that build it.
 
     Raises:
-      ValueError: it is neither, or of no size that there is here.
+      ValueError: it is neither, or its size is not one of ours.
     """
     if f"{root}patch_embed.proj.weight" in arrays:
         naming = under(root, vit)
@@ -87,27 +87,27 @@ def encoder(arrays: Arrays, root: str = "") -> tuple[Naming, Changes]:
 
 
 def resnet_changes(arrays: Arrays, naming: Naming) -> Changes:
-    """The changes of a config that make this ResNet.
+    """The changes of a config that build this ResNet.
 
     Raises:
-      ValueError: it is none, or none that there is here.
+      ValueError: it is no ResNet, or its size is not one of ours.
     """
-    first = need(arrays, naming("conv1/kernel"))  # [C, 3, K, K]
+    first = require(arrays, naming("conv1/kernel"))  # [C, 3, K, K]
     deep = _has(arrays, naming("layer1_0/conv3/kernel"))
 
     def blocks(group: int) -> int:
         return _count(lambda b: _has(arrays, naming(f"layer{group}_{b}/conv1/kernel")))
 
     counts = tuple(map(blocks, (1, 2, 3, 4)))
-    fit = [d for d, n in BLOCKS.items() if n == counts and (d >= BOTTLENECK) == deep]
-    if first.ndim != 4 or first.shape[2] not in (3, 7) or not fit:
+    depths = [d for d, n in BLOCKS.items() if n == counts and (d >= BOTTLENECK) == deep]
+    if first.ndim != 4 or first.shape[2] not in (3, 7) or not depths:
         raise ValueError(
-            f"{counts} blocks of {3 if deep else 2} convolutions behind a first one of "
-            f"{first.shape} are no ResNet that there is here."
+            f"{counts} blocks of {3 if deep else 2} convolutions after a first one of "
+            f"{first.shape}: no ResNet of this size is implemented."
         )
     large = first.shape[2] == 7
     return [
-        ("encoder.name", f"resnet{fit[0]}"),
+        ("encoder.name", f"resnet{depths[0]}"),
         ("encoder.width", str(len(first) // 64)),
         ("encoder.stem", "imagenet" if large else "cifar"),
         ("data.image_size", "224" if large else "32"),
@@ -115,21 +115,22 @@ def resnet_changes(arrays: Arrays, naming: Naming) -> Changes:
 
 
 def vit_changes(arrays: Arrays, naming: Naming) -> Changes:
-    """The changes of a config that make this ViT.
+    """The changes of a config that build this ViT.
 
-    How many heads it has no shape tells: that is for the format to know.
+    The number of attention heads does not follow from any shape; it depends on the
+    format.
 
     Raises:
-      ValueError: it is none, or of no size that there is here.
+      ValueError: it is no ViT, or its size is not one of ours.
     """
-    kernel = need(arrays, naming("patch/kernel"))  # [D, 3, P, P]
-    positions = need(arrays, naming("positions"))  # [1, 1 + T, D]
+    kernel = require(arrays, naming("patch/kernel"))  # [D, 3, P, P]
+    positions = require(arrays, naming("positions"))  # [1, 1 + T, D]
     size = len(kernel), _count(lambda i: _has(arrays, naming(f"block{i}/norm1/scale")))
     if size not in VITS or kernel.ndim != 4 or positions.ndim != 3:
-        known = ", ".join(f"{dim} and {depth}" for dim, depth in VITS)
+        sizes = ", ".join(f"{dim} and {depth}" for dim, depth in VITS)
         raise ValueError(
-            f"A ViT of width {size[0]} with {size[1]} blocks is none that there is "
-            f"here: {known}."
+            f"A ViT of width {size[0]} with {size[1]} blocks is not implemented; there "
+            f"are: {sizes}."
         )
     side, patch = math.isqrt(positions.shape[1] - 1), kernel.shape[2]
     return [
@@ -140,7 +141,7 @@ def vit_changes(arrays: Arrays, naming: Naming) -> Changes:
 
 
 class Head(NamedTuple):
-    """A Sequential of Linear, batch norm or not, ReLU, and so on."""
+    """A Sequential of Linear, optional batch norm, ReLU, and so on."""
 
     naming: Naming  # with its root
     normed: bool
@@ -148,32 +149,34 @@ class Head(NamedTuple):
 
 
 def head(arrays: Arrays, root: str) -> Head:
-    """The head behind a root.
+    """The head with names under a root.
 
     Raises:
       ValueError: there is none.
     """
-    need(arrays, f"{root}0.weight")
+    require(arrays, f"{root}0.weight")
     normed = f"{root}1.running_mean" in arrays
     step = 3 if normed else 2
     depth = _count(lambda i: f"{root}{step * i}.weight" in arrays)
     widths = [len(arrays[f"{root}{step * i}.weight"]) for i in range(depth)]
-    return Head(under(root, mlp(NORMED if normed else BARE)), normed, widths)
+    return Head(under(root, mlp(NORMED if normed else PLAIN)), normed, widths)
 
 
 def classifier(arrays: Arrays, root: str) -> dict[str, Naming]:
-    """{"probe": its naming}, if there is one behind the root."""
+    """{"probe": its naming} of the classifier under a root, or {} without one."""
     return {"probe": under(root, linear)} if f"{root}weight" in arrays else {}
 
 
 def method(**settings: int) -> Changes:
-    """Changes of the method's section."""
+    """Changes of the config's method section."""
     return [(f"method.{key}", str(value)) for key, value in settings.items()]
 
 
 def online(**parts: Naming) -> Branch:
+    """The online branch with these parts."""
     return Branch("params", "model_state/online", parts)
 
 
 def target(**parts: Naming) -> Branch:
+    """The target branch with these parts."""
     return Branch("target_params", "model_state/target", parts)

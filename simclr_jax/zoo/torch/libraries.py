@@ -1,253 +1,279 @@
-"""What torchvision, timm, lightly and solo-learn leave behind: a reader for each."""
+"""The checkpoints of torchvision, timm, lightly and solo-learn."""
 
 import json
 import pathlib
 import re
 from typing import Any
 
-from simclr_jax.zoo.name_map import Found, Naming, listed
-from simclr_jax.zoo.torch.fold_heads import Siamese, found
+from simclr_jax.zoo.name_map import ForeignCheckpoint, Naming, abbreviate
+from simclr_jax.zoo.torch.fold_heads import Siamese, siamese_checkpoint
 from simclr_jax.zoo.torch.infer_config import (
-    FULL,
-    PIXELS,
-    SPARE,
-    TORCH,
+    FLOAT32,
+    IGNORED,
+    IMAGENET_PIXELS,
+    TORCH_RESNET,
     Arrays,
     Changes,
     classifier,
     encoder,
-    network,
     online,
     resnet_changes,
+    state_dict,
     vit_changes,
 )
 from simclr_jax.zoo.torch.names import resnet, sequential_resnet, torchvision_vit, under
-from simclr_jax.zoo.torch.read import beside, read
+from simclr_jax.zoo.torch.read import metadata, read
 
-KEPT = {  # of our own exports: what is beside the arrays, and where it is in a config
-    **{key: f"encoder.{key}" for key in ("mean", "std", "pool", "shortcut", "stem")},
+CONFIG_KEYS = {  # metadata of our own exports: its key in a config
+    **{key: f"encoder.{key}" for key in ("mean", "std", "shortcut", "stem")},
+    "pool": "encoder.pool_padding",
     "num_heads": "encoder.heads",
     "image_size": "data.image_size",
 }
-WIDE = ("num_classes", "img_size", "patch_size", "embed_dim", "depth", "num_heads")
-# timm's that arrays tell apart, with heads of attention 64 wide: resnetaa50 computes
-# something else from the same arrays.
+SIZES = ("num_classes", "img_size", "patch_size", "embed_dim", "depth", "num_heads")
+# timm's networks that arrays identify, with attention heads of width 64: resnetaa50
+# computes another function of the same arrays.
 ARCHITECTURE = r"resnet\d+|(vit|deit)_(tiny|small|base|large)_patch\d+_\d+"
-PLAIN = {  # words of timm's models for which the arrays are all there is to know
-    **dict.fromkeys(WIDE),
+ARGUMENTS = {  # of timm's models: values that the arrays imply; None: any value
+    **dict.fromkeys(SIZES),
     "in_chans": [3],
     "global_pool": ["avg", "token"],
 }
-TEACHERS = {  # what lightly's online network and target are called, by one of the roots
+LIGHTLY_NAMES = {  # a root: lightly's names of the online network and of the target
     "query_backbone.": ("query_{}.", "{}."),
     "teacher_backbone.": ("{}.", "teacher_{}."),
     "backbone_momentum.": ("{}.", "{}_momentum."),
 }
+SMALL_STEM = (
+    "The first convolution is 3x3; its stride of 1, the absence of a max-pool and "
+    "images of 32 pixels are assumed, since no shape tells."
+)
 
 
-def torchvision(path: str) -> Found:
-    """torchvision's ResNets and ViTs, with their classifier or without.
+def torchvision(path: str) -> ForeignCheckpoint:
+    """torchvision's ResNets and ViTs, with or without their classifier.
 
     Raises:
       ValueError: as `read`; the file is of another format.
     """
     arrays = {
-        re.sub(r"(encoder_layer_\d+\.mlp)\.linear_([12])\.", _today, name): x
-        for name, x in network(read(path)).items()
+        re.sub(r"(encoder_layer_\d+\.mlp)\.linear_([12])\.", _mlp_index, name): x
+        for name, x in state_dict(read(path)).items()
     }
-    told = _told(path)
+    settings = _own_settings(path)
     if "conv_proj.weight" in arrays:
-        changes = vit_changes(arrays, torchvision_vit)
-        return _supervised(arrays, torchvision_vit, changes, "heads.head.", told)
-    return _supervised(arrays, resnet, resnet_changes(arrays, resnet), "fc.", told)
+        naming, top = torchvision_vit, "heads.head."
+        changes = vit_changes(arrays, naming)
+    else:
+        naming, top = resnet, "fc."
+        changes = resnet_changes(arrays, naming)
+    return _supervised(arrays, naming, changes, top, settings)
 
 
-def _today(match: re.Match) -> str:
-    """The published files are older than the names that the layers have now."""
+def _mlp_index(match: re.Match) -> str:
+    """The current names of layers whose published files have older ones."""
     return f"{match[1]}.{0 if match[2] == '1' else 3}."
 
 
-def timm(path: str) -> Found:
-    """timm's ResNets and ViTs of the plain kind, with their classifier or without.
+def timm(path: str) -> ForeignCheckpoint:
+    """timm's plain ResNets and ViTs, with or without their classifier.
 
     Raises:
       ValueError: as `read`; the file is of another format.
     """
-    arrays, told = network(read(path)), _told(path)
-    said = _timm(arrays, told)
-    if told:
-        return said
+    arrays, settings = state_dict(read(path)), _own_settings(path)
+    checkpoint = _timm(arrays, settings)
+    if settings:
+        return checkpoint
     note = (
-        "Pixels of ImageNet's mean and deviation. timm's models differ in them: if the "
-        "model's card has others, give --config.encoder.mean and --config.encoder.std."
+        "Pixels are normalised by ImageNet's mean and std. timm's models differ in "
+        "these: if the model's card has others, give --config.encoder.mean and "
+        "--config.encoder.std."
     )
-    return said._replace(notes=(*said.notes, note))
+    return checkpoint._replace(notes=(*checkpoint.notes, note))
 
 
-def huggingface(path: str) -> Found:
-    """A folder as the Hugging Face hub has timm's models: config.json and weights.
+def huggingface(path: str) -> ForeignCheckpoint:
+    """A folder with one of timm's models as on the hub: config.json and weights.
 
     Raises:
-      ValueError: as `timm`; config.json is by another library, or asks for a network
-        that the arrays do not tell.
+      ValueError: as `timm`; config.json is of another library, or describes a network
+        that the arrays do not identify.
     """
     folder = pathlib.Path(path)
-    settings = _settings(folder / "config.json")
-    words = _words(settings, path)
-    said = settings.get("pretrained_cfg", settings)
-    told = [(KEPT[x], repr(tuple(said[x]))) for x in ("mean", "std") if x in said]
-    if "num_heads" in words:
-        told.append((KEPT["num_heads"], str(words["num_heads"])))
+    content = _config_json(folder / "config.json")
+    arguments = _model_arguments(content, path)
+    pixels = content.get("pretrained_cfg", content)
+    settings = [
+        (CONFIG_KEYS[key], repr(tuple(pixels[key])))
+        for key in ("mean", "std")
+        if key in pixels
+    ]
+    if "num_heads" in arguments:
+        settings.append((CONFIG_KEYS["num_heads"], str(arguments["num_heads"])))
     new, old = folder / "model.safetensors", folder / "pytorch_model.bin"
     file = str(old if old.exists() and not new.exists() else new)
-    return _timm(network(read(file)), _told(file) or told)
+    return _timm(state_dict(read(file)), _own_settings(file) or settings)
 
 
-def _words(settings: dict[str, Any], path: str) -> dict[str, Any]:
-    """The model's arguments, all of them such that the arrays tell the rest."""
-    words = {"global_pool": settings.get("global_pool", "avg")}
-    words |= settings.get("model_args", {})
-    odd = [
-        f"{word} = {x!r}"
-        for word, x in words.items()
-        if word not in PLAIN or x not in (PLAIN[word] or [x])
+def _model_arguments(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """The arguments of timm's model, after a check that the arrays imply the others."""
+    arguments = {"global_pool": content.get("global_pool", "avg")}
+    arguments |= content.get("model_args", {})
+    others = [
+        f"{name} = {x!r}"
+        for name, x in arguments.items()
+        if name not in ARGUMENTS or x not in (ARGUMENTS[name] or [x])
     ]
-    if odd:
+    if others:
         raise ValueError(
-            f"{path}/config.json: {listed(odd)} makes another network of the same "
-            f"arrays; a plain one takes {', '.join(PLAIN)}."
+            f"{path}/config.json: {abbreviate(others)} makes another network of the "
+            f"same arrays; supported are {', '.join(ARGUMENTS)}."
         )
-    return words
+    return arguments
 
 
-def _settings(file: pathlib.Path) -> dict[str, Any]:
-    """What timm's config.json says."""
+def _config_json(file: pathlib.Path) -> dict[str, Any]:
+    """The content of timm's config.json."""
     if not file.is_file():
         raise ValueError(f"There is no file {file}; --source is the folder of one.")
     try:
-        said = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    if not isinstance(said, dict) or "architecture" not in said:
+    if not isinstance(content, dict) or "architecture" not in content:
         raise ValueError(
-            f"{file} names no architecture: it is not by timm, and the folders of "
-            "other libraries are not read."
+            f"{file} has no architecture: it is not of timm, and folders of other "
+            "libraries are not supported."
         )
-    if not re.fullmatch(ARCHITECTURE, str(said["architecture"])):
+    if not re.fullmatch(ARCHITECTURE, str(content["architecture"])):
         raise ValueError(
-            f"{file}: the architecture {said['architecture']!r} is none that is read. "
-            "They are resnet18 to resnet200 and vit_ or deit_, _tiny, _small, _base or "
-            "_large, such as vit_small_patch16_224; what others compute, arrays alone "
-            "do not tell."
+            f"{file}: the architecture {content['architecture']!r} is not supported. "
+            "Supported are resnet18 to resnet200 and vit_ or deit_, _tiny, _small, "
+            "_base or _large, such as vit_small_patch16_224; others compute something "
+            "else from the same arrays."
         )
-    return said
+    return content
 
 
-def _timm(arrays: Arrays, told: Changes) -> Found:
+def _timm(arrays: Arrays, settings: Changes) -> ForeignCheckpoint:
     naming, changes = encoder(arrays)
     top = "head." if "encoder.patch" in dict(changes) else "fc."
-    return _supervised(arrays, naming, changes, top, told)
+    return _supervised(arrays, naming, changes, top, settings)
 
 
-def _told(path: str) -> Changes:
-    """What our own exports say that no shape tells."""
-    said = beside(path)
+def _own_settings(path: str) -> Changes:
+    """Settings that no shape tells, from the metadata of our own exports."""
+    content = metadata(path)
     pixels = {
-        key: f"({said[key].strip('[]')})" for key in ("mean", "std") if key in said
+        key: f"({content[key].strip('[]')})"
+        for key in ("mean", "std")
+        if key in content
     }
-    return [(KEPT[key], x) for key, x in (said | pixels).items() if key in KEPT]
+    return [
+        (CONFIG_KEYS[key], x)
+        for key, x in (content | pixels).items()
+        if key in CONFIG_KEYS
+    ]
 
 
 def _supervised(
-    arrays: Arrays, naming: Naming, changes: Changes, top: str, told: Changes
-) -> Found:
-    """An encoder and maybe a classifier, of no self-supervised method."""
-    notes = ["Of no self-supervised method: SimCLR's config, with a fresh projector."]
+    arrays: Arrays, naming: Naming, changes: Changes, top: str, settings: Changes
+) -> ForeignCheckpoint:
+    """An encoder and possibly a classifier, of no self-supervised method.
+
+    Args:
+      top: root of the classifier.
+      settings: changes of the config that do not follow from the arrays.
+    """
+    notes = [
+        "Of no self-supervised method: SimCLR's config, with a newly initialised "
+        "projector."
+    ]
     vit = "encoder.patch" in dict(changes)
-    if vit and KEPT["num_heads"] not in dict(told):
-        notes.append("Heads of attention 64 wide, as usual; no shape tells.")
-    return Found(
+    if vit and CONFIG_KEYS["num_heads"] not in dict(settings):
+        notes.append("Attention heads of width 64, as usual; no shape tells.")
+    resnet_settings = [] if vit else TORCH_RESNET
+    return ForeignCheckpoint(
         "simclr_imagenet.py",
-        changes + ([] if vit else TORCH) + PIXELS + FULL + told,
+        changes + resnet_settings + IMAGENET_PIXELS + FLOAT32 + settings,
         arrays,
         [online(encoder=naming, **classifier(arrays, top))],
-        spare=SPARE,
+        ignored=IGNORED,
         notes=tuple(notes),
     )
 
 
-def lightly(path: str) -> Found:
-    """SimCLR, BYOL and MoCo by lightly's examples and benchmarks.
+def lightly(path: str) -> ForeignCheckpoint:
+    """SimCLR, BYOL and MoCo of lightly's examples and benchmarks.
 
-    A prediction head makes it BYOL's, a second backbone alone MoCo's. A memory bank is
-    left.
+    With a prediction head it is BYOL, with only a second backbone MoCo. A memory bank
+    is not imported.
 
     Raises:
       ValueError: as `read`; the file is of another format.
     """
-    arrays = network(read(path))
-    here, there = next(
-        (names for root, names in TEACHERS.items() if _any(arrays, root)), ("{}.", "")
+    arrays = state_dict(read(path))
+    online_name, target_name = next(
+        (names for root, names in LIGHTLY_NAMES.items() if _has_root(arrays, root)),
+        ("{}.", ""),
     )
 
     def backbone(name: str) -> Naming:
         root = name.format("backbone")
-        children = f"{root}0.weight" in arrays
-        return under(root, sequential_resnet if children else resnet)
+        sequential = f"{root}0.weight" in arrays
+        return under(root, sequential_resnet if sequential else resnet)
 
     def projector(name: str) -> str:
         return name.format("projection_head") + "layers."
 
-    changes = resnet_changes(arrays, backbone(here))
-    said = found(
+    changes = resnet_changes(arrays, backbone(online_name))
+    checkpoint = siamese_checkpoint(
         Siamese(
             arrays,
             changes,
-            backbone(here),
-            projector(here),
+            backbone(online_name),
+            projector(online_name),
             "prediction_head.layers.",
             "online_classifier.linear.",
-            (backbone(there), projector(there)) if there else None,
+            (backbone(target_name), projector(target_name)) if target_name else None,
         )
     )
-    note = (
-        "The first convolution is 3x3: taken to be at stride 1, with no max-pool after "
-        "it, and for pictures of 32 pixels, which no shape tells."
-    )
-    small = ("encoder.stem", "cifar") in changes
-    return said._replace(
-        spare=(*said.spare, r"criterion\..*"),
-        notes=(*said.notes, note) if small else said.notes,
+    notes = checkpoint.notes
+    if ("encoder.stem", "cifar") in changes:
+        notes += (SMALL_STEM,)
+    return checkpoint._replace(
+        ignored=(*checkpoint.ignored, r"criterion\..*"), notes=notes
     )
 
 
-def solo_learn(path: str) -> Found:
-    """SimCLR, BYOL and MoCo v2+ by solo-learn.
+def solo_learn(path: str) -> ForeignCheckpoint:
+    """SimCLR, BYOL and MoCo v2+ of solo-learn.
 
     Raises:
       ValueError: as `read`; the file is of another format, or of a network for CIFAR,
-        whose first convolution pads by two pixels, which there is not here.
+        whose first convolution pads by two pixels, which ours does not.
     """
-    arrays = network(read(path))
-    root = "backbone." if _any(arrays, "backbone.") else "encoder."
+    arrays = state_dict(read(path))
+    root = "backbone." if _has_root(arrays, "backbone.") else "encoder."
     naming, changes = encoder(arrays, root)
     if ("encoder.stem", "cifar") in changes:
         raise ValueError(
             f"{path}: solo-learn's ResNets for CIFAR have a first convolution of 3x3 "
-            "that pads by two pixels, ours by one: the features would be others."
+            "that pads by two pixels, ours by one: the features would differ."
         )
-    second = None
-    if _any(arrays, f"momentum_{root}"):
-        second = encoder(arrays, f"momentum_{root}")[0], "momentum_projector."
-    said = found(
+    target = None
+    if _has_root(arrays, f"momentum_{root}"):
+        target = encoder(arrays, f"momentum_{root}")[0], "momentum_projector."
+    checkpoint = siamese_checkpoint(
         Siamese(
-            arrays, changes, naming, "projector.", "predictor.", "classifier.", second
+            arrays, changes, naming, "projector.", "predictor.", "classifier.", target
         )
     )
-    return said._replace(
-        spare=(*said.spare, r"momentum_classifier\..*", r"queue(_ptr)?")
+    return checkpoint._replace(
+        ignored=(*checkpoint.ignored, r"momentum_classifier\..*", r"queue(_ptr)?")
     )
 
 
-def _any(arrays: Arrays, root: str) -> bool:
+def _has_root(arrays: Arrays, root: str) -> bool:
     return any(name.startswith(root) for name in arrays)

@@ -1,8 +1,8 @@
-"""How torchvision and timm build our encoders, in lines of Python.
+"""The Python that builds our encoders in torchvision and timm.
 
-What they cannot build is refused. What they build after a change of a module or two,
-such as a stem for small pictures, is built so; SimCLR's max-pool, padded as TensorFlow
-does it, is PyTorch's with ceil_mode=True where the side is even.
+A network that they cannot build is refused. Some are built with changed modules, such
+as a stem for small images; SimCLR's max-pool, padded as in TensorFlow, is PyTorch's
+with ceil_mode=True where the side is even.
 """
 
 from typing import Any, NamedTuple
@@ -11,132 +11,134 @@ import numpy as np
 
 from simclr_jax.models.resnet import BOTTLENECK
 from simclr_jax.zoo.name_map import Naming
-from simclr_jax.zoo.network import Network
+from simclr_jax.zoo.network import ExportedNetwork
 from simclr_jax.zoo.torch import names as torch_names
 
 TORCHVISION_DEPTHS = (18, 34, 50, 101, 152)
 TIMM_DEPTHS = (*TORCHVISION_DEPTHS, 200)
 CHANNELS = 64  # of the first group of a ResNet of width 1
-TIMM_VITS = {  # width: name, depth, heads; the narrowest stands in for other sizes
+TIMM_VITS = {  # width: name, depth, heads; the narrowest is used for other widths
     192: ("vit_tiny_patch16_224", 12, 3),
     384: ("vit_small_patch16_224", 12, 6),
     768: ("vit_base_patch16_224", 12, 12),
 }
-INSTEAD = (
-    "Take savedmodel, onnx or stablehlo, which hold the network as it is, or numpy for "
-    "its arrays."
-)
+INSTEAD = "Use savedmodel, onnx or stablehlo, or numpy for the arrays only."
 
 
 class Model(NamedTuple):
     """A network of a torch library."""
 
     builder: str  # a function there; with timm, its name of the architecture
-    words: dict[str, Any]  # its keywords
+    arguments: dict[str, Any]  # its keyword arguments
     changes: tuple[str, ...]  # lines that change modules of `model`
-    last: str  # the module that takes h: fc, head, heads
-    parts: dict[str, Naming]  # encoder, projector, probe: names
+    last: str  # the module whose input is h: fc, head, heads
+    parts: dict[str, Naming]  # of encoder, projector, probe
 
 
-def torchvision(network: Network) -> Model:
+def torchvision(network: ExportedNetwork) -> Model:
     """The network in torchvision.
 
     Raises:
-      ValueError: there is none like it.
+      ValueError: torchvision has no such network.
     """
-    encoder, heads = network.encoder, _outputs(network)
+    encoder, classes = network.encoder, _num_classes(network)
     if not _is_vit(encoder):
         changes = _resnet("torchvision", network, TORCHVISION_DEPTHS)
         builder = f"torchvision.models.resnet{encoder.depth}"
-        words = {"num_classes": heads} if heads else {}
-        return _headed(network, builder, words, changes, "fc", torch_names.resnet)
-    words = {
-        "image_size": network.side,
+        arguments = {"num_classes": classes} if classes else {}
+        return _with_head(
+            network, builder, arguments, changes, "fc", torch_names.resnet
+        )
+    arguments = {
+        "image_size": network.image_size,
         "patch_size": encoder.patch_side,
         "num_layers": encoder.depth,
         "num_heads": encoder.heads,
         "hidden_dim": encoder.dim,
         "mlp_dim": 4 * encoder.dim,
-        **({"num_classes": heads} if heads else {}),
+        **({"num_classes": classes} if classes else {}),
     }
-    return _headed(
+    return _with_head(
         network,
         "torchvision.models.VisionTransformer",
-        words,
+        arguments,
         [],
         "heads.head" if network.part != "encoder" else "heads",
         torch_names.torchvision_vit,
     )
 
 
-def timm(network: Network) -> Model:
+def timm(network: ExportedNetwork) -> Model:
     """The network in timm.
 
     Raises:
-      ValueError: there is none like it.
+      ValueError: timm has no such network.
     """
-    encoder, words = network.encoder, {"num_classes": _outputs(network)}
+    encoder, arguments = network.encoder, {"num_classes": _num_classes(network)}
     if not _is_vit(encoder):
         changes = _resnet("timm", network, TIMM_DEPTHS)
         name = f"resnet{encoder.depth}"
-        return _headed(network, name, words, changes, "fc", torch_names.resnet)
-    usual = TIMM_VITS[min(TIMM_VITS)]
-    name, depth, heads = TIMM_VITS.get(encoder.dim, usual)
-    ours = {
-        "img_size": (network.side, 224),
+        return _with_head(network, name, arguments, changes, "fc", torch_names.resnet)
+    default = TIMM_VITS[min(TIMM_VITS)]
+    name, depth, heads = TIMM_VITS.get(encoder.dim, default)
+    sizes = {  # ours and timm's default
+        "img_size": (network.image_size, 224),
         "patch_size": (encoder.patch_side, 16),
         "embed_dim": (encoder.dim, encoder.dim if encoder.dim in TIMM_VITS else 192),
         "depth": (encoder.depth, depth),
         "num_heads": (encoder.heads, heads),
     }
-    words |= {key: own for key, (own, theirs) in ours.items() if own != theirs}
-    return _headed(network, name, words, [], "head", torch_names.vit)
+    arguments |= {key: x for key, (x, usual) in sizes.items() if x != usual}
+    return _with_head(network, name, arguments, [], "head", torch_names.vit)
 
 
-def _is_vit(encoder) -> bool:
+def _is_vit(encoder: Any) -> bool:
     return hasattr(encoder, "patch_side")
 
 
-def width(encoder) -> int:
-    """F, of h."""
+def width(encoder: Any) -> int:
+    """F, the width of h."""
     if _is_vit(encoder):
         return encoder.dim
     return encoder.channels * (32 if encoder.depth >= BOTTLENECK else 8)
 
 
-def _outputs(network: Network) -> int:
-    """How many classes the classifier tells apart; 0: none."""
+def _num_classes(network: ExportedNetwork) -> int:
+    """C, of the exported classifier; 0 without one."""
     if network.part != "encoder+classifier":
         return 0
     return network.arrays["params/probe/bias"].size
 
 
-def _resnet(library: str, network: Network, depths: tuple[int, ...]) -> list[str]:
-    """The changes that make the library's ResNet ours.
+def _resnet(
+    library: str, network: ExportedNetwork, depths: tuple[int, ...]
+) -> list[str]:
+    """The lines that turn the library's ResNet into ours.
 
     Raises:
-      ValueError: nothing makes it ours.
+      ValueError: there are none.
     """
     encoder = network.encoder
     reasons = {
-        f"a depth of {encoder.depth} (there: {', '.join(map(str, depths))})": (
+        f"a depth of {encoder.depth} (but {', '.join(map(str, depths))})": (
             encoder.depth not in depths
         ),
-        f"a first group of {encoder.channels} channels (there: {CHANNELS})": (
+        f"a first group of {encoder.channels} channels (but {CHANNELS})": (
             encoder.channels != CHANNELS
         ),
         f"selective kernels, sk_ratio = {encoder.sk_ratio}": bool(encoder.sk_ratio),
-        "convolutions padded as XLA's SAME, pad = 'same'": encoder.pad == "same",
+        "convolutions padded as XLA's SAME, padding = 'same'": encoder.padding
+        == "same",
     }
-    wrong = [reason for reason, found in reasons.items() if found]
-    if wrong:
+    unsupported = [reason for reason, applies in reasons.items() if applies]
+    if unsupported:
         raise ValueError(
-            f"{library} builds no ResNet with {' and '.join(wrong)}. {INSTEAD}"
+            f"{library} builds no ResNet with {' and '.join(unsupported)}. {INSTEAD}"
         )
-    return [*_stem(encoder, network.side), *_shortcut(encoder)]
+    return [*_stem(encoder, network.image_size), *_shortcut(encoder)]
 
 
-def _stem(encoder, side: int) -> list[str]:
+def _stem(encoder: Any, side: int) -> list[str]:
     if encoder.stem != "imagenet":
         stride = 2 if encoder.stem == "small" else 1
         kernel = f"3, {CHANNELS}, 3, {stride}, 1, bias=False"
@@ -144,14 +146,14 @@ def _stem(encoder, side: int) -> list[str]:
             f"model.conv1 = torch.nn.Conv2d({kernel})",
             "model.maxpool = torch.nn.Identity()",
         ]
-    even = -(-side // 2) % 2 == 0  # what the first convolution leaves
-    if encoder.pool == "same" and even:
+    even = -(-side // 2) % 2 == 0  # the side after the first convolution
+    if encoder.pool_padding == "same" and even:
         return ["model.maxpool = torch.nn.MaxPool2d(3, 2, ceil_mode=True)"]
     return []
 
 
-def _shortcut(encoder) -> list[str]:
-    """Basic blocks do without a projection in the first group, if they can."""
+def _shortcut(encoder: Any) -> list[str]:
+    """The projection that our basic blocks have in the first group, theirs do not."""
     if encoder.shortcut == "needed" or encoder.depth >= BOTTLENECK:
         return []
     return [
@@ -162,8 +164,15 @@ def _shortcut(encoder) -> list[str]:
     ]
 
 
-def _headed(network: Network, builder, words, changes, last, naming) -> Model:
-    """The model with the part's last module in the place of the library's."""
+def _with_head(
+    network: ExportedNetwork,
+    builder: str,
+    arguments: dict[str, Any],
+    changes: list[str],
+    last: str,
+    naming: Naming,
+) -> Model:
+    """The model with the part's last module instead of the library's."""
     parts = {"encoder": naming}
     if network.part == "encoder+classifier":
         parts["probe"] = torch_names.under(f"{last}.", torch_names.linear)
@@ -173,11 +182,11 @@ def _headed(network: Network, builder, words, changes, last, naming) -> Model:
         parts["projector"] = torch_names.under(f"{last}.", torch_names.mlp(indices))
     elif builder.startswith("torchvision"):
         changes = [*changes, f"model.{last} = torch.nn.Identity()"]
-    return Model(builder, words, tuple(changes), last, parts)
+    return Model(builder, arguments, tuple(changes), last, parts)
 
 
 def _head(arrays: dict[str, np.ndarray]) -> tuple[list[str], dict[str, int]]:
-    """Lines of the modules of an MLP head, and which of them each of our layers is."""
+    """The modules of an MLP head as lines, and the index of each of our layers."""
     lines, indices, i = [], {}, 1
     while f"params/projector/dense{i}/kernel" in arrays:
         if lines:

@@ -1,12 +1,13 @@
-"""What PyTorch's libraries call the layers of our networks.
+"""The names of our networks' layers in PyTorch's libraries.
 
-A naming takes a path inside a part of a network, such as layer1_0/conv1/kernel, to its
-place there; None where there is no such layer. Namings know no file: they are read both
-ways.
+A naming maps a path inside a part of a network, such as layer1_0/conv1/kernel, to its
+entry there, or to None where there is no such layer. Namings do not depend on a file
+and are used in both directions.
 
 | naming | of |
 |---|---|
-| resnet | torchvision, timm, MoCo, SimSiam, DINO; tsimcne_resnet: its own shortcuts |
+| resnet | torchvision, timm, MoCo, SimSiam, DINO |
+| tsimcne_resnet | t-SimCNE, with its own name for shortcuts |
 | sequential_resnet | lightly: torchvision's children in a Sequential |
 | vit | timm, DINO, MoCo v3 |
 | torchvision_vit | torchvision |
@@ -20,7 +21,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from simclr_jax.zoo.name_map import Naming, Place
+from simclr_jax.zoo.name_map import Entry, Naming
 
 LEAVES = {
     "kernel": "weight",
@@ -32,80 +33,82 @@ LEAVES = {
 
 
 def under(prefix: str, naming: Naming) -> Naming:
-    """The same names with something before each, such as "module.encoder_q."."""
+    """The naming with a prefix before each name, such as "module.encoder_q."."""
 
-    def prefixed(path: str) -> Place | None:
-        place = naming(path)
-        if place is None:
+    def prefixed(path: str) -> Entry | None:
+        entry = naming(path)
+        if entry is None:
             return None
-        return place._replace(name=prefix + place.name)
+        return entry._replace(name=prefix + entry.name)
 
     return prefixed
 
 
-def _leaf(layer: str, leaf: str, kernel: str) -> Place | None:
-    """The place of a leaf of a layer.
+def _leaf(layer: str, leaf: str, transform: str) -> Entry | None:
+    """The entry of a leaf of a layer.
 
-    layer: its name, with what stands between it and a leaf's.
-    kernel: how kernels lie there, "conv" or "dense".
+    Args:
+      layer: its name, with the separator before a leaf's.
+      transform: of kernels, "conv" or "dense".
     """
     if leaf not in LEAVES:
         return None
-    return Place(layer + LEAVES[leaf], kernel if leaf == "kernel" else "same")
+    return Entry(layer + LEAVES[leaf], transform if leaf == "kernel" else "identity")
 
 
 # ResNets.
 
 
-class Spot(NamedTuple):
+class Layer(NamedTuple):
     """A layer of a ResNet."""
 
-    kind: str  # "conv" or "bn"
+    layer_type: str  # "conv" or "bn"
     number: int  # in its block, from 1; 0: of the shortcut
     group: int  # 1 to 4; 0: the stem
     block: int = 0
 
 
-SPOT = re.compile(
+LAYER = re.compile(
     r"(?:layer(?P<group>[1-4])_(?P<block>\d+)/)?"
-    r"(?:(?P<kind>conv|bn)(?P<number>[123])|shortcut_(?P<short>conv|bn))"
+    r"(?:(?P<type>conv|bn)(?P<number>[123])|shortcut_(?P<shortcut>conv|bn))"
 )
 
 
-def _spot(layer: str) -> Spot | None:
-    match = SPOT.fullmatch(layer)
+def _parse(path: str) -> Layer | None:
+    match = LAYER.fullmatch(path)
     if match is None:
         return None
-    kind, number = match["kind"] or match["short"], int(match["number"] or 0)
+    layer_type = match["type"] or match["shortcut"]
+    number = int(match["number"] or 0)
     if match["group"]:
-        return Spot(kind, number, int(match["group"]), int(match["block"]))
-    return Spot(kind, 1, 0) if number == 1 else None  # not the stem of ResNet-D
+        return Layer(layer_type, number, int(match["group"]), int(match["block"]))
+    return Layer(layer_type, 1, 0) if number == 1 else None  # no stem of ResNet-D
 
 
-def _resnet(name: Callable[[Spot], str], path: str) -> Place | None:
-    layer, _, leaf = path.rpartition("/")
-    spot = _spot(layer)
-    return None if spot is None else _leaf(f"{name(spot)}.", leaf, "conv")
+def _resnet(name: Callable[[Layer], str], path: str) -> Entry | None:
+    layer_path, _, leaf = path.rpartition("/")
+    layer = _parse(layer_path)
+    return None if layer is None else _leaf(f"{name(layer)}.", leaf, "conv")
 
 
-def _inside(spot: Spot, shortcut: str) -> str:
-    """In a block: conv2, or the shortcut's 0 and 1."""
-    if spot.number:
-        return f"{spot.kind}{spot.number}"
-    return f"{shortcut}.{0 if spot.kind == 'conv' else 1}"
+def _in_block(layer: Layer, shortcut: str) -> str:
+    """conv2, or 0 and 1 in the shortcut."""
+    if layer.number:
+        return f"{layer.layer_type}{layer.number}"
+    return f"{shortcut}.{0 if layer.layer_type == 'conv' else 1}"
 
 
-def _torchvision(spot: Spot, shortcut: str = "downsample") -> str:
-    if not spot.group:
-        return f"{spot.kind}1"
-    return f"layer{spot.group}.{spot.block}.{_inside(spot, shortcut)}"
+def _torchvision(layer: Layer, shortcut: str = "downsample") -> str:
+    if not layer.group:
+        return f"{layer.layer_type}1"
+    return f"layer{layer.group}.{layer.block}.{_in_block(layer, shortcut)}"
 
 
-def _children(spot: Spot) -> str:
-    """conv1, bn1, relu and maxpool come before the groups."""
-    if not spot.group:
-        return "0" if spot.kind == "conv" else "1"
-    return f"{spot.group + 3}.{spot.block}.{_inside(spot, 'downsample')}"
+def _children(layer: Layer) -> str:
+    """By index: conv1, bn1, relu and maxpool come before the groups."""
+    if not layer.group:
+        return "0" if layer.layer_type == "conv" else "1"
+    return f"{layer.group + 3}.{layer.block}.{_in_block(layer, 'downsample')}"
 
 
 resnet = partial(_resnet, _torchvision)
@@ -116,15 +119,15 @@ sequential_resnet = partial(_resnet, _children)
 # Vision transformers.
 
 
-class Tongue(NamedTuple):
-    """What a library calls the parts of a vision transformer."""
+class ViTNames(NamedTuple):
+    """A library's names for the parts of a vision transformer."""
 
-    arrays: dict[str, str]  # that are of no layer
-    layers: dict[str, str]  # in a block, by their path in it
-    block: str  # what comes before them, with the block's number in it
+    arrays: dict[str, str]  # outside of layers
+    layers: dict[str, str]  # by their path, without the block
+    block: str  # prefix of a block, by its number
 
 
-TIMM = Tongue(
+TIMM = ViTNames(
     {"class_token": "cls_token", "positions": "pos_embed"},
     {
         "patch": "patch_embed.proj.",
@@ -138,7 +141,7 @@ TIMM = Tongue(
     },
     "blocks.{}.",
 )
-TORCHVISION = Tongue(
+TORCHVISION = ViTNames(
     {"class_token": "class_token", "positions": "encoder.pos_embedding"},
     {
         "patch": "conv_proj.",
@@ -155,19 +158,19 @@ TORCHVISION = Tongue(
 IN_BLOCK = re.compile(r"block(\d+)/(.+)")
 
 
-def _vit(tongue: Tongue, path: str) -> Place | None:
-    if path in tongue.arrays:
-        return Place(tongue.arrays[path])
+def _vit(names: ViTNames, path: str) -> Entry | None:
+    if path in names.arrays:
+        return Entry(names.arrays[path])
     match = IN_BLOCK.fullmatch(path)
-    number, within = match.groups() if match else (None, path)
-    layer, _, leaf = within.rpartition("/")
-    if layer not in tongue.layers or (number is None) != (layer in ("patch", "norm")):
+    number, inner = match.groups() if match else (None, path)
+    layer, _, leaf = inner.rpartition("/")
+    if layer not in names.layers or (number is None) != (layer in ("patch", "norm")):
         return None
-    kernel = "conv" if layer == "patch" else "dense"
-    place = _leaf(tongue.layers[layer], leaf, kernel)
-    if place is None or number is None:
-        return place
-    return under(tongue.block.format(number), lambda _: place)(path)
+    transform = "conv" if layer == "patch" else "dense"
+    entry = _leaf(names.layers[layer], leaf, transform)
+    if entry is None or number is None:
+        return entry
+    return entry._replace(name=names.block.format(number) + entry.name)
 
 
 vit = partial(_vit, TIMM)
@@ -176,22 +179,22 @@ torchvision_vit = partial(_vit, TORCHVISION)
 
 # Heads.
 
-MOST = 9  # layers of a head
-# Where they are in a Sequential of Linear, batch norm and ReLU, and without the norm.
-NORMED = {f"dense{i + 1}": 3 * i for i in range(MOST)}
-NORMED |= {f"bn{i + 1}": 3 * i + 1 for i in range(MOST)}
-BARE = {f"dense{i + 1}": 2 * i for i in range(MOST)}
+MAX_LAYERS = 9  # of a head
+# Indices in a Sequential of Linear, batch norm and ReLU, and without the batch norm.
+NORMED = {f"dense{i + 1}": 3 * i for i in range(MAX_LAYERS)}
+NORMED |= {f"bn{i + 1}": 3 * i + 1 for i in range(MAX_LAYERS)}
+PLAIN = {f"dense{i + 1}": 2 * i for i in range(MAX_LAYERS)}
 
 
-def linear(path: str) -> Place | None:
+def linear(path: str) -> Entry | None:
     """A single Linear, such as a classifier: its paths are kernel and bias."""
     return _leaf("", path, "dense") if path in ("kernel", "bias") else None
 
 
 def mlp(indices: Mapping[str, int | str]) -> Naming:
-    """A head that is a Sequential there, from {our layer: its index or name there}."""
+    """A Sequential, from {our layer: its index or name in the Sequential}."""
 
-    def naming(path: str) -> Place | None:
+    def naming(path: str) -> Entry | None:
         layer, _, leaf = path.rpartition("/")
         if layer not in indices:
             return None
@@ -200,6 +203,6 @@ def mlp(indices: Mapping[str, int | str]) -> Naming:
     return naming
 
 
-def prototypes(path: str) -> Place | None:
-    """The weight-normalised last layer of DINO's head, its directions and lengths."""
-    return {"v": Place("weight_v"), "g": Place("weight_g", "column")}.get(path)
+def prototypes(path: str) -> Entry | None:
+    """The weight-normalised last layer of DINO's head: its directions and lengths."""
+    return {"v": Entry("weight_v"), "g": Entry("weight_g", "column")}.get(path)

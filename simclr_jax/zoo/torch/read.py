@@ -1,10 +1,10 @@
-"""PyTorch's files, read without PyTorch, and without running what is in them.
+"""Reads PyTorch's files without PyTorch, and without running their content.
 
-A file of torch.save is a pickle, and a pickle may ask for any function there is. Ours
-gets what tensors are made of, a stand-in that does nothing for what libraries leave
-beside them (an argparse.Namespace, a whole module), and otherwise a refusal. The
-tensors' numbers lie apart from the pickle: each in a file of a zip archive since
-PyTorch 1.6, one after the other behind the pickle before.
+A file of torch.save is a pickle, which may ask for any function. This reader provides
+the parts of tensors, and a placeholder that does nothing for the objects that libraries
+save beside them (an argparse.Namespace, a whole module); anything else is refused. The
+numbers of the tensors are outside the pickle: each storage in a file of a zip archive
+since PyTorch 1.6, and one after the other behind the pickle before.
 """
 
 import collections
@@ -20,8 +20,8 @@ import numpy as np
 import safetensors
 
 MAGIC = 0x1950A86A20F9469CFC6C  # of files older than PyTorch 1.6
-BFLOAT16 = "bfloat16"  # which NumPy does not have
-DTYPES = {  # as the two libraries call them
+BFLOAT16 = "bfloat16"  # not a dtype of NumPy
+DTYPES = {  # by torch's and safetensors' names
     **{"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2"},
     **{"LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2"},
     **{"CharStorage": "<i1", "ByteStorage": "<u1", "BoolStorage": "?"},
@@ -29,7 +29,7 @@ DTYPES = {  # as the two libraries call them
     **{"I16": "<i2", "I8": "<i1", "U8": "<u1", "BOOL": "?"},
     **{"BFloat16Storage": BFLOAT16, "BF16": BFLOAT16},
 }
-BESIDE = {  # what leaves objects beside the tensors that nobody needs here
+PACKAGES = {  # whose objects are read as a Placeholder
     *("argparse", "collections", "numpy", "_codecs", "typing", "pathlib", "omegaconf"),
     *("torch", "torchvision", "timm", "lightly", "solo", "cnexp", "tsimcne"),
     *("lightning", "lightning_fabric", "pytorch_lightning"),
@@ -37,16 +37,16 @@ BESIDE = {  # what leaves objects beside the tensors that nobody needs here
 
 
 class Storage(NamedTuple):
-    """Numbers of one type in a row."""
+    """A part of the numbers with one key."""
 
     key: str
     dtype: str
     size: int
-    start: int = 0  # of the row of that key
+    offset: int = 0  # all in numbers, not bytes
 
 
 class Tensor(NamedTuple):
-    """A view of a storage; all but `storage` in numbers, not bytes."""
+    """A view of a storage; offset and strides in numbers, not bytes."""
 
     storage: Storage
     offset: int
@@ -54,8 +54,8 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-class StandIn:
-    """In place of any object, class or function: takes all, keeps and does nothing."""
+class Placeholder:
+    """Replaces any object, class or function: takes all arguments, does nothing."""
 
     def __new__(cls, *_, **__):
         return super().__new__(cls)
@@ -73,16 +73,16 @@ class StandIn:
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-    """All arrays of a file by their place in it, such as state_dict.conv1.weight.
+    """All arrays of a file by their path in it, such as state_dict.conv1.weight.
 
-    bfloat16 comes as float32, all else in its own type.
+    bfloat16 is converted to float32; other dtypes stay as they are.
 
     Args:
-      path: of a file by torch.save, of any age, or of one that ends in .safetensors.
+      path: of a file by any version of torch.save, or one that ends in .safetensors.
 
     Raises:
-      ValueError: there is no such file, it is of another kind, cut off or damaged, asks
-        for something that no checkpoint needs, or holds no array.
+      ValueError: there is no such file, it is of another type, truncated or damaged,
+        asks for something that a checkpoint does not need, or has no arrays.
     """
     file = pathlib.Path(path)
     if not file.is_file():
@@ -90,15 +90,15 @@ def read(path: str) -> dict[str, np.ndarray]:
     try:
         arrays = _reader(file)(file)
     except Exception as error:  # damaged pickles and archives raise a dozen types
-        said = str(error) or type(error).__name__
-        raise ValueError(f"{path} cannot be read: {said}") from error
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} cannot be read: {reason}") from error
     if not arrays:
-        raise ValueError(f"{path} holds no arrays: it is no checkpoint.")
+        raise ValueError(f"{path} has no arrays: it is no checkpoint.")
     return arrays
 
 
-def beside(path: str) -> dict[str, str]:
-    """What a .safetensors says beside its arrays; {} of any other file."""
+def metadata(path: str) -> dict[str, str]:
+    """The metadata of a .safetensors file; {} of any other file."""
     if not path.endswith(".safetensors"):
         return {}
     with safetensors.safe_open(path, "numpy") as file:
@@ -112,19 +112,18 @@ def _reader(file: pathlib.Path) -> Callable:
         first = stream.read(4)
     if first[:2] == b"PK":
         return _read_zip
-    if first[:1] == b"\x80":  # any pickle's
+    if first[:1] == b"\x80":  # of any pickle
         return _read_legacy
     raise ValueError(
-        "it begins neither as a zip archive nor as a pickle; files by torch.save are "
-        "read, and .safetensors."
+        "it is neither a zip archive nor a pickle; files by torch.save and "
+        ".safetensors can be read."
     )
 
 
 def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
-    said = safetensors.deserialize(file.read_bytes())
     return {
         name: _decoded(x["data"], _dtype(x["dtype"])).reshape(x["shape"])
-        for name, x in said
+        for name, x in safetensors.deserialize(file.read_bytes())
     }
 
 
@@ -147,14 +146,14 @@ def _read_legacy(file: pathlib.Path) -> dict[str, np.ndarray]:
     with file.open("rb") as stream:
         if _Unpickler(stream).load() != MAGIC:
             raise ValueError("it is a pickle, but not by torch.save.")
-        _, about = (_Unpickler(stream).load() for _ in range(2))
-        _check_order(about["little_endian"])
+        _, system = (_Unpickler(stream).load() for _ in range(2))
+        _check_order(system["little_endian"])
         unpickler = _Unpickler(stream)
-        tree, rows = unpickler.load(), {}
+        tree, data = unpickler.load(), {}
         for key in _Unpickler(stream).load():
             count = int.from_bytes(stream.read(8), "little")
-            rows[key] = stream.read(count * _itemsize(unpickler.dtypes[key]))
-    return _arrays(tree, rows.__getitem__)
+            data[key] = stream.read(count * _itemsize(unpickler.dtypes[key]))
+    return _arrays(tree, data.__getitem__)
 
 
 def _check_order(little: bool) -> None:
@@ -170,28 +169,27 @@ class _Unpickler(pickle.Unpickler):
         self.dtypes: dict[str, str] = {}  # by key of a storage
 
     def find_class(self, module, name):
-        known = KNOWN.get((module, name))
-        if known is not None:
-            return known
+        if (module, name) in ALLOWED:
+            return ALLOWED[module, name]
         if module == "torch" and name in DTYPES:
             return name
         if module in ("torch._utils", "torch._tensor"):
-            raise ValueError(f"tensors by {module}.{name} are not read.")
-        if module.partition(".")[0] in BESIDE:
-            return StandIn
+            raise ValueError(f"tensors by {module}.{name} are not supported.")
+        if module.partition(".")[0] in PACKAGES:
+            return Placeholder
         raise ValueError(
-            f"it asks for {module}.{name}, which no checkpoint needs. Such a file may "
-            "run whatever it likes on who trusts it; nothing of it was run."
+            f"it asks for {module}.{name}, which no checkpoint needs. Loaded by "
+            "PyTorch, such a file can run any code; nothing of it was run."
         )
 
     def persistent_load(self, pid):
         if pid[0] == "module":  # a class, and its source
             return pid[1]
-        _, kind, key, _, size, *view = pid
-        dtype = self.dtypes[key] = _dtype(kind)
+        _, type_name, key, _, size, *view = pid
+        dtype = self.dtypes[key] = _dtype(type_name)
         if view and view[0]:
-            _, start, size = view[0]
-            return Storage(key, dtype, size, start)
+            _, offset, size = view[0]
+            return Storage(key, dtype, size, offset)
         return Storage(key, dtype, size)
 
 
@@ -207,7 +205,7 @@ def _tensor(storage, offset, shape, strides, *_) -> Tensor:
     return Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-KNOWN: dict[tuple[str, str], Callable] = {
+ALLOWED: dict[tuple[str, str], Callable] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("__builtin__", "set"): set,  # Python 2's name, which torch.save writes
     ("builtins", "set"): set,
@@ -218,46 +216,48 @@ KNOWN: dict[tuple[str, str], Callable] = {
 
 
 def _arrays(tree: Any, bytes_of: Callable[[str], bytes]) -> dict[str, np.ndarray]:
-    """The tensors of a tree by their dotted place; bytes_of: key -> its storage's."""
-    arrays, rows = {}, {}
+    """The tensors of a tree by dotted paths; bytes_of: key -> data of its storage."""
+    arrays, data = {}, {}
     for name, x in _leaves(tree):
         if name in arrays:
-            raise ValueError(f"two tensors are called {name}.")
-        key, dtype, size, start = x.storage
-        if key not in rows:
-            rows[key] = _decoded(bytes_of(key), dtype)
-        row = rows[key][start : start + size]
+            raise ValueError(f"two tensors have the name {name}.")
+        key, dtype, size, offset = x.storage
+        if key not in data:
+            data[key] = _decoded(bytes_of(key), dtype)
+        row = data[key][offset : offset + size]
         if row.size < size:
-            raise ValueError(f"it is cut off: {name} has {row.size} of {size} numbers.")
+            raise ValueError(
+                f"it is truncated: {name} has {row.size} of {size} numbers."
+            )
         strides = [row.itemsize * stride for stride in x.strides]
         view = np.lib.stride_tricks.as_strided(row[x.offset :], x.shape, strides)
         arrays[name] = np.ascontiguousarray(view).reshape(x.shape)
     return arrays
 
 
-def _leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(tree, Tensor):
-        yield place, tree
+        yield path, tree
     elif isinstance(tree, dict | list | tuple):
         items = tree.items() if isinstance(tree, dict) else enumerate(tree)
         for key, child in items:
-            yield from _leaves(child, f"{place}.{key}" if place else str(key))
+            yield from _leaves(child, f"{path}.{key}" if path else str(key))
 
 
-def _dtype(kind: Any) -> str:
-    if kind not in DTYPES:
+def _dtype(name: Any) -> str:
+    if name not in DTYPES:
         raise ValueError(
-            f"numbers of type {kind} are not read; there are: {', '.join(DTYPES)}."
+            f"numbers of type {name} are not supported; there are: {', '.join(DTYPES)}."
         )
-    return DTYPES[kind]
+    return DTYPES[name]
 
 
 def _itemsize(dtype: str) -> int:
     return 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
 
 
-def _decoded(raw, dtype: str) -> np.ndarray:
-    """The numbers in those bytes; a broken one at the end is left."""
+def _decoded(raw: bytes | bytearray, dtype: str) -> np.ndarray:
+    """The numbers in those bytes, without an incomplete one at the end."""
     whole = len(raw) // _itemsize(dtype)
     if dtype != BFLOAT16:
         return np.frombuffer(raw, dtype, whole)

@@ -1,4 +1,4 @@
-"""Whether a file says what the network says, asked of the file's own runtime."""
+"""Runs an exported file in its own runtime and compares it with the Flax network."""
 
 import json
 import os
@@ -11,159 +11,177 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simclr_jax.zoo.name_map import listed
-from simclr_jax.zoo.network import Network, Written, installed
+from simclr_jax.zoo.name_map import abbreviate
+from simclr_jax.zoo.network import ExportedFile, ExportedNetwork, installed
 
-TOLERANCE = 1e-5  # of the largest difference to the largest value
-NOISE = (1, 3, 4)  # batches of pictures of noise, beside the three drawn ones
+TOLERANCE = 1e-5  # of the largest difference, relative to the largest value
+NOISE_BATCHES = (1, 3, 4)  # sizes of the batches of noise after the sample images
 ROOT = pathlib.Path(__file__).parents[3]
 
 
-class Verdict(NamedTuple):
-    """What came of it."""
+class Verification(NamedTuple):
+    """The result of a successful comparison."""
 
-    difference: float  # the largest, divided by the largest value; 0.0: of arrays
-    by: dict[str, str]  # packages that read it: versions
-    sizes: tuple[int, ...]  # of the batches; none: only arrays were compared
-    absent: tuple[str, ...] = ()  # packages that would have run it
+    difference: float  # the largest, relative to the largest value; 0.0: of arrays
+    versions: dict[str, str]  # of the packages that read the file
+    batch_sizes: tuple[int, ...]  # (): only arrays were compared
+    not_installed: tuple[str, ...] = ()  # packages that could have run the file
 
 
-def pictures(side: int) -> np.ndarray:
-    """Three pictures that anybody can draw: uint8 [3, side, side, 3]."""
+def sample_images(side: int) -> np.ndarray:
+    """Three images that are easy to draw again: uint8 [3, side, side, 3]."""
     y, x = np.indices((side, side)) * 256 // side
     ramps = y, x, (x + y) // 2
     checks = (x // 32 + y // 32) % 2 * 255, x // 64 * 85, y // 64 * 85
     rings = [((x - a) ** 2 + (y - 128) ** 2) // 64 % 256 for a in (64, 128, 192)]
-    drawn = [np.stack(channels, -1) for channels in (ramps, checks, rings)]
-    return np.stack(drawn).astype(np.uint8)
+    images = [np.stack(channels, -1) for channels in (ramps, checks, rings)]
+    return np.stack(images).astype(np.uint8)
 
 
-def batches(side: int) -> list[np.ndarray]:
-    """What is asked: the three pictures, then noise, uint8 [n, side, side, 3]."""
+def verification_batches(side: int) -> list[np.ndarray]:
+    """The sample images, then batches of noise: uint8 [n, side, side, 3]."""
     draw = np.random.default_rng(0)
-    shapes = [(n, side, side, 3) for n in NOISE]
+    shapes = [(n, side, side, 3) for n in NOISE_BATCHES]
     noise = [draw.integers(0, 256, shape).astype(np.uint8) for shape in shapes]
-    return [pictures(side), *noise]
+    return [sample_images(side), *noise]
 
 
 def verify(
-    written: Written,
+    file: ExportedFile,
     path: pathlib.Path,
-    network: Network,
-    asked: list[np.ndarray],
+    network: ExportedNetwork,
+    batches: list[np.ndarray],
     expected: list[dict[str, np.ndarray]],
-) -> Verdict:
-    """Loads the file in processes of their own, in every way it knows, and compares.
+) -> Verification:
+    """Loads the file in separate processes, in all of its ways, and compares.
 
-    Where PyTorch is to run it and is not installed, its arrays are compared instead.
+    Where the file is for PyTorch and that is not installed, its arrays are compared.
 
     Args:
-      asked: uint8 batches.
-      expected: what the Flax network says of each, {"h": [n, F], ...}.
+      batches: uint8 images [n, S, S, 3].
+      expected: outputs of the Flax network for each batch, {"h": [n, F], ...}.
 
     Raises:
-      ValueError: the file cannot be read there, or it says something else.
+      ValueError: the file cannot be read by its runtime, or its outputs differ.
     """
-    ways = [written, *written.also]
-    absent = [
+    ways = [file, *file.alternatives]
+    not_installed = [
         package
         for way in ways
         for package in way.packages
-        if written.plain and not installed(package)
+        if file.load_arrays and not installed(package)
     ]
-    if absent:
-        ways = [way for way in ways if not {*way.packages} & {*absent}]
-        plain = written._replace(load=written.plain, packages=("safetensors",))
-        ways = ways or [plain]
-    prepared = [network.prepared(x) for x in asked]
-    verdicts = [_verify(way, path, prepared, expected) for way in ways]
-    return Verdict(
-        max(verdict.difference for verdict in verdicts),
-        {k: v for verdict in verdicts for k, v in verdict.by.items()},
-        verdicts[0].sizes,
-        tuple(dict.fromkeys(absent)),
+    if not_installed:
+        ways = [way for way in ways if not {*way.packages} & {*not_installed}]
+        arrays = file._replace(load=file.load_arrays, packages=("safetensors",))
+        ways = ways or [arrays]
+    inputs = [network.preprocess(images) for images in batches]
+    results = [_verify(way, path, inputs, expected) for way in ways]
+    return Verification(
+        max(result.difference for result in results),
+        {k: v for result in results for k, v in result.versions.items()},
+        results[0].batch_sizes,
+        tuple(dict.fromkeys(not_installed)),
     )
 
 
-def _verify(written: Written, path, asked, expected) -> Verdict:
-    said, versions = _run(written, path, asked)
+def _verify(
+    file: ExportedFile,
+    path: pathlib.Path,
+    inputs: list[np.ndarray],
+    expected: list[dict[str, np.ndarray]],
+) -> Verification:
+    outputs, versions = _run(file, path, inputs)
     arrays = {
-        key.removeprefix("arrays/"): x
-        for key, x in said.items()
-        if key.startswith("arrays/")
+        name.removeprefix("arrays/"): x
+        for name, x in outputs.items()
+        if name.startswith("arrays/")
     }
     if arrays:
-        _compare(arrays, written.arrays or {})
-        return Verdict(0.0, versions, ())
-    worst = max(
-        _difference([said.get(f"{i}/{name}") for i in range(len(asked))], wanted, name)
-        for name, wanted in _columns(expected, written.says).items()
+        _compare_arrays(arrays, file.arrays or {})
+        return Verification(0.0, versions, ())
+    difference = max(
+        _difference(
+            [outputs.get(f"{i}/{name}") for i in range(len(inputs))],
+            [y[name] for y in expected],
+            name,
+        )
+        for name in file.outputs or expected[0]
     )
-    return Verdict(worst, versions, tuple(map(len, asked)))
+    return Verification(difference, versions, tuple(map(len, inputs)))
 
 
-def _compare(said: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
-    """Raises a ValueError unless both hold the same."""
-    other = [
+def _compare_arrays(
+    actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]
+) -> None:
+    """Raises a ValueError unless both hold the same arrays."""
+    different = [
         name
-        for name in sorted(said.keys() | wanted.keys())
-        if name not in said
-        or name not in wanted
-        or not np.array_equal(said[name], wanted[name])
+        for name in sorted(actual.keys() | expected.keys())
+        if name not in actual
+        or name not in expected
+        or not np.array_equal(actual[name], expected[name])
     ]
-    if other:
-        raise ValueError(f"it does not hold what was written: {listed(other)}.")
+    if different:
+        raise ValueError(f"it does not hold what was written: {abbreviate(different)}.")
 
 
-def _columns(expected: list[dict], names) -> dict[str, list[np.ndarray]]:
-    return {name: [y[name] for y in expected] for name in names or expected[0]}
+def _difference(
+    actual: list[np.ndarray | None], expected: list[np.ndarray], name: str
+) -> float:
+    """The largest difference over all batches, relative to the largest value.
 
-
-def _difference(said: list, wanted: list[np.ndarray], name: str) -> float:
-    shapes = [None if x is None else x.shape for x in said]
-    right = [x.shape for x in wanted]
-    if shapes != right:
-        raise ValueError(f"{name} has shapes {shapes} there and {right} here.")
-    scale = max(np.abs(x).max() for x in wanted)
-    pairs = zip(said, wanted, strict=True)
-    worst = float(max(np.abs(a - b).max() for a, b in pairs) / scale)
-    if not worst <= TOLERANCE:  # nor is a NaN
+    Raises:
+      ValueError: it is more than TOLERANCE, or shapes differ.
+    """
+    shapes = [None if x is None else x.shape for x in actual]
+    expected_shapes = [x.shape for x in expected]
+    if shapes != expected_shapes:
+        raise ValueError(f"{name} has shapes {shapes}, expected {expected_shapes}.")
+    scale = max(np.abs(x).max() for x in expected)
+    pairs = zip(actual, expected, strict=True)
+    difference = float(max(np.abs(a - b).max() for a, b in pairs) / scale)
+    if not difference <= TOLERANCE:  # true for a NaN, too
         raise ValueError(
-            f"{name} differs by {worst:.1e} of its largest value; {TOLERANCE:.0e} is "
-            "what rounding may do."
+            f"{name} differs by {difference:.1e} of its largest value; rounding "
+            f"explains {TOLERANCE:.0e}."
         )
-    return worst
+    return difference
 
 
-def _run(written: Written, path, inputs) -> tuple[dict[str, np.ndarray], dict]:
-    """What the lines say in their own process, and the versions of their packages."""
+def _run(
+    file: ExportedFile, path: pathlib.Path, inputs: list[np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The results of `file.load` in a separate process, and its packages' versions."""
     with tempfile.TemporaryDirectory() as folder:
-        lines, asked, said = (f"{folder}/{x}" for x in ("load.py", "in.npz", "out.npz"))
-        pathlib.Path(lines).write_text(written.load)
-        np.savez(asked, **{str(i): x for i, x in enumerate(inputs)})
+        names = "load.py", "inputs.npz", "outputs.npz"
+        script, images, results = (f"{folder}/{name}" for name in names)
+        pathlib.Path(script).write_text(file.load)
+        numbered = {str(i): x for i, x in enumerate(inputs)}
+        np.savez(images, allow_pickle=False, **numbered)
         module = [sys.executable, "-m", "simclr_jax.zoo.verification.verify_worker"]
-        words = [lines, str(path), asked, said, *written.packages]
-        done = subprocess.run(
-            [*module, *words], capture_output=True, text=True, env=_environment()
+        arguments = [script, str(path), images, results, *file.packages]
+        process = subprocess.run(
+            [*module, *arguments], capture_output=True, text=True, env=_environment()
         )
-        if done.returncode:
-            reason = _reason(done.returncode, done.stderr)
-            raise ValueError(f"{', '.join(written.packages)} cannot: {reason}")
-        with np.load(said) as file:
-            outputs = dict(file)
+        if process.returncode:
+            reason = _reason(process.returncode, process.stderr)
+            raise ValueError(f"{', '.join(file.packages)} cannot: {reason}")
+        with np.load(results) as archive:
+            outputs = dict(archive)
     return outputs, json.loads(str(outputs.pop("versions")))
 
 
 def _reason(code: int, stderr: str) -> str:
-    """Why a process failed; one that was killed could not say so itself."""
+    """Why a process failed; a killed one has written no message about it."""
     if code < 0:
         name = signal.Signals(-code).name
-        return f"its process was ended by {name}, as when there is no memory left"
-    return (stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return f"its process was ended by {name}, as when memory runs out"
+    return (stderr.strip().splitlines() or ["there was no message"])[-1]
 
 
 def _environment() -> dict[str, str]:
-    """This one's, on the processor: an accelerator may be taken by this process."""
+    """The environment for the CPU: this process may hold the accelerator."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    mine = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
-    return os.environ | mine
+    changes = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
+    return os.environ | changes

@@ -1,49 +1,56 @@
-"""Runs an export where it will be used: in a process of its own, without jax.
+"""Runs an exported file in a process of its own, without jax.
 
 python -m simclr_jax.zoo.verification.verify_worker
-    LINES PATH INPUTS.npz OUTPUTS.npz PACKAGE ...
+    SCRIPT PATH INPUTS.npz OUTPUTS.npz PACKAGE ...
 
-LINES is a file of the Python that the export's card shows. It finds the export at
-`path` and defines `network`, images -> {"h": [N, F], ...}; where a format holds
-nothing that computes, it defines `arrays` instead. INPUTS are batches of pictures by
-number, OUTPUTS what is said of them, {"0/h": ...}, or {"arrays/...": ...}; and the
-`versions` of the packages. Unless jax is one of these, as it reads the format, there is
-none: TensorFlow would import it, and nobody would know whether the export works alone.
+SCRIPT is the Python shown on the export's card. It reads the export at `path` and
+defines `network`, images -> {"h": [N, F], ...}, or `arrays` for a format without a
+forward pass. INPUTS holds batches of images by number. OUTPUTS gets the results,
+{"0/h": ...} or {"arrays/...": ...}, and the `versions` of the packages. Unless jax is
+among the packages, it cannot be imported: TensorFlow would import it otherwise, and the
+check would not show that the export works without it.
 """
 
 import importlib.metadata
 import json
 import pathlib
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 
-class Absent:
-    """Knows jax and says that it is not there."""
+class BlockJax:
+    """An import finder that rejects jax."""
 
-    def find_spec(self, fullname, path, target=None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: Any = None
+    ) -> None:
         if fullname in ("jax", "jaxlib", "flax"):
-            raise ModuleNotFoundError(f"{fullname} is not to be used here.")
+            raise ModuleNotFoundError(f"{fullname} must not be imported.")
 
 
 def main(argv: list[str]) -> None:
-    """Does as the command line says."""
-    lines, path, inputs, outputs, *packages = argv
+    """Runs the script and writes its results, see above."""
+    script, path, inputs, outputs, *packages = argv
     if "jax" not in packages:
-        sys.meta_path.insert(0, Absent())
-    known: dict = {"path": path}
-    exec(compile(pathlib.Path(lines).read_text(), lines, "exec"), known)
-    if "arrays" in known:
-        said = {f"arrays/{name}": x for name, x in known["arrays"].items()}
+        sys.meta_path.insert(0, BlockJax())
+    variables: dict = {"path": path}
+    exec(compile(pathlib.Path(script).read_text(), script, "exec"), variables)
+    if "arrays" in variables:
+        results = {f"arrays/{name}": x for name, x in variables["arrays"].items()}
     else:
-        said = ask(known["network"], inputs)
+        results = run(variables["network"], inputs)
     versions = {name: version(name) for name in packages}
-    np.savez(outputs, allow_pickle=False, versions=json.dumps(versions), **said)
+    np.savez(outputs, allow_pickle=False, versions=json.dumps(versions), **results)
 
 
 def version(package: str) -> str:
-    """Of whatever provides it: onnxruntime may be there as onnxruntime-gpu."""
+    """The version of the distribution that provides a module.
+
+    It may have another name: onnxruntime may come from onnxruntime-gpu.
+    """
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -51,14 +58,16 @@ def version(package: str) -> str:
         return importlib.metadata.version(providers[0])
 
 
-def ask(network, inputs: str) -> dict[str, np.ndarray]:
-    """What it says of every batch."""
-    said = {}
+def run(network: Callable[[np.ndarray], dict], inputs: str) -> dict[str, np.ndarray]:
+    """The outputs for every batch of a file, {"NUMBER/NAME": array}."""
+    results = {}
     with np.load(inputs) as batches:
         for number, images in batches.items():
             outputs = network(images)
-            said |= {f"{number}/{name}": np.asarray(y) for name, y in outputs.items()}
-    return said
+            results |= {
+                f"{number}/{name}": np.asarray(y) for name, y in outputs.items()
+            }
+    return results
 
 
 if __name__ == "__main__":
