@@ -1,12 +1,12 @@
-"""What the input costs against the straightforward recipe, in time of the processor.
+"""The CPU time of the input pipeline against the straightforward recipe.
 
 python -m tests.benchmarks.input DATA_DIR [SECONDS [ROUNDS]]
 
 DATA_DIR holds `imagenet_like`, JPEGs of photographs as TFDS keeps them; two views of
-224 pixels. `plain` is the recipe as SimCLR's authors published it, written down anew:
+224 pixels. `plain` is the recipe as SimCLR's authors published it, written again here:
 whole pictures to float, two crops, jitter through HSV with a branch for each operation,
-and, where the host blurs, a blur of all views of which half is kept. The pipelines take
-turns; the table has the medians of the rounds.
+and, if the host blurs, a blur of all views of which half are used. The pipelines are
+measured in turn; the table has the medians of the rounds.
 """
 
 import datetime
@@ -14,10 +14,13 @@ import glob
 import platform
 import statistics
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import tensorflow as tf
 
+from simclr_jax.batch import Batch
 from simclr_jax.data.pipeline import train_batches
 from simclr_jax.data.recipes import simclr
 from simclr_jax.data.sources import open_source
@@ -35,24 +38,27 @@ def main(folder: str, seconds: str = "5", rounds: str = "5") -> None:
         "ours, colour = device": lambda: ours(folder, "device"),
         "ours, colour = host": lambda: ours(folder, "host"),
     }
-    took: dict[str, list[float]] = {name: [] for name in makers}
+    times: dict[str, list[float]] = {name: [] for name in makers}
     for _ in range(int(rounds)):
         for name, make in makers.items():
-            images, spent = consume(make(), BATCH, float(seconds))
-            took[name].append(1e3 * spent / images)
-    ms = {name: statistics.median(each) for name, each in took.items()}
+            images, cpu = consume(make(), BATCH, float(seconds))
+            times[name].append(1e3 * cpu / images)
+    ms = {name: statistics.median(x) for name, x in times.items()}
     print(f"{machine()}\n\n| pipeline | ms an image | images/s a core | range, ms |")
     print("|---|---|---|---|")
-    for name, each in took.items():
-        speed, low, high = 1e3 / ms[name], min(each), max(each)
+    for name, x in times.items():
+        speed, low, high = 1e3 / ms[name], min(x), max(x)
         print(f"| {name} | {ms[name]:.2f} | {speed:.0f} | {low:.2f} to {high:.2f} |")
     decode, plainly, blurred, device, host = ms.values()
-    print(f"\ndevice: {plainly / device:.2f} of plain's throughput, 2.0 asked for")
+    print(f"\ndevice: {plainly / device:.2f} of plain's throughput, 2.0 required")
     print(f"device: {device / decode:.2f} of decode's cost, 1.8 allowed")
-    print(f"host: {blurred / host:.2f} of blurring plain's throughput, 1.3 asked for")
+    print(
+        f"host: {blurred / host:.2f} of the throughput of plain with blur, 1.3 required"
+    )
 
 
 def machine() -> str:
+    """The date, processor and versions."""
     with open("/proc/cpuinfo") as file:
         model = next(line for line in file if line.startswith("model name"))
     today = datetime.datetime.now(datetime.UTC).date()
@@ -61,18 +67,26 @@ def machine() -> str:
     return f"{today}, {name}, Python {platform.python_version()}, {versions}"
 
 
-def ours(folder, colour):
+def ours(folder: str, colour: str) -> Iterator[Batch]:
+    """The batches of this package."""
     source = open_source(NAME, data_dir=folder, split="train")
     return train_batches(
-        source, simclr(size=SIZE), batch_size=BATCH, seed=0, start_step=0, steps=2**40,
+        source,
+        simclr(size=SIZE),
+        batch_size=BATCH,
+        seed=0,
+        first_step=0,
+        steps=2**40,
         colour=colour,
-    )  # fmt: skip
+    )
 
 
 # The published recipe.
 
 
-def plain(folder, *, blur=False, decode_only=False):
+def plain(
+    folder: str, *, blur: bool = False, decode_only: bool = False
+) -> Iterator[Any]:
     """Batches of float32 [N, S, S, 6], or only of shapes."""
     files = sorted(glob.glob(f"{folder}/{NAME}/*/{NAME}-train.tfrecord*"))
     features = {
@@ -97,7 +111,8 @@ def plain(folder, *, blur=False, decode_only=False):
     yield from data.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
-def view(image):
+def view(image: tf.Tensor) -> tf.Tensor:
+    """uint8 [H, W, 3] -> one view, float32 [S, S, 3]."""
     image = tf.image.convert_image_dtype(image, tf.float32)
     begin, size, _ = tf.image.sample_distorted_bounding_box(
         tf.shape(image),
@@ -115,12 +130,14 @@ def view(image):
     return tf.clip_by_value(tf.reshape(image, [SIZE, SIZE, 3]), 0.0, 1.0)
 
 
-def at_random(probability, f, image):
+def at_random(
+    probability: float, f: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor
+) -> tf.Tensor:
     return tf.cond(tf.random.uniform([]) < probability, lambda: f(image), lambda: image)
 
 
-def jitter(image):
-    """Four operations in random order, a clip after each."""
+def jitter(image: tf.Tensor) -> tf.Tensor:
+    """Four operations in random order, each followed by a clip."""
     operations = (
         lambda x: tf.image.random_brightness(x, 0.8),
         lambda x: tf.image.random_contrast(x, 0.2, 1.8),
@@ -135,22 +152,22 @@ def jitter(image):
     return image
 
 
-def grey(image):
+def grey(image: tf.Tensor) -> tf.Tensor:
     return tf.tile(tf.image.rgb_to_grayscale(image), [1, 1, 3])
 
 
-def blur_half(views, label):
-    """Blurs both views of all pictures, one sigma a batch, and keeps half of them."""
-    done = []
+def blur_half(views: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Blurs both views of all pictures, one sigma a batch, and uses half of them."""
+    blurred = []
     for images in tf.split(views, 2, -1):
-        chosen = tf.random.uniform([tf.shape(images)[0], 1, 1, 1]) < 0.5
-        kept = tf.cast(chosen, tf.float32)
-        images = gaussian(images) * kept + images * (1 - kept)
-        done.append(tf.clip_by_value(images, 0.0, 1.0))
-    return tf.concat(done, -1), label
+        half = tf.random.uniform([tf.shape(images)[0], 1, 1, 1]) < 0.5
+        mask = tf.cast(half, tf.float32)
+        images = gaussian(images) * mask + images * (1 - mask)
+        blurred.append(tf.clip_by_value(images, 0.0, 1.0))
+    return tf.concat(blurred, -1), label
 
 
-def gaussian(images):
+def gaussian(images: tf.Tensor) -> tf.Tensor:
     radius = SIZE // 10 // 2
     x = tf.range(-radius, radius + 1, dtype=tf.float32)
     taps = tf.exp(-(x**2) / (2 * tf.random.uniform([], 0.1, 2.0) ** 2))

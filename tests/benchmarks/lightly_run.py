@@ -1,4 +1,4 @@
-"""How fast the whole quickstart trains, beside lightly's SimCLR on the same pictures.
+"""Images a second of the whole quickstart, beside lightly's SimCLR.
 
 python -m tests.benchmarks.lightly_run [--torch PYTHON] [--rounds 3] [--epochs 8]
     [--threads 1] [--workers 2]
@@ -6,19 +6,18 @@ python -m tests.benchmarks.lightly_run [--torch PYTHON] [--rounds 3] [--epochs 8
 PYTHON is an interpreter with torch, torchvision and lightly; by default the one that
 runs this, which has the project's packages. Linux only, in about ten minutes.
 
-Ours is the training door with configs/quickstart.py as it stands, but for the epochs:
-it decodes, crops and colours, trains network and probe, logs and saves. lightly's is
-its transform, with the quickstart's strengths, its NT-Xent and PyTorch's loader, whose
-workers stay, around the network and AdamW of torch_simclr.py in the faster
-layout of memory, without a probe, a log or a checkpoint; its pictures lie decoded in
-memory. They take turns on the same cores, with the Makefile's settings of the C
-library. With --threads 2 PyTorch was three times slower beside other work, as its
-threads wait for each other by spinning; on an idle machine it may be the better one.
+Ours is `pretrain` with configs/quickstart.py and other epochs: it decodes, crops and
+colours, trains network and probe, logs and saves. lightly's is its transform with the
+quickstart's strengths, its NT-Xent and PyTorch's loader with persistent workers, around
+the network and AdamW of torch_simclr.py in the faster layout of memory, without a
+probe, a log or a checkpoint; its pictures are decoded in memory. They run in turn on
+the same cores, with the Makefile's settings of the C library. With --threads 2 PyTorch
+was three times slower beside other work, as its threads wait for each other by
+spinning; on an idle machine it may be faster.
 
-It prints images a second of the clock from the second epoch on, so without compilation;
-those of the whole process, start and all, which says little of a few epochs; and those
-for each CPU second of the epochs that a run has more than one of a single epoch, which
-hang less on what else is running. Ratios are ours to lightly's.
+It prints images a second of wall time from the second epoch on, that is without
+compilation; of the whole process; and of CPU time, where the time of a run of one epoch
+is subtracted, which depends less on other work. Ratios are ours to lightly's.
 """
 
 import argparse
@@ -36,7 +35,7 @@ from typing import NamedTuple
 
 from tests.benchmarks.step import machine, tunables
 
-DOOR = ["-m", "simclr_jax", "pretrain", "--config=configs/quickstart.py"]
+PRETRAIN = ["-m", "simclr_jax", "pretrain", "--config=configs/quickstart.py"]
 BATCH = 256
 
 
@@ -56,25 +55,19 @@ def main() -> None:
 
         def ours(epochs: int) -> Run:
             workdir = pathlib.Path(tempfile.mkdtemp(dir=folder))
-            words = [*DOOR, f"--workdir={workdir}", f"--config.epochs={epochs}"]
-            _, clock, cpu = timed([sys.executable, *words])
+            args = [f"--workdir={workdir}", f"--config.epochs={epochs}"]
+            _, clock, cpu = timed([sys.executable, *PRETRAIN, *args])
             lines = (workdir / "metrics.jsonl").read_text().splitlines()
             speeds = [json.loads(line)["images_per_second"] for line in lines]
             return Run(statistics.harmonic_mean(speeds[1:] or speeds), clock, cpu)
 
-        def lightlys(epochs: int) -> Run:
-            words = [
-                a.torch,
-                "-m",
-                "tests.benchmarks.lightly_run",
-                f"{folder}/pictures.npy",
-            ]
-            said, clock, cpu = timed(
-                [*words, *map(str, (epochs, a.threads, a.workers))]
-            )
-            return Run(float(said.split()[-1]), clock, cpu)
+        def lightly(epochs: int) -> Run:
+            command = [a.torch, "-m", "tests.benchmarks.lightly_run"]
+            numbers = map(str, (epochs, a.threads, a.workers))
+            out, clock, cpu = timed([*command, f"{folder}/pictures.npy", *numbers])
+            return Run(float(out.split()[-1]), clock, cpu)
 
-        sides = {"ours": ours, "lightly": lightlys}
+        sides = {"ours": ours, "lightly": lightly}
         single = {name: side(1) for name, side in sides.items()}
         for _ in range(a.rounds):
             rounds.append({})
@@ -90,34 +83,32 @@ def main() -> None:
 
 class Run(NamedTuple):
     training: float  # images a second from the second epoch on
-    clock: float  # seconds of the whole process
-    cpu: float  # the same, of all processors
+    clock: float  # wall seconds of the whole process
+    cpu: float  # CPU seconds of the whole process
 
 
 def rates(run: Run, single: Run, epochs: int) -> list[float]:
-    """The columns of the table."""
+    """The columns of the table: images a second."""
     images = (5000 // BATCH) * BATCH
-    more = (epochs - 1) * images / (run.cpu - single.cpu)
-    return [run.training, epochs * images / run.clock, more]
+    by_cpu = (epochs - 1) * images / (run.cpu - single.cpu)
+    return [run.training, epochs * images / run.clock, by_cpu]
 
 
 def row(name: str, x: list[float], form: str) -> str:
     return f"| {' | '.join([name, *(format(y, form) for y in x)])} |"
 
 
-def timed(words: list[str]) -> tuple[str, float, float]:
-    """What a run says, its seconds of the clock and of the processors."""
-    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+def timed(command: list[str]) -> tuple[str, float, float]:
+    """The output of a command, its wall seconds and its CPU seconds."""
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = os.environ | tunables() | {"TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(
-        words, check=True, stdout=subprocess.PIPE, text=True, env=environment
+    process = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=environment
     )
-    clock, after = (
-        time.monotonic() - began,
-        resource.getrusage(resource.RUSAGE_CHILDREN),
-    )
+    clock = time.monotonic() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return done.stdout, clock, cpu
+    return process.stdout, clock, cpu
 
 
 def decode(path: str) -> None:
@@ -128,7 +119,7 @@ def decode(path: str) -> None:
     from simclr_jax.data.sources import open_source
 
     source = open_source("cifar10_mini", split="train")
-    np.save(path, tfdata.pictures(source, range(len(source))))
+    np.save(path, tfdata.read_pictures(source, range(len(source))))
 
 
 def lightly_run(path: str, epochs: int, threads: int, workers: int) -> None:

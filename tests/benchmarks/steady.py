@@ -1,14 +1,14 @@
-"""Does the input's memory stay as it is, and does a step ever wait for its batch?
+"""The memory of the input pipeline over time, and the times of a step on the host.
 
 python -m tests.benchmarks.steady DATA_DIR [MINUTES]
 
 Memory: the pipelines of 224 pixels run for MINUTES each on `imagenet_like` in DATA_DIR,
-in a process of their own; ten rows say what the process holds (resident, MiB).
+each in a separate process; ten rows have the resident memory in MiB.
 
-Waiting: the training step of `configs/quickstart.py` runs on the package's pictures, by
-either colour. Each step is timed by itself: the wait for its batch, the call that hands
-it to the device, in which Python runs, and the device's own time. What the host does
-for the next batches happens meanwhile, in threads.
+Times: the training step of `configs/quickstart.py` runs on the package's pictures, with
+colours on the host or the device. For each step they are the wait for its batch, the
+call that dispatches it, and the time of the device. Meanwhile threads of the host make
+the next batches.
 """
 
 import multiprocessing
@@ -34,62 +34,70 @@ STEPS = 20
 
 def main(folder: str, minutes: str = "5") -> None:
     print(f"{machine()}\n\n| seconds | {' | '.join(COLOURS)} |\n|---|---|---|")
-    fresh = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")
     columns = []
     for colour in COLOURS:
-        with fresh.Pool(1) as pool:
+        with context.Pool(1) as pool:
             columns.append(pool.apply(memory, (folder, colour, 60 * float(minutes))))
-    for (seconds, *_), *held in zip(columns[0], *columns, strict=True):
-        print(f"| {seconds:.0f} | {' | '.join(told(*row) for row in held)} |")
+    for row in zip(*columns, strict=True):
+        seconds = row[0][0]
+        print(f"| {seconds:.0f} | {' | '.join(memory_cell(*x) for x in row)} |")
     print("\n| ms of a step, median (99th percentile) | host | device |\n|---|---|---|")
-    rows = [waits(colour) for colour in COLOURS]
-    for name in rows[0]:
-        print(f"| {name} | {' | '.join(spread(row[name]) for row in rows)} |")
+    times = [step_times(colour) for colour in COLOURS]
+    for name in times[0]:
+        print(f"| {name} | {' | '.join(time_cell(x[name]) for x in times)} |")
 
 
-def told(_, images, mib):
+def memory_cell(_: float, images: int, mib: float) -> str:
     return f"{mib:.0f} MiB after {images:,} images"
 
 
-def spread(seconds):
+def time_cell(seconds: np.ndarray) -> str:
+    """The median and the 99th percentile, in ms."""
     middle, high = (1e3 * np.quantile(seconds, q) for q in (0.5, 0.99))
     return f"{middle:.2f} ({high:.2f})"
 
 
-def memory(folder, colour, seconds):
+def memory(folder: str, colour: str, seconds: float) -> list[tuple[float, int, float]]:
     """(seconds, images, MiB), ten times."""
     source = open_source("imagenet_like", data_dir=folder, split="train")
     batches = train_batches(
-        source, simclr(size=224), batch_size=64, seed=0, start_step=0, steps=ENDLESS,
+        source,
+        simclr(size=224),
+        batch_size=64,
+        seed=0,
+        first_step=0,
+        steps=ENDLESS,
         colour=colour,
-    )  # fmt: skip
+    )
     next(batches)
-    found, images, begun = [], 0, time.monotonic()
+    rows, images, start = [], 0, time.monotonic()
     for mark in range(1, 11):
-        while time.monotonic() - begun < mark * seconds / 10:
+        while time.monotonic() - start < mark * seconds / 10:
             next(batches)
             images += 64
-        found.append((mark * seconds / 10, images, resident()))
-    return found
+        rows.append((mark * seconds / 10, images, resident()))
+    return rows
 
 
 def resident() -> float:
+    """The resident memory of this process in MiB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def waits(colour):
-    """Seconds of every step: for the batch, for the call, for the device."""
+def step_times(colour: str) -> dict[str, np.ndarray]:
+    """Seconds of each step: for the batch, for the call, for the device."""
     c, mesh = config.load("configs/quickstart.py"), sharding.make_mesh()
     c.data.colour = colour
     source = open_source("cifar10_mini", split="train")
     with jax.set_mesh(mesh):
-        job = build.assemble(c, mesh, images=len(source), classes=source.classes)
-        step, state = build.train_step(c, job, mesh), job.create()
+        run = build.assemble(c, mesh, images=len(source), classes=source.classes)
+        step, state = build.train_step(c, run, mesh), run.create()
         batches = feed(
             train_batches(
                 source, build.recipe(c), batch_size=c.data.batch_size, seed=0,
-                start_step=0, steps=ENDLESS, colour=colour,
+                first_step=0, steps=ENDLESS, colour=colour,
             ),
             mesh,
         )  # fmt: skip
@@ -107,7 +115,7 @@ def waits(colour):
             marks.append(time.perf_counter())
             times.append(np.diff(marks))
         batches.close()
-    names = ("waiting for the batch", "handing over the step", "on the device")
+    names = ("waiting for the batch", "dispatching the step", "on the device")
     return dict(zip(names, np.array(times).T, strict=True))
 
 

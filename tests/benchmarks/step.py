@@ -1,4 +1,4 @@
-"""What the quickstart's step costs, beside the same step in PyTorch.
+"""The CPU time of the quickstart's step, beside the same step in PyTorch.
 
 python -m tests.benchmarks.step [--torch PYTHON] [--rounds 9] [--steps 4] [--core 0]
 
@@ -7,16 +7,15 @@ has the project's packages. Linux only, in about two minutes.
 
 All sides start from the same weights and do the same steps: network (resnet10), batch
 (256 pictures, 512 views of 32x32), NT-Xent, online probe and AdamW of
-configs/quickstart.py, in float32. Ours is the train step of the door, metrics and all;
-PyTorch's is torch_simclr.py, in either layout of memory. Each is a process
-of its own on one and the same core, with one thread, and with the Makefile's settings
-of the C library and one arena, so that none gives back memory that others would take.
-They take turns, some steps at a time, so that all have the same weather. What counts is
-CPU seconds, not the clock's.
+configs/quickstart.py, in float32. Ours is the train step of `pretrain`, with metrics;
+PyTorch's is torch_simclr.py, in either layout of memory. Each side is a separate
+process on the same core, with one thread, the Makefile's settings of the C library and
+one arena, so that no memory is returned to the system. They run in turn, some steps at
+a time, so that other work on the machine affects all alike. Times are CPU seconds.
 
-It prints how many parameters each has and the losses of its first steps, which must
-agree; then the median and the least of the rounds, and as ratio the median of the
-rounds' own ratios to the PyTorch that is the faster one.
+It prints the number of parameters of each side and the losses of its first steps, which
+must agree; then the median and the least of the rounds. The ratio is the median over
+the rounds of the ratio to the faster PyTorch.
 """
 
 import argparse
@@ -31,10 +30,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
-OURS, *THEIRS = SIDES = ("jax", "torch", "torch channels_last")
+OURS, *PYTORCH = SIDES = ("jax", "torch", "torch channels_last")
 CHECKED = 4  # steps whose losses are printed
-WARM = 2  # rounds that do not count
+WARM_UP = 2  # rounds that do not count
 
 
 def main() -> None:
@@ -54,14 +55,14 @@ def main() -> None:
         first = {name: side.do(CHECKED) for name, side in sides.items()}
         print(f"{datetime.date.today()}, core {a.core} of {machine()}")
         for name, side in sides.items():
-            losses = " ".join(f"{loss:.5f}" for loss in first[name]["losses"])
-            print(f"{name}: {side.version}, {side.parameters:,} parameters, {losses}")
-        start = [said["losses"][0] for said in first.values()]
+            text = " ".join(f"{loss:.5f}" for loss in first[name]["losses"])
+            print(f"{name}: {side.version}, {side.parameters:,} parameters, {text}")
+        losses = [result["losses"][0] for result in first.values()]
         same = len({side.parameters for side in sides.values()}) == 1
-        if not same or max(start) - min(start) > 1e-4:
+        if not same or max(losses) - min(losses) > 1e-4:
             sys.exit("These are not the same networks.")
         for side in sides.values():
-            side.do(WARM * a.steps)
+            side.do(WARM_UP * a.steps)
         rounds = [
             {name: side.do(a.steps)["cpu"] / a.steps for name, side in sides.items()}
             for _ in range(a.rounds)
@@ -71,7 +72,7 @@ def main() -> None:
 
 def report(rounds: list[dict[str, float]]) -> None:
     middle = {name: statistics.median(r[name] for r in rounds) for name in SIDES}
-    best = min(THEIRS, key=middle.__getitem__)
+    best = min(PYTORCH, key=middle.__getitem__)
     print("| CPU seconds a step | median | least | ratio |\n|---|---|---|---|")
     for name in SIDES:
         least = min(r[name] for r in rounds)
@@ -80,63 +81,66 @@ def report(rounds: list[dict[str, float]]) -> None:
 
 
 def machine() -> str:
-    """What it is and how busy."""
+    """The processor, its cores and their load."""
     name = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
     name = name[1] if name else platform.machine()
     return f"{os.cpu_count()}, {name}, load {os.getloadavg()[0]:.1f}"
 
 
 def tunables() -> dict[str, str]:
-    """What `make quickstart` tells the C library, and to have one arena."""
-    said = re.search(r"(GLIBC_TUNABLES) := (\S+)", pathlib.Path("Makefile").read_text())
-    assert said
-    return {said[1]: f"{said[2]}:glibc.malloc.arena_max=1"}
+    """The settings of the C library by `make quickstart`, and one arena."""
+    match = re.search(
+        r"(GLIBC_TUNABLES) := (\S+)", pathlib.Path("Makefile").read_text()
+    )
+    assert match
+    return {match[1]: f"{match[2]}:glibc.malloc.arena_max=1"}
 
 
 class Side:
-    """A process that does steps when it is told to.
+    """A process that does steps on request.
 
     Args:
       name: one of SIDES.
       python: its interpreter.
-      folder: where ours leaves weights and batch for PyTorch.
-      core: the only one it may run on.
+      folder: in which ours writes weights and batch for PyTorch.
+      core: on which it runs.
     """
 
     def __init__(self, name: str, python: str, folder: str, core: int):
-        words = ["taskset", "-c", str(core), python, "-m", "tests.benchmarks.step"]
+        command = ["taskset", "-c", str(core), python, "-m", "tests.benchmarks.step"]
         self._process = subprocess.Popen(
-            [*words, name, folder],
+            [*command, name, folder],
             env=os.environ | tunables() | {"TF_CPP_MIN_LOG_LEVEL": "2"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.version, self.parameters = self._hear()
+        self.version, self.parameters = self._receive()
 
     def do(self, steps: int) -> dict:
-        """The losses of so many more steps, and the CPU seconds of all of them."""
+        """The losses of so many more steps, and their CPU seconds."""
         assert self._process.stdin
         print(steps, file=self._process.stdin, flush=True)
-        return self._hear()
+        return self._receive()
 
-    def _hear(self):
+    def _receive(self) -> Any:
         assert self._process.stdout
         line = self._process.stdout.readline()
-        return json.loads(line) if line else sys.exit("A side has died.")
+        return json.loads(line) if line else sys.exit("A side has ended.")
 
 
-def serve(version: str, parameters: int, step) -> None:
-    """The other end of a Side; step: () -> loss."""
+def serve(version: str, parameters: int, step: Callable[[], Any]) -> None:
+    """The process of a Side; `step` returns the loss."""
     print(json.dumps((version, parameters)), flush=True)
     for line in sys.stdin:
-        began = time.process_time()
+        start = time.process_time()
         losses = [float(loss) for loss in [step() for _ in range(int(line))]]
-        cpu = time.process_time() - began
+        cpu = time.process_time() - start
         print(json.dumps({"losses": losses, "cpu": cpu}), flush=True)
 
 
 def ours(folder: pathlib.Path) -> None:
+    """Serves the step of this package."""
     import jax
     import numpy as np
 
@@ -149,15 +153,19 @@ def ours(folder: pathlib.Path) -> None:
     c, mesh = config.read("configs/quickstart.py", []), sharding.make_mesh()
     with jax.set_mesh(mesh):
         source = build.open_data(c, c.data.split, str(folder))
-        job = build.assemble(c, mesh, images=len(source), classes=source.classes)
-        asked = {"batch_size": c.data.batch_size, "seed": c.seed}
+        run = build.assemble(c, mesh, images=len(source), classes=source.classes)
         batches = pipeline.train_batches(
-            source, build.recipe(c), **asked, start_step=0, steps=1
+            source,
+            build.recipe(c),
+            batch_size=c.data.batch_size,
+            seed=c.seed,
+            first_step=0,
+            steps=1,
         )
         batch = next(feed(batches, mesh))
-        state = job.create()
+        state = run.create()
 
-        # Scales that start at zero would hide what lies behind them.
+        # Scales of zero would hide the layers before them.
         draw = np.random.default_rng(0)
         flat = {
             name: draw.uniform(0.5, 1.5, x.shape).astype(x.dtype)
@@ -168,17 +176,17 @@ def ours(folder: pathlib.Path) -> None:
             )
         }
         params = jax.tree.unflatten(jax.tree.structure(state.params), flat.values())
-        state = state.replace(params=jax.device_put(params, job.placement.params))
+        state = state.replace(params=jax.device_put(params, run.placement.params))
         np.savez(folder / "weights.npz", **flat)
         np.savez(
             folder / "batch.npz",
             views=np.concatenate(batch.views),
             label=batch.label,
-            rates=[job.schedule(i) for i in range(job.total)],
+            rates=[run.schedule(i) for i in range(run.total)],
             temperature=c.method.temperature,
             weight_decay=c.optim.weight_decay,
         )
-        compiled = build.train_step(c, job, mesh)
+        compiled = build.train_step(c, run, mesh)
 
         def step():
             nonlocal state
@@ -190,7 +198,8 @@ def ours(folder: pathlib.Path) -> None:
         serve(f"jax {jax.__version__} on Python {python}", parameters, step)
 
 
-def theirs(folder: pathlib.Path, *, last: bool) -> None:
+def pytorch(folder: pathlib.Path, *, channels_last: bool) -> None:
+    """Serves the step in PyTorch."""
     import numpy as np
     import torch
 
@@ -199,7 +208,7 @@ def theirs(folder: pathlib.Path, *, last: bool) -> None:
     torch.set_num_threads(1)
     model, batch = torch_simclr.SimCLR(), np.load(folder / "batch.npz")
     model.load(np.load(folder / "weights.npz"))
-    layout = torch.channels_last if last else torch.contiguous_format
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(memory_format=layout)
     optimiser = torch_simclr.adamw(model, float(batch["weight_decay"]))
     do = torch_simclr.make_step(
@@ -212,14 +221,14 @@ def theirs(folder: pathlib.Path, *, last: bool) -> None:
         x = (views.float() / 255).contiguous(memory_format=layout)
         return do(x, label, float(next(rates)))
 
-    parameters = sum(p.numel() for p in model.learnt().values())
+    parameters = sum(p.numel() for p in model.learnable().values())
     serve(f"torch {torch.__version__}", parameters, step)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [OURS]:
         ours(pathlib.Path(sys.argv[2]))
-    elif sys.argv[1:] and sys.argv[1] in THEIRS:
-        theirs(pathlib.Path(sys.argv[2]), last=sys.argv[1] != THEIRS[0])
+    elif sys.argv[1:] and sys.argv[1] in PYTORCH:
+        pytorch(pathlib.Path(sys.argv[2]), channels_last=sys.argv[1] != PYTORCH[0])
     else:
         main()

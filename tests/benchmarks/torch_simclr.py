@@ -1,11 +1,21 @@
 """The quickstart's SimCLR in plain PyTorch: its network, loss and optimiser."""
 
+from collections.abc import Callable, Mapping
+
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 
-def norm(width: int, kind=nn.BatchNorm2d, *, scale: float = 1.0, bias: bool = True):
+def norm(
+    width: int,
+    kind: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    *,
+    scale: float = 1.0,
+    bias: bool = True,
+) -> nn.Module:
+    """A batch norm; its scale starts at `scale`, and its bias is trained if `bias`."""
     layer = kind(width)
     nn.init.constant_(layer.weight, scale)
     layer.bias.requires_grad_(bias)
@@ -22,7 +32,7 @@ class Block(nn.Module):
         self.shortcut_conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
         self.shortcut_bn = norm(outputs)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = self.shortcut_bn(self.shortcut_conv(x))
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
@@ -39,7 +49,7 @@ class Encoder(nn.Module):
         self.layer3_0 = Block(32, 64, 2)
         self.layer4_0 = Block(64, 128, 2)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = self.layer2_0(self.layer1_0(x))
         return self.layer4_0(self.layer3_0(x)).mean((2, 3))
@@ -57,7 +67,7 @@ class Projector(nn.Module):
         self.dense2 = nn.Linear(256, 32, bias=False)
         self.bn2 = norm(32, nn.BatchNorm1d, bias=False)
 
-    def forward(self, h):
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
         return self.bn2(self.dense2(F.relu(self.bn1(self.dense1(h)))))
 
 
@@ -69,62 +79,64 @@ class SimCLR(nn.Module):
         self.encoder, self.projector = Encoder(), Projector()
         self.probe = nn.Linear(128, 10)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.encoder(x)
         return h, self.projector(h)
 
-    def learnt(self) -> dict[str, nn.Parameter]:
-        """The parameters, under the names that the project gives them."""
+    def learnable(self) -> dict[str, nn.Parameter]:
+        """The trained parameters, by this project's names."""
         kinds = {"weight": "kernel", "bias": "bias"}
         named = {}
         for name, p in self.named_parameters():
-            where, _, kind = name.replace(".", "/").rpartition("/")
-            kind = "scale" if "bn" in where and kind == "weight" else kinds[kind]
+            module, _, kind = name.replace(".", "/").rpartition("/")
+            kind = "scale" if "bn" in module and kind == "weight" else kinds[kind]
             if p.requires_grad:
-                named[f"{where}/{kind}"] = p
+                named[f"{module}/{kind}"] = p
         return named
 
     @torch.no_grad()
-    def load(self, arrays) -> None:
-        """Takes over the project's parameters, by name; kernels are [..., I, O]."""
-        mine = self.learnt()
-        assert mine.keys() == arrays.keys(), mine.keys() ^ arrays.keys()
-        for name, p in mine.items():
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Copies this project's parameters, by name; kernels are [..., I, O]."""
+        learnable = self.learnable()
+        assert learnable.keys() == arrays.keys(), learnable.keys() ^ arrays.keys()
+        for name, p in learnable.items():
             x = torch.from_numpy(arrays[name])
             p.copy_(x.permute(3, 2, 0, 1) if x.ndim == 4 else x.T if x.ndim == 2 else x)
 
 
-def nt_xent(z, temperature: float):
+def nt_xent(z: torch.Tensor, temperature: float) -> torch.Tensor:
     """Of z [2N, D], the N first views before the N second ones."""
     z = F.normalize(z)
     similarity = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
     n = len(z) // 2
-    twin = torch.arange(2 * n).roll(n)
-    return F.cross_entropy(similarity, twin)
+    positive = torch.arange(2 * n).roll(n)
+    return F.cross_entropy(similarity, positive)
 
 
-def adamw(model: SimCLR, weight_decay: float):
+def adamw(model: SimCLR, weight_decay: float) -> torch.optim.AdamW:
     """Decays kernels only, and not the probe's."""
     kernels, others = [], []
-    for name, p in model.learnt().items():
+    for name, p in model.learnable().items():
         decays = name.endswith("kernel") and not name.startswith("probe")
         (kernels if decays else others).append(p)
     groups = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
 
 
-def make_step(model: SimCLR, optimiser, *, temperature: float):
+def make_step(
+    model: SimCLR, optimiser: torch.optim.Optimizer, *, temperature: float
+) -> Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]:
     """(views [2N, 3, H, W] in [0, 1], labels [N], rate) -> SimCLR's loss, a tensor."""
 
     def step(x, labels, rate: float):
         h, z = model(x)
-        own = 2 * nt_xent(z, temperature)  # both directions are summed
+        loss = 2 * nt_xent(z, temperature)  # both directions are summed
         probe = F.cross_entropy(model.probe(h.detach()), labels.repeat(2))
         optimiser.zero_grad()
-        (own + probe).backward()
+        (loss + probe).backward()
         for group in optimiser.param_groups:
             group["lr"] = rate
         optimiser.step()
-        return own.detach()
+        return loss.detach()
 
     return step
