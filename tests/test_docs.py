@@ -69,7 +69,8 @@ def arguments_of(command):
     while "=" in arguments[0]:
         arguments.pop(0)  # XLA_FLAGS=...
     if arguments[:2] == ["docker", "run"]:
-        arguments = ["python", "-m", *arguments[arguments.index("IMAGE") + 1 :]]
+        command = arguments[arguments.index("IMAGE") + 1 :]
+        arguments = ["python", "-m", "simclr_jax", *command]
     return arguments
 
 
@@ -91,7 +92,9 @@ def test_a_command_is_understood(path, command, tmp_path):
     arguments = arguments_of(command)
     ours = arguments[:3] == ["python", "-m", "simclr_jax"]
     name = arguments[3] if ours else ""
-    if name == "pretrain" or arguments[0] in LAUNCHERS:
+    if name == "pretrain":
+        check_training(arguments[4:])
+    elif arguments[0] in LAUNCHERS:
         check_training(arguments[arguments.index("--config") :])
     elif name in READERS:
         assert READERS[name].read(arguments[4:])
