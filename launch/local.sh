@@ -5,11 +5,11 @@
 #
 # From the project's root. XLA_FLAGS=--xla_force_host_platform_device_count=2 gives each process two simulated
 # devices; PYTHON=... picks the interpreter (.venv/bin/python). Ctrl-C and SIGTERM reach
-# every process as SIGTERM. Exit code: 0 if all said 0, else 1 or 2 if one said so, else
+# every process as SIGTERM. Exit code: 0 if all exit with 0, else 1 or 2 if one does, else
 # 75 (a process was preempted or lost: run the same command again).
 set -u
 
-grace=30 # seconds for the others to save or give up once one has failed
+grace=30 # seconds for the others to save or exit once one has failed
 if ! [[ ${1-} =~ ^[1-9][0-9]*$ ]]; then
   echo "usage: launch/local.sh N --config configs/NAME.py --workdir DIR" >&2
   exit 2
@@ -29,7 +29,7 @@ pids=()
 for ((k = 0; k < count; k++)); do
   if ((k == 0)); then
     JAX_PROCESS_ID=$k "$python" -m simclr_jax pretrain "$@" &
-  else # what they say, marked; process 0 speaks for the run
+  else # with the rank before each line
     JAX_PROCESS_ID=$k "$python" -m simclr_jax pretrain "$@" \
       > >(awk -v k="$k" '{ print "[" k "] " $0; fflush() }' >&2) 2>&1 &
   fi
@@ -37,7 +37,7 @@ for ((k = 0; k < count; k++)); do
 done
 trap 'kill -TERM "${pids[@]}" 2>/dev/null' INT TERM
 
-# Until all are gone; the first failure starts the clock for the rest.
+# Until all have ended; the first failure sets the deadline of the others.
 code=0 deadline=
 while ((${#pids[@]})); do
   alive=()
@@ -47,12 +47,12 @@ while ((${#pids[@]})); do
       continue
     fi
     wait "$pid"
-    said=$?
-    if ((said != 0)); then
+    status=$?
+    if ((status != 0)); then
       deadline=${deadline:-$((SECONDS + grace))}
-      case $code,$said in
+      case $code,$status in
         [12],*) ;;
-        *,[12]) code=$said ;;
+        *,[12]) code=$status ;;
         *) code=75 ;;
       esac
     fi

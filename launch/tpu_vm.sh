@@ -3,8 +3,8 @@
 #
 #   launch/tpu_vm.sh NAME ZONE TYPE SLICES IMAGE --config configs/NAME.py --workdir gs://BUCKET/DIR
 #
-# Every host begins launch/tpu_host.sh when it boots. FLAGS="--spot ..." has more words
-# for gcloud. See launch/tpu_vm.md.
+# Every host runs launch/tpu_host.sh when it boots. FLAGS="--spot ..." has more arguments
+# of gcloud. See launch/tpu_vm.md.
 set -euo pipefail
 
 if (($# < 6)) || ! [[ $4 =~ ^[1-9][0-9]*$ ]]; then
@@ -30,7 +30,7 @@ if ((slices > 1)); then
 fi
 read -ra flags <<<"${FLAGS-}"
 
-# What a host begins: tpu_host.sh with the image and the door's words as its arguments.
+# The startup script: tpu_host.sh with the image and the arguments of pretrain.
 host=$(mktemp)
 trap 'rm -f "$host"' EXIT
 {

@@ -210,12 +210,13 @@ def with_rules(
       ValueError: from `init`, if a rule matches no parameter, or two of frozen, delayed
         and constant match the same one.
     """
-    rules = {"frozen": frozen, "delayed": delayed, "constant": constant}
+    # The labels are part of the paths in checkpoints.
+    rules = {"frozen": frozen, "late": delayed, "constant": constant}
     if any(rules.values()):
         parts: dict[Hashable, optax.GradientTransformation] = {
-            "own": tx,  # these names are in the paths of checkpoints
+            "own": tx,
             "frozen": optax.set_to_zero(),
-            "delayed": from_step(tx, delay_steps),
+            "late": from_step(tx, delay_steps),
             "constant": at_rate(tx, peak),
         }
         tx = optax.partition(parts, lambda params: _labels(rules, params))
@@ -225,16 +226,16 @@ def with_rules(
 
 
 def _labels(rules: dict[str, tuple[str, ...]], params: Any) -> Any:
-    """The tree of params with the name of the matching rules, or "own", as leaves."""
+    """The tree of params with the label of the matching rules, or "own", as leaves."""
 
     def label(*matches: bool) -> str:
-        names = [name for name, match in zip(rules, matches, strict=True) if match]
-        if len(names) > 1:
+        labels = [name for name, match in zip(rules, matches, strict=True) if match]
+        if len(labels) > 1:
+            first, second, *_ = (rules[name] for name in labels)
             raise ValueError(
-                f"The optimiser's rules {names[0]} and {names[1]} match the same "
-                f"parameter: {rules[names[0]]} and {rules[names[1]]}."
+                f"The optimiser's rules {first} and {second} match the same parameter."
             )
-        return names[0] if names else "own"
+        return labels[0] if labels else "own"
 
     return jax.tree.map(label, *(match_rules(rule, params) for rule in rules.values()))
 

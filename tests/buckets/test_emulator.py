@@ -1,4 +1,4 @@
-"""What tests can set about the emulator, and its log."""
+"""The emulator's controls for tests, and its log."""
 
 import http.client
 import json
@@ -37,7 +37,7 @@ def client(emulator):
     return Client(emulator)
 
 
-def test_it_stops_at_once_with_requests_under_way():
+def test_it_stops_at_once_with_pending_requests():
     """Idle, stalled and unfinished connections end, and so do all threads."""
     before = set(threading.enumerate())
     with Emulator(["bucket"]) as emulator:
@@ -88,7 +88,7 @@ def test_after_and_count(client, emulator):
     emulator.faults.append(fault)
     assert statuses(client, 5) == [200, 503, 503, 200, 200]
     assert fault.hits == 2
-    emulator.faults = [fault]  # counts anew
+    emulator.faults = [fault]  # resets its counts
     assert statuses(client, 3) == [200, 503, 503]
     emulator.faults = []
     assert statuses(client, 1) == [200]

@@ -1,4 +1,4 @@
-"""Whole commands on a bucket: the real clients, over TLS, with what goes wrong there.
+"""Whole commands on a bucket: the real clients, over TLS, with faults.
 
 `make test-buckets` runs them; they need Linux, root and a mount namespace.
 """
@@ -57,7 +57,7 @@ def emulator(server):
 
 
 class Command:
-    """A command of the package in a process of its own, at the emulator."""
+    """A command of the package in another process, with the emulator as its storage."""
 
     def __init__(self, emulator, folder, *arguments, **variables):
         self.log = folder / f"log-{time.monotonic_ns()}"
@@ -72,7 +72,7 @@ class Command:
 
     @property
     def text(self):
-        """What it has printed, without TensorStore's greeting."""
+        """Its output, without the log lines of TensorStore."""
         lines = self.log.read_text().splitlines()
         return "\n".join(line for line in lines if not re.match(r"[IW]\d{4} ", line))
 
@@ -101,7 +101,7 @@ def local(tmp_path_factory):
 
 
 def copied(emulator, name, folder):
-    """A folder of the bucket, on this machine."""
+    """A local copy of a folder of the bucket."""
     shutil.rmtree(folder, ignore_errors=True)
     for path, data in emulator.objects("bucket").items():
         if path.startswith(f"{name}/") and not path.endswith("/"):
@@ -125,7 +125,7 @@ def lines(workdir):
 
 
 def check_equal(emulator, name, local, tmp_path):
-    """The run on the bucket left what the local one did, to the bit."""
+    """Checks that the runs in the bucket and on the disk have bitwise equal results."""
     remote = copied(emulator, name, tmp_path / "copy")
     (a, step), (b, other) = final(remote), final(local)
     assert step == other
@@ -140,10 +140,10 @@ def checkpoint_of(request):
     return int(match[1]) if match else None
 
 
-# It works, and it is cheap.
+# Without faults.
 
 
-def test_a_run_equals_a_local_one_and_what_it_costs(emulator, local, tmp_path):
+def test_a_run_equals_a_local_one_with_few_requests(emulator, local, tmp_path):
     """61 lines, three checkpoints. The counts are printed: pytest -s."""
     work = Command(emulator, tmp_path, *PRETRAIN, "--workdir=gs://bucket/run")
     assert "done: 60 steps" in work.end()
@@ -172,7 +172,7 @@ def test_a_run_equals_a_local_one_and_what_it_costs(emulator, local, tmp_path):
     assert len(others) <= len(written) + 2
 
 
-def test_killed_and_told_to_stop_and_resumed(emulator, local, tmp_path):
+def test_a_run_resumes_after_a_kill_and_a_signal(emulator, local, tmp_path):
     arguments = (*PRETRAIN, "--workdir=gs://bucket/run/")
     work = Command(emulator, tmp_path, *arguments)
     work.wait_for(r"step 30/60")
@@ -188,8 +188,8 @@ def test_killed_and_told_to_stop_and_resumed(emulator, local, tmp_path):
     check_equal(emulator, "run", local, tmp_path)
 
 
-def test_two_processes(emulator, tmp_path):
-    """Killed together and resumed, they end as two processes on a disk."""
+def test_two_processes_resume_after_a_kill(emulator, tmp_path):
+    """The results are those of two processes on a disk."""
     flags = [a for a in PRETRAIN[2:] if "batch_size" not in a]
     two = ["launch/local.sh", "2", *flags, "--config.data.batch_size=32", "--workdir"]
     subprocess.run(
@@ -219,7 +219,7 @@ def test_two_processes(emulator, tmp_path):
     check_equal(emulator, "run", tmp_path / "disk", tmp_path)
 
 
-def test_pictures_in_a_bucket(emulator, local, tmp_path):
+def test_pictures_in_a_bucket_are_read_once(emulator, local, tmp_path):
     """A TFDS set and a folder; the same losses as from a disk, and bytes once."""
     from PIL import Image
 
@@ -243,27 +243,29 @@ def test_pictures_in_a_bucket(emulator, local, tmp_path):
     }
     split = {"tfds": "test", "pictures": "train"}
     for name, flags in sets.items():
-        found = []
+        results = []
         for root in (tmp_path, "gs://bucket"):
             emulator.clear_requests()
-            where = [flag.format(root) for flag in flags]
-            where += ["--config.steps=3", "--config.data.split=" + split[name]]
-            workdir = tmp_path / f"{name}-{len(found)}"
-            Command(emulator, tmp_path, *PRETRAIN, *where, "--workdir", workdir).end()
-            found.append(lines(workdir))
-        assert found[0] == found[1]
-        assert len(found[0]) == 3
+            arguments = [flag.format(root) for flag in flags]
+            arguments += ["--config.steps=3", "--config.data.split=" + split[name]]
+            workdir = tmp_path / f"{name}-{len(results)}"
+            Command(
+                emulator, tmp_path, *PRETRAIN, *arguments, "--workdir", workdir
+            ).end()
+            results.append(lines(workdir))
+        assert results[0] == results[1]
+        assert len(results[0]) == 3
         data = [r for r in emulator.requests if r.object.startswith(name)]
         fetched = sum(r.bytes_out for r in data if "alt=media" in r.path)
         print(
             f"\n{name}: {fetched / sizes[name]:.2f} of its size, {len(data)} requests"
         )
-        # A folder's pictures are read when they are needed: 48 in 3 steps, 8 for
-        # views.png and 1 to look at, of 40. A set this small is held, and read once.
+        # A folder's pictures are read on demand: 48 in 3 steps, 8 for views.png and 1
+        # to inspect, of 40. A TFDS set of this size is kept in memory and read once.
         assert fetched < (1.3 if name == "tfds" else 57.5 / 40) * sizes[name]
 
 
-def test_every_other_command(emulator, tmp_path):
+def test_all_commands_work_on_a_bucket(emulator, tmp_path):
     """init_from, evaluate, export and import, a card: all on the bucket."""
 
     def do(*arguments, code=0):
@@ -271,13 +273,13 @@ def test_every_other_command(emulator, tmp_path):
 
     short = ("--config.steps=20", "--config.log_every=5")
     do(*PRETRAIN, *short, "--workdir=gs://bucket/run")
-    begun = do(
+    initialised = do(
         *PRETRAIN,
         *short,
         "--config.init_from=gs://bucket/run/",
         "--workdir=gs://bucket/b",
     )
-    assert "initialised from gs://bucket/run" in begun
+    assert "initialised from gs://bucket/run" in initialised
     table = do(*EVALUATE, "--workdir=gs://bucket/run")
     assert "h, after 20 steps" in table
     zoo = ("-m", "simclr_jax", "zoo")
@@ -305,7 +307,7 @@ def test_every_other_command(emulator, tmp_path):
     assert not (ROOT / "gs:").exists()
 
 
-# What is wrong from the start is one line and 2, before anything is begun.
+# Usage errors: exit code 2 and one line, before the command starts.
 
 
 @pytest.mark.parametrize(
@@ -324,7 +326,7 @@ def test_every_other_command(emulator, tmp_path):
     ],
     ids=lambda x: x[-1] if isinstance(x, list) else None,
 )
-def test_mistakes(emulator, tmp_path, flags, message):
+def test_usage_errors_are_one_line(emulator, tmp_path, flags, message):
     """All but what is asked once is the start of Python, so few requests are soon."""
     emulator.put("bucket", "file", b"x")
     if "other" in flags[0]:
@@ -335,10 +337,10 @@ def test_mistakes(emulator, tmp_path, flags, message):
     assert emulator.objects("bucket") == {"file": b"x"}
 
 
-# What goes wrong on the way.
+# Faults during a run.
 
 
-def test_half_a_minute_without_the_storage(emulator, local, tmp_path):
+def test_an_outage_of_half_a_minute_is_survived(emulator, local, tmp_path):
     work = Command(emulator, tmp_path, *PRETRAIN, "--workdir=gs://bucket/run")
     work.wait_for("step 10/60")
     emulator.faults = [Fault(status=503, seconds=30)]
@@ -348,11 +350,11 @@ def test_half_a_minute_without_the_storage(emulator, local, tmp_path):
     check_equal(emulator, "run", local, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["refused for 20 s", "void"])
-def test_a_token_that_is_not_accepted(emulator, local, tmp_path, kind):
+@pytest.mark.parametrize("fault", ["refused for 20 s", "revoked"])
+def test_a_run_survives_a_revoked_token(emulator, local, tmp_path, fault):
     work = Command(emulator, tmp_path, *PRETRAIN, "--workdir=gs://bucket/run")
     work.wait_for("step 10/60")
-    if kind == "void":
+    if fault == "revoked":
         emulator.revoke_tokens()
     else:
         emulator.faults = [Fault(status=401, seconds=20)]
@@ -360,7 +362,7 @@ def test_a_token_that_is_not_accepted(emulator, local, tmp_path, kind):
     check_equal(emulator, "run", local, tmp_path)
 
 
-def test_a_role_that_is_taken_away(emulator, tmp_path):
+def test_a_revoked_permission_exits_with_75(emulator, tmp_path):
     work = Command(emulator, tmp_path, *PRETRAIN, "--workdir=gs://bucket/run")
     work.wait_for("step 30/60")
     while "run/checkpoints/20/commit_success.txt" not in emulator.objects("bucket"):
@@ -373,7 +375,7 @@ def test_a_role_that_is_taken_away(emulator, tmp_path):
     assert "Traceback" not in text
 
 
-def test_a_bucket_that_is_deleted(emulator, tmp_path):
+def test_a_deleted_bucket_exits_with_75(emulator, tmp_path):
     work = Command(emulator, tmp_path, *PRETRAIN, "--workdir=gs://bucket/run")
     work.wait_for("step 10/60")
     emulator.delete_bucket("bucket")
@@ -382,7 +384,7 @@ def test_a_bucket_that_is_deleted(emulator, tmp_path):
     assert "Traceback" not in text
 
 
-def test_patience_ends_with_75(emulator, tmp_path):
+def test_retries_that_time_out_exit_with_75(emulator, tmp_path):
     work = Command(
         emulator,
         tmp_path,
@@ -398,7 +400,7 @@ def test_patience_ends_with_75(emulator, tmp_path):
     assert "Traceback" not in text
 
 
-def test_a_checkpoint_that_comes_in_pieces(emulator, local, tmp_path):
+def test_truncated_reads_of_a_checkpoint_are_repeated(emulator, local, tmp_path):
     arguments = (*PRETRAIN, "--workdir=gs://bucket/run")
     work = Command(emulator, tmp_path, *arguments)
     work.wait_for("step 30/60")
@@ -409,7 +411,9 @@ def test_a_checkpoint_that_comes_in_pieces(emulator, local, tmp_path):
     check_equal(emulator, "run", local, tmp_path)
 
 
-def test_a_checkpoint_that_never_comes_is_told_and_can_be_stopped(emulator, tmp_path):
+def test_an_endless_read_of_a_checkpoint_is_reported_and_can_be_stopped(
+    emulator, tmp_path
+):
     arguments = (*PRETRAIN, "--config.steps=40", "--workdir=gs://bucket/run")
     work = Command(emulator, tmp_path, *arguments)
     while "run/checkpoints/20/commit_success.txt" not in emulator.objects("bucket"):
@@ -438,7 +442,7 @@ def test_a_stalled_upload_does_not_stop_the_steps(emulator, local, tmp_path):
     check_equal(emulator, "run", local, tmp_path)
 
 
-def test_one_write_a_second(emulator, local, tmp_path):
+def test_a_limit_of_one_write_a_second_is_respected(emulator, local, tmp_path):
     """The service's limit for an object, which it enforces by 429."""
     emulator.seconds_between_writes = 1
     work = Command(emulator, tmp_path, *PRETRAIN, "--workdir=gs://bucket/run")

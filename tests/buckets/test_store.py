@@ -1,4 +1,4 @@
-"""The emulator's responses, as Cloud Storage's documentation and clients have them."""
+"""The emulator's responses, as documented by Cloud Storage and used by clients."""
 
 import base64
 import hashlib
@@ -49,9 +49,9 @@ def test_media_upload(client, emulator):
     assert (metadata["size"], metadata["md5Hash"]) == (str(len(DATA)), md5(DATA))
     assert metadata["contentType"] == "image/x"
     assert emulator.objects("bucket") == {ODD: DATA}
-    again = client.post(upload_path(ODD), b"").json
-    assert int(again["generation"]) > int(metadata["generation"])
-    assert again["size"] == "0"
+    replaced = client.post(upload_path(ODD), b"").json
+    assert int(replaced["generation"]) > int(metadata["generation"])
+    assert replaced["size"] == "0"
     assert emulator.objects("bucket") == {ODD: b""}
 
 
@@ -102,7 +102,7 @@ def test_resumable_upload_in_pieces(client, emulator):
     path, size, half = start_upload(client, ODD), len(DATA), len(DATA) // 2
     first = {"body": DATA[:half], "Content_Range": f"bytes 0-{half - 1}/*"}
     question = {"Content_Range": f"bytes */{size}"}
-    for request in (first, question, first):  # the same piece may come again
+    for request in (first, question, first):  # a piece may be sent repeatedly
         reply = client.put(path, **request)
         assert reply.status == 308
         assert reply.headers["Range"] == f"bytes=0-{half - 1}"
@@ -225,13 +225,13 @@ def test_the_client_may_ask_for_smaller_pages_and_some_fields(client, emulator):
 
 def test_preconditions_of_reads(client, emulator):
     emulator.put("bucket", "x", DATA)
-    now, media = generation(client, "x"), f"{json_path('x')}?alt=media"
+    current, media = generation(client, "x"), f"{json_path('x')}?alt=media"
     expected = {
-        f"ifGenerationNotMatch={now}": 304,
+        f"ifGenerationNotMatch={current}": 304,
         "ifGenerationNotMatch=5": 200,
-        f"ifGenerationMatch={now}": 200,
+        f"ifGenerationMatch={current}": 200,
         "ifGenerationMatch=5": 412,
-        f"generation={now}": 200,
+        f"generation={current}": 200,
         "generation=5": 404,
     }
     statuses = {query: client.get(f"{media}&{query}").status for query in expected}

@@ -1,4 +1,4 @@
-"""What all launchers share: sound scripts, time for a save, the lock in the image."""
+"""All launchers: valid scripts, time for a save, the lock in the image."""
 
 import pathlib
 import re
@@ -21,46 +21,44 @@ GRACES = {
 }
 
 
-def test_scripts_are_sound():
-    beside = pathlib.Path(sys.executable).parent / "shellcheck"
-    program = beside if beside.exists() else shutil.which("shellcheck")
-    assert program, "needs shellcheck, which requirements.lock brings: make env"
+def test_scripts_pass_shellcheck():
+    installed = pathlib.Path(sys.executable).parent / "shellcheck"
+    program = installed if installed.exists() else shutil.which("shellcheck")
+    assert program, "needs shellcheck, from requirements.lock: make env"
     assert len(SCRIPTS) == 5
     done = subprocess.run([program, *SCRIPTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_there_is_time_for_a_save(tmp_path):
-    """Ten times what a ResNet-50 with its momentum takes here."""
-    draw = np.random.default_rng(0)
-    state = {
-        f"{i}": jnp.asarray(draw.random((5, 2**20), np.float32)) for i in range(10)
-    }
-    began = time.monotonic()
+def test_grace_periods_suffice_for_a_save(tmp_path):
+    """Ten times the time that a ResNet-50 with its momentum takes on this machine."""
+    rng = np.random.default_rng(0)
+    state = {f"{i}": jnp.asarray(rng.random((5, 2**20), np.float32)) for i in range(10)}
+    start = time.monotonic()
     checkpoints = Checkpoints(tmp_path, every=1)
     checkpoints.save(1, state)
     checkpoints.close()
-    needed = 10 * (time.monotonic() - began)
+    needed = 10 * (time.monotonic() - start)
     for name, pattern in GRACES.items():
         (grace,) = re.findall(pattern, pathlib.Path("launch", name).read_text())
         assert int(grace) > needed, name
 
 
-def test_the_image_installs_the_lock_and_then_what_the_readme_says():
+def test_the_image_installs_the_lock_and_the_extra_of_the_readme():
     text = pathlib.Path("launch/Dockerfile").read_text()
     *_, lock, extra = re.findall(r"pip install --no-cache-dir (.*?)(?: \\)?\n", text)
     assert lock == "--require-hashes -r requirements.lock"
     readme = pathlib.Path("README.md").read_text()
     for name in ("tpu", "cuda13"):
         assert f"pip install {extra.replace('$EXTRA', name)}`" in readme
-    for words in re.findall(r"^COPY (.*) \S+$", text, re.M):
-        assert all(pathlib.Path(word).exists() for word in words.split())
+    for sources in re.findall(r"^COPY (.*) \S+$", text, re.M):
+        assert all(pathlib.Path(source).exists() for source in sources.split())
     version = re.search(r"^FROM python:3\.(\d+)-slim$", text, re.M)
     assert version
-    assert 11 <= int(version[1]) <= 13  # what the lock is for
+    assert 11 <= int(version[1]) <= 13  # versions of the lock
 
 
-def test_the_costs_are_those_of_the_plan():
+def test_costs_equal_the_table_of_the_readme():
     row = r"`simclr_imagenet` \| 4096 \| v5e:8x8 \|.*\| ([\d.]+) to ([\d.]+) \|$"
     readme = pathlib.Path("README.md").read_text()
     ((low, high),) = re.findall(row, readme, re.M)

@@ -1,4 +1,4 @@
-"""The manifests: known fields of the right types, and sums that come out."""
+"""The manifests: documented fields of the right types, and consistent numbers."""
 
 import math
 import pathlib
@@ -10,8 +10,8 @@ from simclr_jax.cli import common, pretrain
 
 FILES = ("launch/gke.yaml", "launch/gke_multislice.yaml")
 
-# The fields that are used, as Kubernetes 1.37 (batch/v1 Job and below) and JobSet
-# v1alpha2 document them; a tuple names what may stand there.
+# Fields in use, as documented by Kubernetes 1.37 (batch/v1 Job and below) and JobSet
+# v1alpha2; a tuple lists the allowed values.
 CONTAINER = {
     "name": str,
     "image": str,
@@ -61,24 +61,24 @@ JOBSET = {
 }
 
 
-def check(value, kind, where="."):
-    """Fails where a value is not of its kind; fields named `x?` may be missing."""
-    if isinstance(kind, dict):
-        assert isinstance(value, dict), where
-        assert set(value) <= {key.rstrip("?") for key in kind}, where
-        for key, inner in kind.items():
+def check(value, schema, path="."):
+    """Fails where a value does not match its schema; fields named `x?` are optional."""
+    if isinstance(schema, dict):
+        assert isinstance(value, dict), path
+        assert set(value) <= {key.rstrip("?") for key in schema}, path
+        for key, inner in schema.items():
             if not key.endswith("?") or key.rstrip("?") in value:
-                assert key.rstrip("?") in value, f"{where}: {key} is missing"
-                check(value[key.rstrip("?")], inner, f"{where}/{key}")
-    elif isinstance(kind, list):
-        assert isinstance(value, list), where
-        assert value, where
-        for each in value:
-            check(each, kind[0], where)
-    elif isinstance(kind, tuple):
-        assert value in kind, where
+                assert key.rstrip("?") in value, f"{path}: {key} is missing"
+                check(value[key.rstrip("?")], inner, f"{path}/{key}")
+    elif isinstance(schema, list):
+        assert isinstance(value, list), path
+        assert value, path
+        for item in value:
+            check(item, schema[0], path)
+    elif isinstance(schema, tuple):
+        assert value in schema, path
     else:
-        assert type(value) is kind, where
+        assert type(value) is schema, path
 
 
 def load(file):
@@ -93,7 +93,7 @@ def parts(manifest):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_field_is_known(file):
+def test_manifests_match_the_schema(file):
     check(load(file), JOBSET)
 
 
@@ -103,10 +103,10 @@ def test_every_field_is_known(file):
         ("backoffLimit", "backofLimit"),
         ("completions: 16", 'completions: "16"'),
         ("Never", "Always"),
-        ("          backoffLimit: 0 # one host less and all begin again\n", ""),
+        ("          backoffLimit: 0 # a lost host restarts all of them\n", ""),
     ],
 )
-def test_the_check_can_fail(right, wrong):
+def test_wrong_manifests_fail_the_check(right, wrong):
     text = pathlib.Path(FILES[0]).read_text()
     assert text.count(right) == 1
     with pytest.raises(AssertionError):
@@ -114,18 +114,18 @@ def test_the_check_can_fail(right, wrong):
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_hosts_are_as_many_as_the_topology_has(file):
+def test_the_number_of_hosts_matches_the_topology(file):
     _, job, pod, container = parts(load(file))
     topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
     chips = math.prod(map(int, topology.split("x")))
-    on_a_host = container["resources"]["limits"]["google.com/tpu"]
-    assert job["parallelism"] * on_a_host == chips
+    chips_per_host = container["resources"]["limits"]["google.com/tpu"]
+    assert job["parallelism"] * chips_per_host == chips
     assert job["completions"] == job["parallelism"]
     assert job["completionMode"] == "Indexed"  # gives every host its number
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_what_failed_ends_and_the_rest_begins_again(file):
+def test_failures_end_the_job_and_other_exits_restart_it(file):
     manifest = load(file)
     _, job, pod, container = parts(manifest)
     assert (job["backoffLimit"], pod["restartPolicy"]) == (0, "Never")
@@ -135,23 +135,23 @@ def test_what_failed_ends_and_the_rest_begins_again(file):
     assert codes["containerName"] == container["name"]
     assert (codes["operator"], codes["values"]) == ("In", [common.FAILED, common.USAGE])
     policy = manifest["spec"]["failurePolicy"]
-    (end,) = policy["rules"]  # where none fits, JobSet restarts all
+    (end,) = policy["rules"]  # without a matching rule JobSet restarts all
     assert end["action"] == "FailJobSet"
     assert end["onJobFailureReasons"] == ["PodFailurePolicy"]
     assert policy["maxRestarts"] > 0
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_door_understands_its_words(file):
+def test_pretrain_parses_the_arguments(file):
     *_, container = parts(load(file))
-    room, *words = container["args"]
-    assert room == "pretrain"
-    c, workdir = pretrain.read(words)
+    command, *arguments = container["args"]
+    assert command == "pretrain"
+    c, workdir = pretrain.read(arguments)
     assert c.data.data_dir.startswith("gs://BUCKET/")
     assert workdir.startswith("gs://BUCKET/")
 
 
-def test_the_two_differ_in_slices_and_machines_only():
+def test_manifests_differ_in_slices_and_machines_only():
     one, two = map(load, FILES)
     (slices, job, pod, _), (slices2, job2, pod2, _) = parts(one), parts(two)
     assert (slices["replicas"], slices2["replicas"]) == (1, 2)

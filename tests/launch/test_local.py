@@ -1,4 +1,4 @@
-"""launch/local.sh with a door made of stubs: environment, output, exit codes."""
+"""launch/local.sh with a stub of the command: environment, output, exit codes."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = str(ROOT / "launch" / "local.sh")
 
-DOOR = """
+STUB = """
 import os, signal, sys, time
 rank = int(os.environ["JAX_PROCESS_ID"])
 """
@@ -21,7 +21,7 @@ rank = int(os.environ["JAX_PROCESS_ID"])
 def start(folder, body, *arguments, script=SCRIPT):
     package = folder / "simclr_jax"
     package.mkdir()
-    (package / "__main__.py").write_text(DOOR + body)
+    (package / "__main__.py").write_text(STUB + body)
     return subprocess.Popen(
         ["bash", script, *arguments],
         cwd=folder,
@@ -32,13 +32,13 @@ def start(folder, body, *arguments, script=SCRIPT):
     )
 
 
-def run(*arguments, **keywords):
-    process = start(*arguments, **keywords)
+def run(*arguments, **kwargs):
+    process = start(*arguments, **kwargs)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
 
 
-def test_each_process_gets_its_place_and_the_arguments(tmp_path):
+def test_processes_get_their_rank_and_the_arguments(tmp_path):
     body = """
 address = os.environ["JAX_COORDINATOR_ADDRESS"]
 print(rank, os.environ["JAX_NUM_PROCESSES"], address, *sys.argv[1:])
@@ -48,8 +48,8 @@ print(rank, os.environ["JAX_NUM_PROCESSES"], address, *sys.argv[1:])
     first, *others = out.splitlines() + sorted(err.splitlines())
     address = first.split()[2]
     assert address.startswith("127.0.0.1:")
-    assert first == f"0 3 {address} --workdir a b"
-    assert others == [f"[{k}] {k} 3 {address} --workdir a b" for k in (1, 2)]
+    assert first == f"0 3 {address} pretrain --workdir a b"
+    assert others == [f"[{k}] {k} 3 {address} pretrain --workdir a b" for k in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ print(rank, os.environ["JAX_NUM_PROCESSES"], address, *sys.argv[1:])
         ((0, 0), 0),
         ((2, 2), 2),
         ((75, 75), 75),
-        ((75, 1), 1),  # one failed, its peer only noticed
+        ((75, 1), 1),  # one failed, its peer lost it
         ((1, 75), 1),
         ((0, 134), 75),  # a process lost to a signal
         ((75, -signal.SIGKILL), 75),
@@ -73,15 +73,15 @@ sys.exit(code)
     assert run(tmp_path, body, "2")[0] == expected
 
 
-def test_a_process_that_hangs_after_a_failure_is_ended(tmp_path):
+def test_a_process_that_hangs_after_a_failure_is_killed(tmp_path):
     script = tmp_path / "local.sh"
     text = pathlib.Path(SCRIPT).read_text()
     assert text.count("grace=30") == 1
     script.write_text(text.replace("grace=30", "grace=1"))
-    began = time.monotonic()
+    start_time = time.monotonic()
     body = "time.sleep(300) if rank == 0 else sys.exit(1)"
     assert run(tmp_path, body, "2", script=str(script))[0] == 1
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - start_time < 30
 
 
 def test_a_signal_reaches_every_process(tmp_path):
@@ -100,7 +100,7 @@ time.sleep(300)
 
 
 @pytest.mark.parametrize("arguments", [(), ("0",), ("two",), ("--config", "x.py")])
-def test_usage(tmp_path, arguments):
+def test_wrong_usage_is_one_line(tmp_path, arguments):
     code, out, err = run(tmp_path, "", *arguments)
     assert code == 2
     assert out == ""

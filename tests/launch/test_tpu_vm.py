@@ -1,4 +1,4 @@
-"""launch/tpu_vm.sh with gcloud replaced, by gcloud itself; what hosts begin."""
+"""launch/tpu_vm.sh with gcloud replaced, and by its parser; the startup script."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ import pytest
 from tests.test_docs import commands
 
 SCRIPT = "launch/tpu_vm.sh"
-DOOR = (
+ARGUMENTS = (
     "IMAGE/x:1",
     "--config",
     "configs/a.py:epochs=8,batch=10",
@@ -26,15 +26,15 @@ PAGES = [
 
 
 def command(folder, name, body):
-    """Puts a program of this name on the PATH of `run`."""
+    """Writes a program of this name to the PATH of `run`."""
     (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
     (folder / name).chmod(0o755)
 
 
-def run(folder, *words, **environment):
+def run(folder, *arguments, **environment):
     path = f"{folder}:{os.environ['PATH']}"
     return subprocess.run(
-        ["bash", *words],
+        ["bash", *arguments],
         env=os.environ | {"PATH": path} | environment,
         capture_output=True,
         text=True,
@@ -42,68 +42,70 @@ def run(folder, *words, **environment):
     )
 
 
-def asked(folder, *words, **environment):
-    """What gcloud is told, and what the hosts shall begin."""
+def create(folder, *arguments, **environment):
+    """Runs the script; (the arguments of gcloud, the startup script of a host)."""
     body = f"""
 printf '%s\\n' "$@" >{folder}/argv
 last=${{@: -1}}
 case $last in *startup-script=*) cp "${{last##*=}}" {folder}/host ;; esac
 """
     command(folder, "gcloud", body)
-    done = run(folder, SCRIPT, *words, **environment)
+    done = run(folder, SCRIPT, *arguments, **environment)
     assert done.returncode == 0, done.stderr
     return (folder / "argv").read_text().splitlines(), folder / "host"
 
 
-def test_one_slice(tmp_path):
-    argv, host = asked(tmp_path, "run", "zone", "v5litepod-64", "1", *DOOR)
+def test_arguments_for_one_slice(tmp_path):
+    argv, host = create(tmp_path, "run", "zone", "v5litepod-64", "1", *ARGUMENTS)
     assert argv[:5] == ["compute", "tpus", "queued-resources", "create", "run"]
     *flags, script = argv[5:]
     assert set(flags) == {
         *("--zone=zone", "--accelerator-type=v5litepod-64", "--node-id=run"),
         "--runtime-version=v2-alpha-tpuv5-lite",
     }
-    left = script.removeprefix("--metadata-from-file=startup-script=")
-    assert not os.path.exists(left)
+    temporary = script.removeprefix("--metadata-from-file=startup-script=")
+    assert not os.path.exists(temporary)
     assert host.read_text().startswith("#!/usr/bin/env bash\n")
 
 
-def test_several_slices_and_more_words(tmp_path):
-    words = ("run", "zone", "v4-32", "3", *DOOR)
-    argv, _ = asked(tmp_path, *words, FLAGS="--spot --network=net")
+def test_arguments_for_several_slices_and_flags(tmp_path):
+    arguments = ("run", "zone", "v4-32", "3", *ARGUMENTS)
+    argv, _ = create(tmp_path, *arguments, FLAGS="--spot --network=net")
     assert {"--node-count=3", "--node-prefix=run", "--spot", "--network=net"} <= set(
         argv
     )
-    assert not any(word.startswith("--node-id") for word in argv)
+    assert not any(argument.startswith("--node-id") for argument in argv)
 
 
 @pytest.mark.parametrize(
-    ("kind", "runtime"),  # of Google's page on TPU software versions
+    ("accelerator", "runtime"),  # of Google's page on TPU software versions
     [
         *(("v2-8", "tpu-ubuntu2204-base"), ("v3-32", "tpu-ubuntu2204-base")),
         *(("v4-8", "tpu-ubuntu2204-base"), ("v5litepod-4", "v2-alpha-tpuv5-lite")),
         *(("v5p-8", "v2-alpha-tpuv5"), ("v6e-256", "v2-alpha-tpuv6e")),
     ],
 )
-def test_each_type_has_its_runtime(tmp_path, kind, runtime):
-    argv, _ = asked(tmp_path, "run", "zone", kind, "1", *DOOR)
+def test_types_have_their_runtime(tmp_path, accelerator, runtime):
+    argv, _ = create(tmp_path, "run", "zone", accelerator, "1", *ARGUMENTS)
     assert f"--runtime-version={runtime}" in argv
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         ((), "usage: "),
         (("run", "zone", "v4-8", "IMAGE", "--config", "x"), "usage: "),
-        (("run", "zone", "v4-8", "0", *DOOR), "usage: "),
-        (("run", "zone", "tpu7x-8", "1", *DOOR), "no runtime known for tpu7x-8"),
+        (("run", "zone", "v4-8", "0", *ARGUMENTS), "usage: "),
+        (("run", "zone", "tpu7x-8", "1", *ARGUMENTS), "no runtime known for tpu7x-8"),
     ],
 )
-def test_a_mistake_is_one_line_and_asks_for_nothing(tmp_path, words, said):
+def test_wrong_arguments_are_refused_without_calling_gcloud(
+    tmp_path, arguments, message
+):
     command(tmp_path, "gcloud", "echo called")
-    done = run(tmp_path, SCRIPT, *words)
+    done = run(tmp_path, SCRIPT, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -111,8 +113,8 @@ def test_a_mistake_is_one_line_and_asks_for_nothing(tmp_path, words, said):
     ("codes", "end"),
     [((0,), 0), ((75, 134, 75, 0), 0), ((75, 1), 1), ((2,), 2), ((137,), 137)],
 )
-def test_a_host_repeats_what_may_be_repeated(tmp_path, codes, end):
-    _, host = asked(tmp_path, "run", "zone", "v4-8", "1", *DOOR)
+def test_hosts_repeat_the_command_after_codes_75_and_134(tmp_path, codes, end):
+    _, host = create(tmp_path, "run", "zone", "v4-8", "1", *ARGUMENTS)
     (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
     body = f"""
 [[ $1 == run ]] || exit 0
@@ -124,8 +126,8 @@ code=$(head -n 1 {tmp_path}/codes); sed -i 1d {tmp_path}/codes; exit "$code"
     ran = (tmp_path / "ran").read_text().splitlines()
     assert ran.count("pretrain") == len(codes)
     assert (tmp_path / "codes").read_text() == ""
-    image, door, *words = ran[-len(DOOR) - 1 :]
-    assert (image, door, *words) == (DOOR[0], "pretrain", *DOOR[1:])
+    image, subcommand, *arguments = ran[-len(ARGUMENTS) - 1 :]
+    assert (image, subcommand, *arguments) == (ARGUMENTS[0], "pretrain", *ARGUMENTS[1:])
     argv = (tmp_path / "argv").read_text().split()
     assert argv == ["auth", "configure-docker", "IMAGE", "--quiet"]
 
@@ -134,23 +136,25 @@ code=$(head -n 1 {tmp_path}/codes); sed -i 1d {tmp_path}/codes; exit "$code"
 @pytest.mark.parametrize(
     "line", [x for x in PAGES if re.match(r"gcloud|(FLAGS=\S+ )?launch/tpu", x)]
 )
-def test_gcloud_understands(tmp_path, line):
-    """It reads the words, and only then misses an account: none can be used here."""
+def test_gcloud_parses_the_commands(tmp_path, line):
+    """It parses the arguments before it reports the missing account."""
     clean = {x: y for x, y in os.environ.items() if not x.startswith("CLOUDSDK")}
-    nobody = {
+    no_account = {
         "CLOUDSDK_CONFIG": str(tmp_path),
         "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
         "CLOUDSDK_CORE_PROJECT": "none",
         "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
     }
 
-    def said(line):
-        words = ["bash", "-c", line]
-        done = subprocess.run(words, env=clean | nobody, capture_output=True, text=True)
+    def error(line):
+        command = ["bash", "-c", line]
+        done = subprocess.run(
+            command, env=clean | no_account, capture_output=True, text=True
+        )
         assert done.returncode
         return done.stderr
 
-    assert "not currently have an active account" in said(line)
+    assert "not currently have an active account" in error(line)
     if line == PAGES[0]:
         wrong = f"FLAGS=--sport {shlex.join(shlex.split(line))}"
-        assert "unrecognized arguments: --sport" in said(wrong)
+        assert "unrecognized arguments: --sport" in error(wrong)

@@ -149,14 +149,14 @@ def test_upload_and_download(cloud, tmp_path):
         "copy of net/a": b"1",
         "copy of net/in/b": b"2",
     }
-    here = tmp_path / "here"
-    assert bucket.download("gs://bucket/copy of net", here) == 2
+    local = tmp_path / "here"
+    assert bucket.download("gs://bucket/copy of net", local) == 2
     assert (here / "copy of net" / "in" / "b").read_bytes() == b"2"
-    assert bucket.download("gs://bucket/a.ckpt", here) == 2  # a TensorFlow checkpoint
-    assert sorted(p.name for p in here.iterdir()) == [
+    assert bucket.download("gs://bucket/a.ckpt", local) == 2  # a TensorFlow checkpoint
+    assert sorted(p.name for p in local.iterdir()) == [
         *("a.ckpt.data", "a.ckpt.index", "copy of net"),
     ]
-    assert bucket.download("gs://bucket/none", here) == 0
+    assert bucket.download("gs://bucket/none", local) == 0
 
 
 def test_local_and_bucket_storages_return_the_same(cloud, tmp_path):
