@@ -1,4 +1,4 @@
-"""What the compiled SimCLR step sends between devices: z once, sums, and no picture."""
+"""Communication of the compiled SimCLR step: z once, sums, and no picture."""
 
 import jax
 import numpy as np
@@ -17,8 +17,8 @@ from tests.tools import (
 )
 
 
-@pytest.mark.parametrize("where", ["host", "device", "device, cut there too"])
-def test_one_gather_of_z_and_no_image_traffic(where):
+@pytest.mark.parametrize("colour", ["host", "device", "device, cropped there"])
+def test_one_gather_of_z_and_no_image_traffic(colour):
     mesh, n, side = make_mesh(), 32, 20
     views = expand(RECIPES["simclr"](size=side, blur=0.5))
     batch = small_batch(n, side)
@@ -26,19 +26,19 @@ def test_one_gather_of_z_and_no_image_traffic(where):
     with jax.set_mesh(mesh):
         method, tx = small_method("simclr"), small_optimiser()
         state = small_state(method, tx, batch, mesh)
-        if where != "host":
+        if colour != "host":
             prepare = augment_device.prepare(views)
-            draw = augment.draw if where == "device" else decoded_cache.draw
+            draw = augment.draw if colour == "device" else decoded_cache.draw
             batch = batch.replace(draws=draw(views, 0, 0, 0, np.arange(n)))
-        if "cut" in where:
+        if "cropped" in colour:
             batch = batch.replace(picture=batch.views[0], views=())
         batch = jax.device_put(batch, by_batch(mesh))
         step = compiled_step(method, tx, mesh, prepare=prepare)
-        found = collectives(step.lower(state, batch).compile())
-    gathers = [kinds for kind, kinds in found if kind == "all-gather"]
+        operations = collectives(step.lower(state, batch).compile())
+    gathers = [types for name, types in operations if name == "all-gather"]
     assert len(gathers) == 1
     assert "f32[2,32,8]" in gathers[0].replace("f32[2,8,32]", "f32[2,32,8]")
-    # All else are sums over the devices: of gradients, statistics and metrics.
-    assert {kind for kind, _ in found} == {"all-gather", "all-reduce"}
-    sums = [kinds for kind, kinds in found if kind == "all-reduce"]
-    assert not any(f"{side},{side}" in kinds for kinds in sums)
+    # The rest are sums over the devices: of gradients, statistics and metrics.
+    assert {name for name, _ in operations} == {"all-gather", "all-reduce"}
+    sums = [types for name, types in operations if name == "all-reduce"]
+    assert not any(f"{side},{side}" in types for types in sums)

@@ -1,16 +1,16 @@
 """From picture files to views, on the host.
 
-Every number of a view is a hash of (seed, epoch, index, view), never the state of a
-generator: any process can make any view of any step. A picture is decoded once, each
-view is cut out and resized alone (`crop`), and a chunk of views is then coloured
-together (`paint.colour`), because at 32 pixels an operation costs more than its
-arithmetic.
+Every number of a view is a hash of (seed, epoch, index, view); there is no generator
+with a state, so any process can make any view of any step. A picture is decoded once,
+each view is cropped and resized alone (`crop`), and a chunk of views is then coloured
+together (`augment_host.apply_colour`), because at 32 pixels the call of an operation
+costs more than its arithmetic.
 
-Colour on the host is rounded to uint8 after everything, colour on the device after the
-crop and nowhere else; small pictures, which the device cuts too (`whole`), are rounded
-nowhere. Measured differences of the pixels that the encoder gets from the host's,
-in [0, 1], additive then multiplicative brightness (a level is 1/255 = 0.0039), all cut
-on the host:
+With colour on the host the views are rounded to uint8 after all steps, with colour on
+the device only after the crop; small pictures, which the device crops too
+(`decoded_cache`), are not rounded. Measured differences of the encoder's input from
+that with colour on the host, in [0, 1], additive then multiplicative brightness (a
+level is 1/255 = 0.0039), all cropped on the host:
 
 | pictures | maximum | 99.9th percentile | mean |
 |---|---|---|---|
@@ -18,17 +18,21 @@ on the host:
 | photographs, 224 pixels, s = 1, blur | .089, .062 | .0066, .0077 | .0008, .0010 |
 
 The mean is that of rounding. The maxima come from the overshoot of the bicubic resize,
-which is clipped before the device gets to see it.
+which is clipped before it is sent to the device.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from simclr_jax.data.hash import GOLDEN, mix
 from simclr_jax.data.tensorflow import tf
+from simclr_jax.data.view import View
 
 _CROP, _COLOUR, _BATCH = 0, 1, 2  # streams, so that no two draws share a key
-ATTEMPTS, COVERED = 100, 0.1  # of TensorFlow's sampler, as released
-UNIFORMS = {"inception_log": 4, "torch": 22}  # numbers that a sampler takes
+ATTEMPTS, MIN_COVERED = 100, 0.1  # of TensorFlow's sampler, as released
+UNIFORMS = {"inception_log": 4, "torch": 22}  # random numbers of a sampler
 
 
 def _bits(count, *key):
@@ -45,14 +49,16 @@ def _uniform(count, *key):
     return (_bits(count, *key) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
 
 
-def crop_keys(views: int, seed: int, epoch: int, index):
+def crop_keys(
+    views: int, seed: int, epoch: int | np.ndarray, index: np.ndarray
+) -> np.ndarray:
     """Keys of the crop windows.
 
     Args:
-      views: V, how many views.
+      views: V, the number of views.
       seed: of the run.
       epoch: epoch of these pictures.
-      index: int64 [N], their numbers in the data set.
+      index: int64 [N], their positions in the split.
 
     Returns:
       int64 [N, V, 2].
@@ -61,21 +67,27 @@ def crop_keys(views: int, seed: int, epoch: int, index):
     return np.stack(keys, 1).view(np.int64)
 
 
-def draw(views, seed: int, epoch, step, index) -> tuple[dict, ...]:
-    """Draws everything of the views except their windows.
+def draw(
+    views: Sequence[View],
+    seed: int,
+    epoch: int | np.ndarray,
+    step: int | np.ndarray,
+    index: np.ndarray,
+) -> tuple[dict[str, np.ndarray], ...]:
+    """Draws all random numbers of the views except their crop windows.
 
     Args:
       views: V single views (see `recipes.expand`).
       seed: of the run.
       epoch: of these pictures; an integer or int64 [N].
       step: of their batch, likewise; only `blur_sigma = "batch"` reads it.
-      index: int64 [N], numbers of the pictures in the data set.
+      index: int64 [N], positions of the pictures in the split.
 
     Returns:
-      One dict a view, of arrays with N rows: flip, jitter, grey, blur, solarise bool
-      [N]; order int32 [N, 4], the operation (0 brightness, 1 contrast, 2 saturation,
-      3 hue) of each slot; factors float32 [N, 4], by operation, the hue in turns;
-      sigma float32 [N] in pixels.
+      A dict for each view: flip, jitter, grey, blur, solarise bool [N]; order int32
+      [N, 4], the operation (0 brightness, 1 contrast, 2 saturation, 3 hue) of each
+      slot; factors float32 [N, 4], by operation, the hue in turns; sigma float32 [N],
+      in pixels.
     """
     return tuple(
         _draw(view, v, seed, epoch, step, index) for v, view in enumerate(views)
@@ -91,28 +103,28 @@ def _draw(view, v, seed, epoch, step, index):
         return np.float32(low) + np.float32(high - low) * u[:, column]
 
     b, c, s, h = view.brightness, view.contrast, view.saturation, view.hue
-    if view.brightness_kind == "additive":
+    if view.brightness_mode == "additive":
         brightness = between(-b, b, 5)
     else:
         brightness = between(max(0.0, 1 - b), 1 + b, 5)
-    others = (between(1 - c, 1 + c, 6), between(1 - s, 1 + s, 7), between(-h, h, 8))
+    factors = (between(1 - c, 1 + c, 6), between(1 - s, 1 + s, 7), between(-h, h, 8))
     return {
         "flip": u[:, 0] < view.flip,
         "jitter": u[:, 1] < view.jitter,
         "grey": u[:, 2] < view.grey,
         "blur": u[:, 3] < view.blur,
         "solarise": u[:, 4] < view.solarise,
-        "factors": np.stack((brightness, *others), 1),
+        "factors": np.stack((brightness, *factors), 1),
         "sigma": between(view.sigma[0], view.sigma[1], 9),
         "order": np.argsort(u[:, 10:], axis=1).astype(np.int32),
     }
 
 
-def decode(data):
-    """Decodes a JPEG, PNG, GIF (first frame), BMP or WebP file, told by its bytes.
+def decode(data: Any) -> Any:
+    """Decodes a JPEG, PNG, GIF (first frame), BMP or WebP file, whatever its name.
 
     Args:
-      data: string [], or uint8 [H, W, 3], which is a picture already.
+      data: string [], or uint8 [H, W, 3], a decoded picture.
 
     Returns:
       uint8 [H, W, 3], not rotated by EXIF, as in the released pipelines.
@@ -123,10 +135,10 @@ def decode(data):
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def window(shape, key, view):
-    """Draws a crop, spec by the sampler's name in `view.crop`.
+def window(shape: Any, key: Any, view: View) -> tuple[Any, Any]:
+    """Draws a crop by the sampler that `view.crop` names.
 
-    `windows.windows` draws the same for many pictures of one size.
+    `crop_windows.draw_windows` draws the same for many pictures of one size.
 
     Args:
       shape: int32 [3], of the picture.
@@ -134,17 +146,17 @@ def window(shape, key, view):
       view: a `view.View`.
 
     Returns:
-      (begin, size): int32 [3] each, as `tf.slice` wants them.
+      (begin, size): int32 [3], arguments of `tf.slice`.
     """
     if view.crop != "tf_bbox":
         u = tf.random.stateless_uniform([UNIFORMS[view.crop]], key)
-        begin, size = place(shape[:2], u, view)
+        begin, size = windows_from_uniform(shape[:2], u, view)
         return tf.concat([begin, [0]], 0), tf.concat([size, [3]], 0)
     # The object to cover is the whole picture: no crop falls below a tenth of it.
     begin, size, _ = tf.raw_ops.StatelessSampleDistortedBoundingBox(
         image_size=shape,
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
-        min_object_covered=COVERED,
+        min_object_covered=MIN_COVERED,
         seed=key,
         aspect_ratio_range=view.aspect,
         area_range=view.area,
@@ -154,8 +166,8 @@ def window(shape, key, view):
     return begin, size
 
 
-def place(side, u, view):
-    """Crops from given numbers, by the samplers that are not TensorFlow's own.
+def windows_from_uniform(side: Any, u: Any, view: View) -> tuple[Any, Any]:
+    """Crops from uniform numbers, by the samplers that are not TensorFlow's.
 
     Args:
       side: int [..., 2], heights and widths of the pictures.
@@ -163,7 +175,7 @@ def place(side, u, view):
       view: a `view.View`.
 
     Returns:
-      (begin, size): int32 [..., 2] each.
+      (begin, size): int32 [..., 2].
     """
     # In double precision, so that all machines and shapes round to the same pixels.
     side, u = tf.cast(side, tf.float64), tf.cast(u, tf.float64)
@@ -173,13 +185,13 @@ def place(side, u, view):
 
 
 def _inception_log(side, u, view):
-    """BYOL's sampler: log-uniform aspect, sides cut to the picture's, no retries."""
+    """BYOL's sampler: log-uniform aspect, sides at most the picture's, no retries."""
     size = tf.clip_by_value(_sides(side, u[..., 0], u[..., 1], view), 1.0, side)
-    return _place(u[..., 2:], side - size), size
+    return _uniform_up_to(side - size, u[..., 2:]), size
 
 
 def _torch(side, u, view):
-    """torchvision's RandomResizedCrop: ten tries, then the centre that fits best."""
+    """torchvision's RandomResizedCrop: ten tries, then the largest central crop."""
     tries = _sides(side[..., None, :], u[..., 0:20:2], u[..., 1:20:2], view)
     fits = tf.reduce_all((tries >= 1) & (tries <= side[..., None, :]), -1)
     first = tf.argmax(tf.cast(fits, tf.int32), -1)  # the first of all if none fits
@@ -189,8 +201,9 @@ def _torch(side, u, view):
     largest = tf.minimum(side, tf.round(side[..., ::-1] * wide))
     fit = tf.gather(fits, first, batch_dims=axes)[..., None]
     size = tf.where(fit, tf.gather(tries, first, batch_dims=axes), largest)
-    room = side - size
-    return tf.where(fit, _place(u[..., 20:], room), tf.floor(room / 2)), size
+    margin = side - size
+    begin = tf.where(fit, _uniform_up_to(margin, u[..., 20:]), tf.floor(margin / 2))
+    return begin, size
 
 
 def _sides(side, u, v, view):
@@ -202,26 +215,26 @@ def _sides(side, u, v, view):
     return tf.round(tf.sqrt(area)[..., None] * tf.stack([1 / root, root], -1))
 
 
-def _place(u, room):
-    """Uniform integers from 0 to `room`, both included, from u in [0, 1)."""
-    return tf.minimum(tf.floor(u * (room + 1)), room)
+def _uniform_up_to(largest, u):
+    """Uniform integers from 0 to `largest`, both included, from u in [0, 1)."""
+    return tf.minimum(tf.floor(u * (largest + 1)), largest)
 
 
-def resize(image, size: int, kind: str = "bicubic"):
+def resize(image: Any, size: int, method: str = "bicubic") -> Any:
     """Resizes uint8 [H, W, 3] to a square, half-pixel centres.
 
     Args:
       image: uint8 [H, W, 3].
       size: S, side of the result.
-      kind: as `view.View.resize`. "bicubic" has no antialias, and overshoots: nothing
-        clips it here. PIL's kinds have, and end at 0 and 255 as its pictures do; they
-        are PIL's own to the rounding, but for the bicubic's overshoot of the rows,
-        which PIL clips before it goes through the columns (some levels at sharp edges).
+      method: as `View.resize`. "bicubic" has no antialias, and its overshoot is not
+        clipped here. PIL's methods have antialias and are clipped to [0, 255]; they
+        equal PIL up to rounding, except that PIL clips the overshoot of the bicubic's
+        rows before it processes the columns (some levels at sharp edges).
 
     Returns:
       float32 [S, S, 3], around 0 to 255.
     """
-    if kind == "bicubic":
+    if method == "bicubic":
         pixels = tf.cast(image, tf.float32)[None]  # the kernel is slower on uint8
         return tf.raw_ops.ResizeBicubic(
             images=pixels, size=[size, size], half_pixel_centers=True
@@ -231,22 +244,22 @@ def resize(image, size: int, kind: str = "bicubic"):
         size=[size, size],
         scale=size / tf.cast(tf.shape(image)[:2], tf.float32),
         translation=[0.0, 0.0],
-        kernel_type={"pil_bilinear": "triangle", "pil_bicubic": "keyscubic"}[kind],
+        kernel_type={"pil_bilinear": "triangle", "pil_bicubic": "keyscubic"}[method],
         antialias=True,
     )[0]
     return tf.clip_by_value(pixels, 0.0, 255.0)
 
 
-def crop(image, key, view):
-    """Cuts one view out of uint8 [H, W, 3]: float32 [S, S, 3] around 0 to 255."""
+def crop(image: Any, key: Any, view: View) -> Any:
+    """Crops one view from uint8 [H, W, 3]: float32 [S, S, 3] around 0 to 255."""
     part = tf.slice(image, *window(tf.shape(image), key, view))
     return resize(part, view.size, view.resize)
 
 
-def centre(image, size: int):
-    """The evaluation's picture, SimCLR's: central 7/8 of the shorter side, resized.
+def centre(image: Any, size: int) -> Any:
+    """SimCLR's crop for evaluation: central 7/8 of the shorter side, resized.
 
-    At 32 pixels and below nothing is cut, and only a picture of another size is
+    At 32 pixels and below nothing is cropped, and only a picture of another size is
     resized.
 
     Args:
@@ -268,9 +281,9 @@ def centre(image, size: int):
     return tf.ensure_shape(image, [size, size, 3])
 
 
-def to_uint8(x):
+def to_uint8(x: Any) -> Any:
     """Rounds float32 around 0 to 255 to uint8."""
-    # In one pass over the pixels; to clip, add a half and cast are four.
+    # One pass over the pixels; clipping, adding a half and casting would be four.
     rounded = tf.raw_ops.QuantizeV2(
         input=x, min_range=0.0, max_range=255.0, T=tf.quint8
     )

@@ -1,26 +1,28 @@
 """Crops of small pictures on the device, resized: two products with a matrix each.
 
-The same as on the host (`simclr_jax.data.augment.crop`) to the rounding of floats, from
-the same windows. Nothing here looks across pictures, so a batch that is sharded by
-rows stays where it is.
+Equal to those of the host (`augment.crop`) up to rounding, from the same windows. No
+operation mixes pictures, so a batch that is split by rows needs no communication.
 """
 
+import jax
 import jax.numpy as jnp
+
+from simclr_jax.data.view import View
 
 TABLE = 1024  # TensorFlow's bicubic reads its weights from a table of so many entries
 
 
-def cut(pictures, windows, view):
-    """Cuts one view out of every picture.
+def crop(pictures: jax.Array, windows: jax.Array, view: View) -> jax.Array:
+    """Crops one view from every picture.
 
     Args:
       pictures: uint8 [N, H, W, 3].
       windows: int32 [N, 4]: y, x, height and width of the crops.
-      view: static; its size S and its kind of `resize`.
+      view: static; read are its size S and `resize`.
 
     Returns:
-      float32 [N, S, S, 3] around 0 to 1: the bicubic's overshoot is not clipped, as on
-      the host; PIL's kinds are.
+      float32 [N, S, S, 3] around 0 to 1: as on the host, the overshoot of "bicubic" is
+      not clipped, that of PIL's methods is.
     """
     y, x, height, width = windows.T
     rows = weights(y, height, pictures.shape[1], view)
@@ -37,30 +39,30 @@ def cut(pictures, windows, view):
     return planes.transpose(0, 2, 3, 1)
 
 
-def weights(start, length, side, view):
-    """What the pixels of a line give to those of its crop, resized.
+def weights(offset: jax.Array, length: jax.Array, side: int, view: View) -> jax.Array:
+    """The weights of a line's pixels in the pixels of its crop, resized.
 
     Args:
-      start: int32 [N], where the crop begins.
-      length: int32 [N], of the crop in pixels.
-      side: of the line in pixels.
-      view: its size S and its kind of `resize`.
+      offset: int32 [N], the first pixel of the crop.
+      length: int32 [N], of the crop, in pixels.
+      side: of the line, in pixels.
+      view: read are its size S and `resize`.
 
     Returns:
-      float32 [N, S, side], each row of them adding up to 1.
+      float32 [N, S, side]; the weights of a pixel add up to 1.
     """
     size, antialias = view.size, view.resize != "bicubic"
-    pixel = jnp.arange(side) - start[:, None, None]  # counted from the crop's first
+    pixel = jnp.arange(side) - offset[:, None, None]  # from the crop's first
     length = length[:, None, None]
     centre = (2 * jnp.arange(size)[:, None] + 1) * length  # in pixels times 2 S
-    apart = (2 * pixel + 1) * size - centre
+    distance = (2 * pixel + 1) * size - centre
     scale = jnp.maximum(length, size) if antialias else size  # of the kernel, times S
-    apart = jnp.abs(apart) / (2.0 * scale)
+    distance = jnp.abs(distance) / (2.0 * scale)
     if not antialias:
-        apart = jnp.round(apart * TABLE) / TABLE
+        distance = jnp.round(distance * TABLE) / TABLE
     kernel = _triangle if view.resize == "pil_bilinear" else _cubic
     inside = (pixel >= 0) & (pixel < length)
-    weight = jnp.where(inside, kernel(apart), 0)
+    weight = jnp.where(inside, kernel(distance), 0)
     return weight / jnp.sum(weight, -1, keepdims=True)
 
 

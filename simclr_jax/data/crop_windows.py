@@ -1,28 +1,29 @@
-"""Crop windows of many square pictures at once: those that `augment.window` draws.
+"""Crop windows of many square pictures at once, equal to those of `augment.window`.
 
-TensorFlow draws for one picture a call. Here are its generator, a counter through
-Philox 4x32-10 (Salmon et al., 2011), and its sampler of crops on numpy's rows, so that
-a picture has the same window whichever way it is read.
+TensorFlow draws for one picture a call. Here its generator, a counter through Philox
+4x32-10 (Salmon et al., 2011), and its sampler of crops work on rows of numpy arrays, so
+that a picture has the same window whether it is cropped on host or device.
 """
 
 import numpy as np
 
 from simclr_jax.data import augment
+from simclr_jax.data.view import View
 
 ATTEMPTS = augment.ATTEMPTS
 U32 = np.uint64(0xFFFFFFFF)
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 STEPS = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
-KEY = np.uint64(0x3EC8F720), np.uint64(0x02461E29)  # scrambles what a caller gives
+KEY = np.uint64(0x3EC8F720), np.uint64(0x02461E29)  # scrambles the caller's keys
 
 
-def windows(side: int, keys, view):
+def draw_windows(side: int, keys: np.ndarray, view: View) -> np.ndarray:
     """Draws one crop of each picture.
 
     Args:
       side: of the pictures, in pixels.
       keys: int64 [N, 2], of this view, from `augment.crop_keys`.
-      view: a `view.View`.
+      view: read are `crop`, `area` and `aspect`.
 
     Returns:
       int32 [N, 4]: y, x, height, width.
@@ -32,18 +33,18 @@ def windows(side: int, keys, view):
         return _tf_bbox(random, len(keys), np.float32(side), view)
     u = random.uniform(np.arange(augment.UNIFORMS[view.crop]))
     sides = np.full((len(keys), 2), side)
-    return np.concatenate(augment.place(sides, u, view), 1)
+    return np.concatenate(augment.windows_from_uniform(sides, u, view), 1)
 
 
 def _tf_bbox(random, n, side, view):
-    """TensorFlow's sampler, in its own arithmetic: float32, half to even."""
+    """TensorFlow's sampler, in the same arithmetic: float32, half to even."""
     low, high = map(np.float32, view.aspect)
-    least, most = (np.float32(share) * side * side for share in view.area)
+    smallest, largest = (np.float32(share) * side * side for share in view.area)
     crops = np.tile(np.array([0, 0, side, side], np.int32), (n, 1))
-    left = np.arange(n)
+    pending = np.arange(n)
     for _ in range(ATTEMPTS):
-        aspect = random.take_uniform(left) * (high - low) + low
-        height, top = (np.rint(np.sqrt(a / aspect)) for a in (least, most))
+        aspect = random.take_uniform(pending) * (high - low) + low
+        height, top = (np.rint(np.sqrt(a / aspect)) for a in (smallest, largest))
         fitting = np.floor(
             (float(side) + 0.5 - np.float32(1e-7)) / aspect.astype(float)
         )
@@ -51,71 +52,71 @@ def _tf_bbox(random, n, side, view):
         top = np.where(np.rint(top * aspect) > side, fitting, top)
         top = np.minimum(top, side).astype(np.float32)
         height = np.minimum(height, top)
-        room = np.where(height < top, top - height + 1, 0)
-        height += random.take_below(left, room).astype(np.float32)
+        count = np.where(height < top, top - height + 1, 0)
+        height += random.take_below(pending, count).astype(np.float32)
         # Out of bounds by the rounding: one pixel more, or one less.
-        height += height * np.rint(height * aspect) < least
-        height -= height * np.rint(height * aspect) > most
+        height += height * np.rint(height * aspect) < smallest
+        height -= height * np.rint(height * aspect) > largest
         width = np.rint(height * aspect)
         area = height * width
-        fits = (area >= least) & (area <= most) & (height > 0) & (width > 0)
+        fits = (area >= smallest) & (area <= largest) & (height > 0) & (width > 0)
         fits &= (height <= side) & (width <= side)
-        rows, height, width = left[fits], height[fits], width[fits]
+        rows, height, width = pending[fits], height[fits], width[fits]
         y = random.take_below(rows, side - height)
         x = random.take_below(rows, side - width)
-        good = height * width / (side * side) >= augment.COVERED
+        good = height * width / (side * side) >= augment.MIN_COVERED
         crops[rows[good]] = np.stack([y, x, height, width], 1)[good]
-        left = np.setdiff1d(left, rows[good], assume_unique=True)
-        if not len(left):
+        pending = np.setdiff1d(pending, rows[good], assume_unique=True)
+        if not len(pending):
             break
     return crops
 
 
 class _Philox:
-    """TensorFlow's stateless numbers: a row for each key, and a place in each row.
+    """TensorFlow's stateless numbers: a row for each key, and a position in each row.
 
     Args:
       keys: int64 [N, 2].
     """
 
     def __init__(self, keys):
-        words = np.ascontiguousarray(keys, "<i8").view("<u4").astype(np.uint64)
-        scrambled = _philox(tuple(words.T), KEY)
+        halves = np.ascontiguousarray(keys, "<i8").view("<u4").astype(np.uint64)
+        scrambled = _philox(tuple(halves.T), KEY)
         self._key, self._counter = scrambled[:2], scrambled[2:]
-        self._taken = np.zeros(len(keys), np.uint64)
+        self._position = np.zeros(len(keys), np.uint64)
 
-    def uniform(self, places):
-        """float32 [N, P] in [0, 1): the numbers at the places [P] of every row."""
+    def uniform(self, positions):
+        """float32 [N, P] in [0, 1): the numbers at the positions [P] of every row."""
         key, counter = ([a[:, None] for a in two] for two in (self._key, self._counter))
-        return _unit(_bits(key, counter, places[None].astype(np.uint64)))
+        return _unit(_bits(key, counter, positions[None].astype(np.uint64)))
 
     def take_uniform(self, rows):
-        """float32: the next number of some rows, in [0, 1)."""
+        """float32 [R] in [0, 1): the next number of R rows."""
         return _unit(self._take(rows))
 
     def take_below(self, rows, n):
-        """int64 in [0, n), for some rows; 0, and nothing taken, where n is 0."""
+        """int64 [R] in [0, n), for R rows; 0, and no number is drawn, if n is 0."""
         n, drawn = n.astype(np.uint64), np.zeros(len(rows), np.int64)
-        todo = np.flatnonzero(n)
-        while len(todo):
-            bits, m = self._take(rows[todo]), n[todo]
+        pending = np.flatnonzero(n)
+        while len(pending):
+            bits, m = self._take(rows[pending]), n[pending]
             power = m & (m - np.uint64(1)) == 0
-            good = power | (bits > U32 % m)  # the lowest would come too often
-            drawn[todo] = bits % m
-            todo = todo[~good]
+            good = power | (bits > U32 % m)  # the lowest would be too frequent
+            drawn[pending] = bits % m
+            pending = pending[~good]
         return drawn
 
     def _take(self, rows):
         key, counter = ([a[rows] for a in two] for two in (self._key, self._counter))
-        bits = _bits(key, counter, self._taken[rows])
-        self._taken[rows] += np.uint64(1)
+        bits = _bits(key, counter, self._position[rows])
+        self._position[rows] += np.uint64(1)
         return bits
 
 
-def _bits(key, counter, place):
+def _bits(key, counter, position):
     """uint64 below 2^32, four from each state of the counter."""
-    block = _philox((place >> np.uint64(2), np.zeros_like(place), *counter), key)
-    return np.choose((place & np.uint64(3)).astype(np.intp), block)
+    block = _philox((position >> np.uint64(2), np.zeros_like(position), *counter), key)
+    return np.choose((position & np.uint64(3)).astype(np.intp), block)
 
 
 def _philox(c, key):

@@ -1,97 +1,114 @@
-"""Small pictures, cut on the device: each crosses the wire once, as it is.
+"""Small data sets, decoded in memory: the device crops their pictures too.
 
-Where the device colours, a set is decoded once and kept if all its pictures are as
-large as the largest view, that view has at most 64 pixels a side, and all fit into
-memory. The host then gathers rows of an array and draws numbers for a batch at once: at
-this size a call for each picture costs more than its arithmetic. No pixel is rounded on
-the way.
+If the device colours, a set is decoded once and kept in memory if all its pictures are
+as large as the largest view, that view has at most 64 pixels a side, and all pictures
+fit into memory. The host then only gathers rows of an array and draws numbers for a
+whole batch: at this size a call for each picture costs more than its arithmetic. Each
+picture is sent to the device once, and no pixel is rounded.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from simclr_jax.batch import Batch
 from simclr_jax.data import augment
-from simclr_jax.data.crop_windows import windows
+from simclr_jax.data.crop_windows import draw_windows
+from simclr_jax.data.sources import Source
 from simclr_jax.data.tensorflow import tf
-from simclr_jax.data.tfdata import Reading, each, pictures
+from simclr_jax.data.tfdata import PictureReader, parallel_map, read_pictures
+from simclr_jax.data.view import View
 
-LARGEST = 64  # pixels of a side; beyond it, cutting costs less than sending all
-HOLD_BYTES = 2**30  # a set up to this size is held in memory, decoded
+MAX_SIDE = 64  # pixels; for larger views, cropping costs less than sending all pixels
+MEMORY_BYTES = 2**30  # the largest set that is kept in memory, decoded
 CHUNK = 1024  # pictures that are read and decoded at a time
 
 
-class Held(NamedTuple):
+class DecodedPictures(NamedTuple):
     """A set in memory."""
 
     pictures: np.ndarray  # uint8 [n, S, S, 3]
     label: np.ndarray | None  # int32 [n]
 
 
-def side(views) -> int:
-    """The side that pictures must have to be cut on the device; 0 if none are."""
+def required_side(views: Sequence[View]) -> int:
+    """The side of pictures that the device can crop; 0 if it crops none."""
     largest = max(view.size for view in views)
-    return largest if largest <= LARGEST else 0
+    return largest if largest <= MAX_SIDE else 0
 
 
-def hold(source, views) -> Held | None:
-    """All pictures of a source, decoded; None if they are not for this way.
+def load(source: Source, views: Sequence[View]) -> DecodedPictures | None:
+    """Decodes all pictures of a source; None if the device cannot crop them.
 
     Raises:
       UnreadablePicture: naming it.
     """
-    n, s = len(source), side(views)
-    if (
-        not s
-        or n * s * s * 3 > HOLD_BYTES
-        or pictures(source, [0])[0].shape[:2] != (s, s)
-    ):
+    n, side = len(source), required_side(views)
+    if not side or n * side * side * 3 > MEMORY_BYTES:
         return None
+    if read_pictures(source, [0])[0].shape[:2] != (side, side):
+        return None
+    pictures = np.empty((n, side, side, 3), np.uint8)
+    label = np.empty(n, np.int32) if source.classes else None
+    for chunk in _decoded_chunks(source, side):
+        if not chunk["fits"].all():
+            return None
+        pictures[chunk["index"]] = chunk["image"]
+        if label is not None:
+            label[chunk["index"]] = chunk["label"]
+    return DecodedPictures(pictures, label)
+
+
+def _decoded_chunks(source, side) -> Iterator[dict[str, Any]]:
+    """All pictures, by chunks; `fits` is False for those of another size."""
+    n = len(source)
 
     def rows(step):
         return {"index": np.arange(step * CHUNK, min((step + 1) * CHUNK, n))}
 
-    def decode(picture):
-        image = augment.decode(picture.pop("image"))
-        fits = tf.reduce_all(tf.shape(image)[:2] == s)
-        image = tf.cond(fits, lambda: image, lambda: tf.zeros([s, s, 3], tf.uint8))
-        return picture | {"image": tf.ensure_shape(image, [s, s, 3]), "fits": fits}
+    def decode(row):
+        image = augment.decode(row.pop("image"))
+        fits = tf.reduce_all(tf.shape(image)[:2] == side)
+        blank = tf.zeros([side, side, 3], tf.uint8)
+        image = tf.cond(fits, lambda: image, lambda: blank)
+        return row | {"image": tf.ensure_shape(image, [side, side, 3]), "fits": fits}
 
-    reading = Reading(source, rows, range(-(-n // CHUNK)))
-    images = np.empty((n, s, s, 3), np.uint8)
-    label = np.empty(n, np.int32) if source.classes else None
-    for batch in reading.batches(each(reading.dataset(), decode).batch(CHUNK)):
-        if not batch["fits"].all():
-            return None
-        images[batch["index"]] = batch["image"]
-        if label is not None:
-            label[batch["index"]] = batch["label"]
-    return Held(images, label)
+    reader = PictureReader(source, rows, range(-(-n // CHUNK)))
+    return reader.batches(parallel_map(reader.dataset(), decode).batch(CHUNK))
 
 
-def draw(views, seed: int, epoch: int, step: int, index) -> tuple[dict, ...]:
+def draw(
+    views: Sequence[View], seed: int, epoch: int, step: int, index: np.ndarray
+) -> tuple[dict[str, np.ndarray], ...]:
     """`augment.draw`, and each view's window: int32 [N, 4], y, x, height and width."""
-    drawn = augment.draw(views, seed, epoch, step, index)
+    draws = augment.draw(views, seed, epoch, step, index)
     keys = augment.crop_keys(len(views), seed, epoch, index)
+    side = required_side(views)
     return tuple(
-        numbers | {"window": windows(side(views), keys[:, v], view)}
-        for v, (numbers, view) in enumerate(zip(drawn, views, strict=True))
+        drawn | {"window": draw_windows(side, keys[:, v], view)}
+        for v, (drawn, view) in enumerate(zip(draws, views, strict=True))
     )
 
 
-def batches(held: Held, views, seed: int, indices, steps):
-    """Yields what `augment_device.prepare` cuts and colours inside the step.
+def batches(
+    decoded: DecodedPictures,
+    views: Sequence[View],
+    seed: int,
+    indices: Callable[[int], tuple[np.ndarray, int]],
+    steps: range,
+) -> Iterator[Batch]:
+    """Yields batches that `augment_device.prepare` crops and colours inside the step.
 
     Args:
-      held: the pictures.
+      decoded: the pictures.
       views: V single views.
       seed: of the draws.
-      indices: step -> (int64 [N] examples, epoch).
-      steps: a range.
+      indices: step -> (int64 [N] positions in the split, epoch).
+      steps: for which to make batches.
 
     Returns:
-      An iterator of batches with `picture`, `draws` of `draw`, `index`, and `label` if
+      An iterator of batches with `picture`, `draws` by `draw`, `index`, and `label` if
       there are labels.
     """
     for step in steps:
@@ -99,6 +116,6 @@ def batches(held: Held, views, seed: int, indices, steps):
         yield Batch(
             draws=draw(views, seed, epoch, step, index),
             index=index.astype(np.int32),
-            label=None if held.label is None else held.label[index],
-            picture=held.pictures[index],
+            label=None if decoded.label is None else decoded.label[index],
+            picture=decoded.pictures[index],
         )

@@ -1,8 +1,8 @@
-"""What can be wrong with data, and with the places where it is kept."""
+"""Errors of data and of the storage that it is read from."""
 
 from simclr_jax.data.tensorflow import tf
 
-STORAGE = (OSError, tf.errors.OpError)  # what disks raise, and what buckets do
+STORAGE = (OSError, tf.errors.OpError)  # of disks, of buckets
 
 
 class UnreadablePicture(ValueError):

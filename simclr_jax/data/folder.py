@@ -14,7 +14,7 @@ from simclr_jax.storage.paths import absolute
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 SPLITS = ("train", "val", "validation", "test")
 SYNONYMS = {"val": "validation", "validation": "val"}
-WHOLE = ("train", "all")  # what a folder without splits may be called
+WHOLE = ("train", "all")  # names of the only split of a folder without splits
 THREADS = 16
 
 
@@ -24,10 +24,10 @@ class Folder:
     Sub-folders named train, val, validation or test are splits; without any of them the
     whole folder is the split "train", or "all". In a split, pictures lie at the top and
     have no label, or in sub-folders, at any depth, that are the classes; a single
-    sub-folder tells nothing apart, so its pictures have no label either. Hidden files
-    and folders and other kinds of files are passed over, links are followed. The order
-    is that of the sorted names, and the classes are those of all splits together, so
-    that a class keeps its number where a split has no picture of it.
+    sub-folder distinguishes nothing, so its pictures have no label either. Hidden files
+    and folders and files that are not pictures are ignored, links are followed. The
+    order is that of the sorted names. The classes are those of all splits together, so
+    that a class has the same number in a split without pictures of it.
 
     Args:
       root: the folder, on a disk or in a bucket.
@@ -61,30 +61,30 @@ class Folder:
         else:
             inner = {n for p, names in layouts.values() if not p for n in names}
             self.class_names = tuple(sorted(inner))
-            found = self._walk_all([f"{path}/{name}" for name in folders])
-            self.files = [file for files in found for file in files]
+            by_class = self._walk_all([f"{path}/{name}" for name in folders])
+            self.files = [file for files in by_class for file in files]
             numbers = [self.class_names.index(name) for name in folders]
-            self._label = np.repeat(np.array(numbers, np.int32), [*map(len, found)])
+            self._label = np.repeat(np.array(numbers, np.int32), [*map(len, by_class)])
         if len(self.class_names) == 1:
             self.class_names = ()
         self.classes = len(self.class_names)
         if not self.files:
             raise ValueError(
-                f"{path} holds no pictures ({', '.join(SUFFIXES)}), neither at the top "
+                f"{path} has no pictures ({', '.join(SUFFIXES)}), neither at the top "
                 "nor in sub-folders."
             )
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def read(self, indices) -> dict[str, np.ndarray]:
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Encoded pictures, {"image": object [n] of bytes, "label": int32 [n]}.
 
         Args:
           indices: int64 [n], in any order.
 
         Raises:
-          ValueError: a file cannot be read; names it.
+          UnreadablePicture: naming the file.
         """
         parts = np.array_split(indices, min(THREADS, max(1, len(indices))))
         read = self._pool.map(lambda part: [self._read_one(i) for i in part], parts)
@@ -101,7 +101,7 @@ class Folder:
         try:
             return self._storage.read_all(self.files[i])
         except (BucketDenied, BucketUnavailable):
-            raise  # of all pictures, not of this one
+            raise  # concerns all pictures, not this one
         except STORAGE as error:
             raise UnreadablePicture(
                 f"{self.files[i]} cannot be read: {error}"
@@ -114,7 +114,7 @@ class Folder:
         inside = [p for p in folders if _walk(self._storage, f"{path}/{p}")]
         if inside:
             raise ValueError(
-                f"{path} holds pictures at the top (such as "
+                f"{path} has pictures at the top (such as "
                 f"{os.path.basename(self.files[0])}) and in sub-folders (such as "
                 f"{inside[0]}). Sub-folders are classes: move the pictures at the top "
                 "into one, or all to the top for a set without labels."
@@ -122,15 +122,15 @@ class Folder:
 
 
 def _splits(storage, root):
-    every, files = _visible(storage, root)
-    folders = [name for name in every if name in SPLITS]
+    names, files = _visible(storage, root)
+    folders = [name for name in names if name in SPLITS]
     if not folders:
         return dict.fromkeys(WHOLE, root)
-    beside = [name for name in every if name not in SPLITS]
-    beside += filter(_is_picture, files)
-    if beside:
-        shown = ", ".join(beside[:3]) + (", ..." if len(beside) > 3 else "")
-        print(f"{root}: passing over {shown} beside the splits", file=sys.stderr)
+    ignored = [name for name in names if name not in SPLITS]
+    ignored += filter(_is_picture, files)
+    if ignored:
+        shown = ", ".join(ignored[:3]) + (", ..." if len(ignored) > 3 else "")
+        print(f"{root}: ignoring {shown} beside the splits", file=sys.stderr)
     return {name: f"{root}/{name}" for name in folders}
 
 
@@ -153,15 +153,15 @@ def _layout(storage, path):
 
 
 def _walk(storage, path, above=()):
-    """All pictures under a folder, in the order of their names, each folder's first."""
-    itself = path if storage.remote else os.path.realpath(path)
-    if itself in above:
-        return []  # a link to a folder around it
+    """All pictures under a folder by name; a folder's own before its sub-folders'."""
+    real = path if storage.remote else os.path.realpath(path)
+    if real in above:
+        return []  # a link to a folder that contains it
     folders, files = _visible(storage, path)
-    found = [f"{path}/{name}" for name in files if _is_picture(name)]
+    pictures = [f"{path}/{name}" for name in files if _is_picture(name)]
     for name in folders:
-        found += _walk(storage, f"{path}/{name}", (*above, itself))
-    return found
+        pictures += _walk(storage, f"{path}/{name}", (*above, real))
+    return pictures
 
 
 def _visible(storage, path):

@@ -1,52 +1,55 @@
 """From a source of pictures to numpy batches of this process's rows.
 
-The step number is the whole state of the pipeline: it gives the examples (`order`) and
-their draws (`augment`), so a run starts at any step at once, and any number of
-processes makes the same global batches.
+The step number is the whole state of the pipeline: examples (`sampler`) and random
+numbers (`augment`) follow from it, so that a run can start at any step, and any number
+of processes makes the same global batches.
 """
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from simclr_jax.batch import Batch
-from simclr_jax.data import augment, augment_host, decoded_cache
-from simclr_jax.data.recipes import RECIPES, expand
-from simclr_jax.data.sampler import Order
+from simclr_jax.data import augment, augment_device, augment_host, decoded_cache
+from simclr_jax.data.recipes import expand
+from simclr_jax.data.sampler import Sampler
+from simclr_jax.data.sources import Source
 from simclr_jax.data.tensorflow import tf
-from simclr_jax.data.tfdata import Reading, each
+from simclr_jax.data.tfdata import PictureReader, parallel_map
+from simclr_jax.data.view import View
 
 CHUNK = 2**18  # pixels of small views that are coloured together, at most
-ALONE = 128  # pixels of a side: from here on, to put views together costs more
+LARGE = 128  # pixels of a side; larger views are coloured one by one, which is cheaper
 
 
 def train_batches(
-    source,
-    views,
+    source: Source,
+    views: Sequence[View],
     *,
     batch_size: int,
     seed: int,
-    start_step: int,
+    first_step: int,
     steps: int,
     colour: str = "host",
     process_index: int = 0,
     process_count: int = 1,
-):
-    """Makes the batches of steps start_step to start_step + steps - 1.
+) -> Iterator[Batch]:
+    """Makes the batches of steps first_step to first_step + steps - 1.
 
     Args:
-      source: a `sources.Source`.
-      views: of `view.View`, which `recipes.expand` writes out to V views.
+      source: of the pictures.
+      views: of a recipe; `recipes.expand` gives V single views.
       batch_size: of the global batch, a multiple of process_count.
       seed: of order and draws.
-      start_step: updates done before.
-      steps: how many batches.
-      colour: "host": the views come coloured; "device": they come cropped, with the
-        draws from which `augment_device.prepare` colours them inside the step; small
-        pictures that fit into memory (see `whole`) come as they are, and it cuts them
-        too.
-      process_index: p, who this process is; it gets rows [p*N, (p+1)*N).
+      first_step: updates done before.
+      steps: the number of batches.
+      colour: "host": the views are coloured; "device": they are only cropped, and
+        `augment_device.prepare` colours them inside the step; small pictures that fit
+        into memory (see `decoded_cache`) are sent whole, and it crops them, too.
+      process_index: p; this process gets rows [p*N, (p+1)*N).
       process_count: P; N = batch_size / P.
 
     Returns:
@@ -55,46 +58,50 @@ def train_batches(
 
     Raises:
       ValueError: at once, if the batch does not fit the source or the processes, or
-        for an unknown `colour`; later, naming a picture that cannot be read.
+        for an unknown `colour`.
+      UnreadablePicture: naming it; at once with `decoded_cache`, else later.
     """
     if colour not in ("host", "device"):
         raise ValueError(f'data.colour is "host" or "device", got {colour!r}.')
     views = expand(views)
-    order = Order(len(source), batch_size, seed, block=source.block)
+    sampler = Sampler(len(source), batch_size, seed, block=source.block)
 
     def indices(step):
-        return order.indices(step, process_index, process_count)
+        return sampler.indices(step, process_index, process_count)
 
     def rows(step):
         index, epoch = indices(step)
         return _rows(views, seed, epoch, step, index, colour)
 
-    n, span = len(indices(start_step)[0]), range(start_step, start_step + steps)
+    n = len(indices(first_step)[0])
+    step_range = range(first_step, first_step + steps)
     if colour == "device":
-        held = decoded_cache.hold(source, views)
-        if held is not None:
-            return decoded_cache.batches(held, views, seed, indices, span)
-    pictures = Reading(source, rows, span)
-    made = pictures.batches(_augment(pictures.dataset(), views, colour, n))
-    made = (Batch(**fields) for fields in made)
-    return made if colour == "host" else _with_draws(made, views, seed, indices, span)
+        decoded = decoded_cache.load(source, views)
+        if decoded is not None:
+            return decoded_cache.batches(decoded, views, seed, indices, step_range)
+    reader = PictureReader(source, rows, step_range)
+    dataset = _augment(reader.dataset(), views, colour, n)
+    batches = (Batch(**fields) for fields in reader.batches(dataset))
+    if colour == "host":
+        return batches
+    return _with_draws(batches, views, seed, indices, step_range)
 
 
 def eval_batches(
-    source,
+    source: Source,
     *,
     size: int,
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-):
-    """Walks once through a source in its own order, without augmentation.
+) -> Iterator[Batch]:
+    """All pictures of a source once, in its order, without augmentation.
 
     Args:
-      source: a `sources.Source`.
+      source: of the pictures.
       size: S, side of the pictures (see `augment.centre`).
       batch_size: of the global batch, a multiple of process_count.
-      process_index: p, who this process is; it gets rows [p*N, (p+1)*N) of each batch.
+      process_index: p; this process gets rows [p*N, (p+1)*N) of each batch.
       process_count: P; N = batch_size / P.
 
     Returns:
@@ -103,11 +110,11 @@ def eval_batches(
       filled with repetitions of the last picture, whose `valid` is False.
 
     Raises:
-      ValueError: at once, if the processes do not divide the batch; later, naming a
-        picture that cannot be read.
+      ValueError: at once, if the processes do not divide the batch.
+      UnreadablePicture: later, naming it.
     """
-    n, rest = divmod(batch_size, process_count)
-    if rest or n < 1:
+    n, remainder = divmod(batch_size, process_count)
+    if remainder or n < 1:
         raise ValueError(
             f"The batch of {batch_size} does not divide among {process_count} "
             f"processes; choose a multiple of {process_count}."
@@ -117,86 +124,92 @@ def eval_batches(
         row = step * batch_size + process_index * n + np.arange(n)
         return {"index": np.minimum(row, len(source) - 1), "valid": row < len(source)}
 
-    def centred(picture):
-        image = augment.decode(picture.pop("image"))
-        return picture | {"views": (augment.centre(image, size),)}
+    def centre(row):
+        image = augment.decode(row.pop("image"))
+        return row | {"views": (augment.centre(image, size),)}
 
-    pictures = Reading(source, rows, range(-(-len(source) // batch_size)))
-    made = pictures.batches(each(pictures.dataset(), centred).batch(n))
-    return (Batch(**fields) for fields in made)
+    reader = PictureReader(source, rows, range(-(-len(source) // batch_size)))
+    dataset = parallel_map(reader.dataset(), centre).batch(n)
+    return (Batch(**fields) for fields in reader.batches(dataset))
 
 
-def decoded_shapes(source, *, batch_size: int, seed: int, steps: int):
-    """Reads and decodes the pictures of a run and keeps only their shapes.
+def decoded_shapes(
+    source: Source, *, batch_size: int, seed: int, steps: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Reads and decodes the pictures of a run and yields only their shapes.
 
-    For measuring what that costs. Arguments as those of `train_batches`.
+    For measuring the time of that. Arguments as those of `train_batches`.
 
     Returns:
       An iterator of {"shape": int32 [N, 3], "index": int32 [N]}.
     """
-    order = Order(len(source), batch_size, seed, block=source.block)
+    sampler = Sampler(len(source), batch_size, seed, block=source.block)
 
     def rows(step):
-        return {"index": order.indices(step)[0]}
+        return {"index": sampler.indices(step)[0]}
 
-    def decode(picture):
-        shape = tf.shape(augment.decode(picture["image"]))
-        return {"shape": shape, "index": picture["index"]}
+    def decode(row):
+        shape = tf.shape(augment.decode(row["image"]))
+        return {"shape": shape, "index": row["index"]}
 
-    reading = Reading(source, rows, range(steps))
-    return reading.batches(each(reading.dataset(), decode).batch(batch_size))
+    reader = PictureReader(source, rows, range(steps))
+    return reader.batches(parallel_map(reader.dataset(), decode).batch(batch_size))
 
 
-def preview(config, images, seed: int):
-    """The views of some pictures as the encoder sees them, before its own mean and std.
+def preview(
+    views: Sequence[View],
+    images: Sequence[np.ndarray],
+    seed: int,
+    *,
+    colour: str = "host",
+) -> tuple[np.ndarray, ...]:
+    """The views of some pictures as the encoder gets them, before its mean and std.
 
     Args:
-      config: of a run; read are `data.image_size`, `data.colour` and `augment`.
-      images: N pictures, uint8 [H, W, 3] each; their sizes may differ.
+      views: of a recipe; `recipes.expand` gives V single views.
+      images: N pictures, uint8 [H, W, 3]; their sizes may differ.
       seed: of the draws; the pictures count as numbers 0 to N - 1 of epoch 0.
+      colour: as in `train_batches`.
 
     Returns:
       V of float32 [N, S, S, 3] in [0, 1].
 
     Raises:
-      ValueError: for something other than pictures, and what the recipe refuses.
+      ValueError: an element of `images` is not a picture.
     """
-    for i, image in enumerate(images):
-        image = np.asarray(image)
-        fits = image.ndim == 3 and image.shape[2] == 3 and image.size
-        if image.dtype != np.uint8 or not fits:
-            raise ValueError(
-                f"preview wants pictures as uint8 [H, W, 3]; number {i} is "
-                f"{image.dtype} {list(image.shape)}."
-            )
-    words = dict(config.augment)
-    recipe = RECIPES[words.pop("name")]
-    views = expand(recipe(size=config.data.image_size, **words))
-    index, colour = np.arange(len(images)), config.data.colour
+    _check_pictures(images)
+    views, index = expand(views), np.arange(len(images))
     rows = _rows(views, seed, 0, 0, index, colour)
 
-    def numbered():
+    def examples():
         for i, image in enumerate(images):
             yield {"image": image} | jax.tree.map(lambda a, i=i: a[i], rows)
 
     signature = jax.tree.map(lambda a: tf.TensorSpec(a.shape[1:], a.dtype), rows)
     signature["image"] = tf.TensorSpec([None, None, 3], tf.uint8)
-    dataset = tf.data.Dataset.from_generator(numbered, output_signature=signature)
-    made = _augment(dataset, views, colour, len(images))
-    batch = next(made.as_numpy_iterator())
-    if colour == "device":
-        from simclr_jax.data.augment_device import (
-            prepare,  # only here: else data knows no colour
-        )
-
-        draws = augment.draw(views, seed, 0, 0, index)
-        coloured = jax.jit(prepare(views))(Batch(draws=draws, views=batch["views"]))
-        return tuple(np.asarray(x) for x in coloured.views)
-    return tuple(x.astype(np.float32) / 255 for x in batch["views"])
+    dataset = tf.data.Dataset.from_generator(examples, output_signature=signature)
+    dataset = _augment(dataset, views, colour, len(images))
+    batch = Batch(**next(dataset.as_numpy_iterator()))
+    if colour == "host":
+        return tuple(x.astype(np.float32) / 255 for x in batch.views)
+    batch = Batch(draws=augment.draw(views, seed, 0, 0, index), views=batch.views)
+    batch = jax.jit(augment_device.prepare(views))(batch)
+    return tuple(np.asarray(x) for x in batch.views)
 
 
-def _rows(views, seed, epoch, step, index, colour):
-    """What the host needs to have drawn for these pictures, one row each."""
+def _check_pictures(images):
+    for i, image in enumerate(images):
+        image = np.asarray(image)
+        fits = image.ndim == 3 and image.shape[2] == 3 and image.size
+        if image.dtype != np.uint8 or not fits:
+            raise ValueError(
+                f"preview needs pictures as uint8 [H, W, 3]; number {i} is "
+                f"{image.dtype} {list(image.shape)}."
+            )
+
+
+def _rows(views, seed, epoch, step, index, colour) -> dict[str, Any]:
+    """The random numbers that the host needs for these pictures, by rows."""
     keys = augment.crop_keys(len(views), seed, epoch, index)
     rows = {"index": index, "key": keys}
     if colour == "host":
@@ -204,47 +217,55 @@ def _rows(views, seed, epoch, step, index, colour):
     return rows
 
 
-def _with_draws(batches, views, seed, indices, steps):
-    """The batches of some steps, with what the device needs to have drawn."""
+def _with_draws(batches, views, seed, indices, steps) -> Iterator[Batch]:
+    """The batches of some steps, with the random numbers that the device needs."""
     for step, batch in zip(steps, batches, strict=True):
         index, epoch = indices(step)
         yield batch.replace(draws=augment.draw(views, seed, epoch, step, index))
 
 
 def _augment(pictures, views, colour, n):
-    """Single pictures with their rows -> batches of n, as `train_batches` says."""
+    """A dataset of single pictures with their `_rows` -> of batches of n with views."""
 
-    def cut(picture):
-        image, keys = augment.decode(picture.pop("image")), picture.pop("key")
+    def crop(row):
+        image, keys = augment.decode(row.pop("image")), row.pop("key")
         crops = [augment.crop(image, keys[v], view) for v, view in enumerate(views)]
-        return picture | {"views": tuple(crops)}
+        return row | {"views": tuple(crops)}
 
-    def rounded(picture):
-        picture = cut(picture)
-        return picture | {"views": tuple(map(augment.to_uint8, picture["views"]))}
+    def crop_to_uint8(row):
+        row = crop(row)
+        return row | {"views": tuple(map(augment.to_uint8, row["views"]))}
 
     if colour == "device":
-        return each(pictures, rounded).batch(n)
+        return parallel_map(pictures, crop_to_uint8).batch(n)
 
-    # Equal views, such as local crops, share one function: it is built once.
-    paints = {
+    colour_chunk = _colour_chunk(views)
+
+    def crop_and_colour(row):
+        chunk = tf.nest.map_structure(lambda x: x[None], crop(row))
+        return tf.nest.map_structure(lambda x: x[0], colour_chunk(chunk))
+
+    largest = max(view.size for view in views)
+    if largest >= LARGE:
+        return parallel_map(pictures, crop_and_colour).batch(n)
+    chunk = max(1, min(n, CHUNK // largest**2))
+    chunks = parallel_map(pictures, crop).batch(chunk)
+    return parallel_map(chunks, colour_chunk).rebatch(n)
+
+
+def _colour_chunk(views) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The function that colours the views of several pictures, to uint8."""
+    # Equal views, such as local crops, share one function, which is built once.
+    functions = {
         view: tf.function(
-            functools.partial(augment_host.colour, view=view), autograph=False
+            functools.partial(augment_host.apply_colour, view=view), autograph=False
         )
         for view in views
     }
 
-    def painted(batch):
-        drawn = zip(batch["views"], batch.pop("draws"), views, strict=True)
-        done = (paints[view](x / 255, d) for x, d, view in drawn)
-        return batch | {"views": tuple(augment.to_uint8(255 * x) for x in done)}
+    def colour_chunk(chunk):
+        arguments = zip(chunk["views"], chunk.pop("draws"), views, strict=True)
+        coloured = (functions[view](x / 255, drawn) for x, drawn, view in arguments)
+        return chunk | {"views": tuple(augment.to_uint8(255 * x) for x in coloured)}
 
-    def alone(picture):
-        one = tf.nest.map_structure(lambda x: x[None], cut(picture))
-        return tf.nest.map_structure(lambda x: x[0], painted(one))
-
-    largest = max(view.size for view in views)
-    if largest >= ALONE:
-        return each(pictures, alone).batch(n)
-    chunk = max(1, min(n, CHUNK // largest**2))
-    return each(each(pictures, cut).batch(chunk), painted).rebatch(n)
+    return colour_chunk

@@ -2,34 +2,40 @@
 
 import collections
 import concurrent.futures
+from collections.abc import Generator, Iterable
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from simclr_jax.sharding import by_batch
 
 
-def feed(batches, mesh, ahead: int = 2):
-    """Yields global batches, split by rows over the mesh, `ahead` of them in flight.
+def feed(
+    batches: Iterable[Any], mesh: Mesh, ahead: int = 2
+) -> Generator[Any, None, None]:
+    """Yields global batches, split by rows over the mesh.
 
-    A thread of its own makes and sends them: a step waits for neither.
+    A separate thread makes them and sends them to the devices, `ahead` of their use.
 
     Args:
-      batches: iterator of trees of numpy arrays [rows of this process, ...].
+      batches: trees of numpy arrays [rows of this process, ...].
+      ahead: batches in flight.
     """
-    place, batches = by_batch(mesh), iter(batches)
+    sharding, local = by_batch(mesh), iter(batches)
 
     def send(x):
-        return jax.make_array_from_process_local_data(place, x)
+        return jax.make_array_from_process_local_data(sharding, x)
 
     def fetch():
-        batch = next(batches, None)
+        batch = next(local, None)
         return None if batch is None else jax.tree.map(send, batch)
 
     pool = concurrent.futures.ThreadPoolExecutor(1)
     try:
-        coming = collections.deque(pool.submit(fetch) for _ in range(ahead))
-        while (batch := coming.popleft().result()) is not None:
-            coming.append(pool.submit(fetch))
+        pending = collections.deque(pool.submit(fetch) for _ in range(ahead))
+        while (batch := pending.popleft().result()) is not None:
+            pending.append(pool.submit(fetch))
             yield batch
     finally:
         pool.shutdown(cancel_futures=True)

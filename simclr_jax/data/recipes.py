@@ -1,4 +1,4 @@
-"""Which views the papers train on: pure data, from their tables and released codes.
+"""The papers' views, from their tables and released codes.
 
 | | `crop`, least area | `resize` | jitter: b, c, s, h | grey | blur | solarise |
 |---|---|---|---|---|---|---|
@@ -7,27 +7,28 @@
 | `moco_v1` | `torch` .2 | `pil_bilinear` | 1: .4, .4, .4, .4 | .2, first | | |
 | `moco_v2` | `torch` .2 | `pil_bilinear` | .8: .4, .4, .4, .1 | .2 | .5 | |
 | `moco_v3` | `torch` .08 | `pil_bilinear` | .8: .4, .4, .2, .1 | .2 | 1, .1 | 0, .2 |
-| `dino` whole | `torch` .4 | `pil_bicubic` | .8: .4, .4, .2, .1 | .2 | 1, .1 | 0, .2 |
-| `dino` parts | `torch` .05 to .4 | `pil_bicubic` | .8: .4, .4, .2, .1 | .2 | .5 | |
+| `dino` global | `torch` .4 | `pil_bicubic` | .8: .4, .4, .2, .1 | .2 | 1, .1 | 0, .2 |
+| `dino` local | `torch` .05 to .4 | `pil_bicubic` | .8: .4, .4, .2, .1 | .2 | .5 | |
 | `tsimcne` | `torch` .2 | `pil_bilinear` | .8: .4, .4, .4, .1 | .2 | | |
 | `crop_flip` | `tf_bbox` .08 | `bicubic` | | | | |
 
 Two numbers in a cell are the first and the second view's. A crop may cover the whole
-picture where no other limit is given; a flip has one half; sigma of the blur is 0.1 to
-2 pixels. What is resized as in PIL is coloured as in PIL, the rest as in TensorFlow.
-SimSiam is trained with `moco_v2`, linear classifiers with `crop_flip`.
+picture unless another limit is listed; the flip has probability 0.5; sigma of the blur
+is 0.1 to 2 pixels. Views that are resized as in PIL are coloured as in PIL, the others
+as in TensorFlow. SimSiam uses `moco_v2`, linear classifiers `crop_flip`.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
-from simclr_jax.data.view import View, within
+from simclr_jax.data.view import View, check_range
 
 
-def expand(views: tuple[View, ...]) -> tuple[View, ...]:
-    """Writes out the copies: one entry for each view that a picture gives."""
+def expand(views: Sequence[View]) -> tuple[View, ...]:
+    """Single views: each view is repeated as often as its `copies` say."""
     single = (dataclasses.replace(view, copies=1) for view in views)
     pairs = zip(single, views, strict=True)
-    return tuple(one for one, view in pairs for _ in range(view.copies))
+    return tuple(view for view, copied in pairs for _ in range(copied.copies))
 
 
 def simclr(
@@ -42,15 +43,15 @@ def simclr(
     """Two equal views, SimCLR appendix A with the released code's numbers.
 
     Raises:
-      ValueError: for an unknown word or a number out of its range.
+      ValueError: unknown option, or a number out of its range.
     """
-    within("strength", strength, 0, 1.25, "beyond that factors fall below 0")
+    check_range("strength", strength, 0, 1.25, "beyond that factors fall below 0")
     view = View(
         size=size,
         crop=crop,
         jitter=0.8,
         brightness=0.8 * strength,
-        brightness_kind=brightness,
+        brightness_mode=brightness,
         contrast=0.8 * strength,
         saturation=0.8 * strength,
         hue=0.2 * strength,
@@ -70,8 +71,8 @@ def byol(
 ) -> tuple[View, ...]:
     """Two unequal views, BYOL appendix B with the released code's numbers.
 
-    That code clips the overshoot of the resize before the colours; here, as in
-    SimCLR's, it lives until the first clip among them.
+    That code clips the overshoot of the resize before the colours; here, as in SimCLR's
+    code, the first clip among the colours does.
 
     Args:
       size: side of the views in pixels.
@@ -80,7 +81,7 @@ def byol(
       solarise: likewise.
 
     Raises:
-      ValueError: for an unknown word or a number out of its range.
+      ValueError: unknown option, or a number out of its range.
     """
     view = View(
         size=size,
@@ -110,7 +111,7 @@ def moco_v2(*, size: int, blur: float = 0.5) -> tuple[View, ...]:
       blur: its probability; 0 on CIFAR-10 (SimSiam appendix D).
 
     Raises:
-      ValueError: for a number out of its range.
+      ValueError: a number is out of its range.
     """
     view = _torchvision(size, (0.2, 1.0), saturation=0.4, blur=blur)
     return (view, view)
@@ -127,12 +128,12 @@ def moco_v3(
 
     Args:
       size: side of the views in pixels.
-      smallest: share of the picture that a crop covers at least.
+      smallest: share of the picture that the smallest crop covers.
       blur: probabilities of the first and the second view.
       solarise: likewise.
 
     Raises:
-      ValueError: for a number out of its range.
+      ValueError: a number is out of its range.
     """
     view = _torchvision(size, (smallest, 1.0), saturation=0.2)
     return _unequal(view, blur, solarise)
@@ -152,26 +153,26 @@ def dino(
 
     Args:
       size: side of the two global views in pixels.
-      global_area: share of the picture that they cover, smallest and largest.
+      global_area: smallest and largest share of the picture that they cover.
       local_area: that of the local views.
       local_size: side of the local views in pixels.
-      locals: how many local views; 0 is no multi-crop.
+      locals: the number of local views; 0 is no multi-crop.
       blur: probabilities of the first, the second and all local views.
-      solarise: probabilities of the first and the second; local views are spared.
+      solarise: probabilities of the first and the second view; 0 for local views.
 
     Raises:
-      ValueError: for a number out of its range.
+      ValueError: a number is out of its range.
     """
     _per_view("blur", blur, 3)
-    within("locals", locals, 0, float("inf"), "0 is no multi-crop")
-    whole = _torchvision(size, global_area, saturation=0.2, resize="pil_bicubic")
-    views = _unequal(whole, blur[:2], solarise)
+    check_range("locals", locals, 0, float("inf"), "0 is no multi-crop")
+    large = _torchvision(size, global_area, saturation=0.2, resize="pil_bicubic")
+    views = _unequal(large, blur[:2], solarise)
     if locals == 0:
         return views
-    part = dataclasses.replace(
-        whole, size=local_size, area=local_area, blur=blur[2], copies=locals
+    small = dataclasses.replace(
+        large, size=local_size, area=local_area, blur=blur[2], copies=locals
     )
-    return (*views, part)
+    return (*views, small)
 
 
 def tsimcne(*, size: int) -> tuple[View, ...]:
@@ -184,7 +185,7 @@ def crop_flip(*, size: int, crop: str = "tf_bbox") -> tuple[View, ...]:
     return (View(size=size, crop=crop),)
 
 
-RECIPES = {
+RECIPES: dict[str, Callable[..., tuple[View, ...]]] = {
     "simclr": simclr,
     "byol": byol,
     "moco_v1": moco_v1,
@@ -199,7 +200,7 @@ RECIPES = {
 def _torchvision(
     size, area, *, saturation, hue=0.1, blur=0.0, resize="pil_bilinear"
 ) -> View:
-    """What the recipes that were written for torchvision have in common."""
+    """The settings that the recipes written for torchvision share."""
     return View(
         size=size,
         crop="torch",
@@ -208,7 +209,7 @@ def _torchvision(
         colours="pil",
         jitter=0.8,
         brightness=0.4,
-        brightness_kind="multiplicative",
+        brightness_mode="multiplicative",
         contrast=0.4,
         saturation=saturation,
         hue=hue,
@@ -218,7 +219,7 @@ def _torchvision(
 
 
 def _unequal(view, blur, solarise) -> tuple[View, View]:
-    """Two views that differ in how often they are blurred and solarised."""
+    """Two views that differ in the probabilities of blur and solarise."""
     _per_view("blur", blur, 2)
     _per_view("solarise", solarise, 2)
     first, second = (
@@ -230,7 +231,4 @@ def _unequal(view, blur, solarise) -> tuple[View, View]:
 
 def _per_view(name, probabilities, count):
     if len(probabilities) != count:
-        raise ValueError(
-            f"{name} wants {count} probabilities, one a kind of view, "
-            f"got {probabilities}."
-        )
+        raise ValueError(f"{name} needs {count} probabilities, got {probabilities}.")

@@ -1,47 +1,47 @@
-"""Which examples a step sees: a keyed permutation, so the step is the whole state.
+"""The examples of a step, by a keyed permutation; the step is the whole state.
 
-Nothing is shuffled and nothing is stored. The order of an epoch is a bijection that is
-evaluated at the positions one asks for, so any process starts anywhere at once.
+There is no shuffle buffer and nothing is stored: the order of an epoch is a bijection,
+evaluated only at the positions of a process, so it can start at any step.
 """
 
 import dataclasses
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from simclr_jax.data.hash import GOLDEN, mix
 
 ROUNDS = 6
 LANES = 64
-STRIDE = 39  # odd and near 64 / golden ratio: neighbouring lanes start far apart
+STRIDE = 39  # odd and near 64 / golden ratio: neighbouring lanes begin far apart
 
 
-def permute(i, n, *keys):
-    """A random-looking bijection of [0, n), chosen by the keys, at the positions i.
+def permute(i: ArrayLike, n: ArrayLike, *keys: ArrayLike) -> np.ndarray:
+    """A pseudorandom bijection of [0, n), selected by the keys, at the positions i.
 
     A Feistel network on the smallest power of four that holds n; positions that land
-    outside [0, n) walk on along their cycle until they are inside.
+    outside [0, n) follow their cycle until they are inside.
 
     Args:
       i: integers in [0, n).
       n: the size, at least 1.
       keys: 64-bit integers, of any sign; each tuple of them is another bijection.
 
-    All arguments broadcast: each element may have its own n and its own keys.
+    All arguments broadcast: elements may differ in n and keys.
 
     Returns:
       int64, of the common shape.
     """
-    i, n, *keys = np.broadcast_arrays(i, n, *keys)
-    shape = i.shape
-    i, n, *keys = (a.ravel().astype(np.uint64) for a in (i, n, *keys))
-    key = _digest(keys)
-    half = _half_width(n)
-    out = _feistel(i, half, key)
-    outside = out >= n
+    arrays = np.broadcast_arrays(i, n, *keys)
+    position, size, *parts = (a.ravel().astype(np.uint64) for a in arrays)
+    key = _digest(parts)
+    half = _half_width(size)
+    out = _feistel(position, half, key)
+    outside = out >= size
     while outside.any():
         out[outside] = _feistel(out[outside], half[outside], key[outside])
-        outside = out >= n
-    return out.astype(np.int64).reshape(shape)
+        outside = out >= size
+    return out.astype(np.int64).reshape(arrays[0].shape)
 
 
 def _half_width(n):
@@ -70,20 +70,20 @@ def _mix(x):
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
+class Sampler:
     """The examples of every step, for any number of processes.
 
     With block = 1 an epoch is one permutation of all n examples, cut into batches.
 
     With block > 1, for storage where one request costs more than many records, the
-    batch is made of lanes: equal runs of neighbouring rows, so that a process owns
-    whole lanes and reads for itself alone. The epoch permutes the blocks of consecutive
-    records, each lane walks through its share of them and permutes the records within
-    a window of blocks. The lanes' windows begin at different steps, so that requests
-    come evenly.
+    batch consists of lanes: equal runs of neighbouring rows, so that a process has
+    whole lanes and shares no block with others. The epoch permutes the blocks of
+    consecutive records, each lane reads its share of them and permutes the records
+    within a window of blocks. The lanes' windows begin at different steps, which
+    spreads the requests evenly.
 
-    The last n % batch_size examples of an epoch's order are dropped; they are others in
-    each epoch (with block > 1 as well, because the short last block moves too).
+    The last n % batch_size examples of an epoch's order are dropped; they differ from
+    epoch to epoch (with block > 1 as well, because the short last block moves too).
 
     Attributes:
       n: examples in the set.
@@ -121,13 +121,15 @@ class Order:
         """The largest power of two that divides the batch, at most 64."""
         return 1 if self.block == 1 else min(LANES, self.batch_size & -self.batch_size)
 
-    def indices(self, step: int, process_index: int = 0, process_count: int = 1):
+    def indices(
+        self, step: int, process_index: int = 0, process_count: int = 1
+    ) -> tuple[np.ndarray, int]:
         """This process's rows of the global batch of a step.
 
         Args:
           step: updates done before this one, from 0.
           process_index: p in [0, P).
-          process_count: P, a divisor of the batch; rows [p*B/P, (p+1)*B/P) are p's.
+          process_count: P, a divisor of the batch; p has the rows [p*B/P, (p+1)*B/P).
 
         Returns:
           int64 [B/P] examples, and the epoch, an int from 0.
@@ -141,15 +143,15 @@ class Order:
                 f"{process_count} processes; choose a multiple of {process_count}."
             )
         epoch, step = divmod(int(step), self.steps_per_epoch)
-        mine = self.batch_size // process_count
-        rows = np.arange(process_index * mine, (process_index + 1) * mine)
+        count = self.batch_size // process_count
+        rows = np.arange(process_index * count, (process_index + 1) * count)
         if self.block == 1:
             position = step * self.batch_size + rows
             return permute(position, self.n, self.seed, epoch), epoch
         return self._record(self._position(step, epoch, rows), epoch), epoch
 
     def _position(self, step, epoch, rows):
-        """Where in the epoch's sequence of blocks each row of a batch reads."""
+        """The position of each row of a batch in the epoch's sequence of blocks."""
         width = self.batch_size // self.lanes
         length = self.steps_per_epoch * width  # of a lane, in records
         span = self.window * self.block
@@ -157,18 +159,18 @@ class Order:
         shift = lane * STRIDE % self.lanes * span // self.lanes  # where windows begin
         t = step * width + row
         w = (t + shift) // span
-        start = np.maximum(w * span - shift, 0)
-        size = np.minimum((w + 1) * span - shift, length) - start
-        within = permute(t - start, size, self.seed, epoch, lane, w)
-        return lane * length + start + within
+        begin = np.maximum(w * span - shift, 0)
+        size = np.minimum((w + 1) * span - shift, length) - begin
+        offset = permute(t - begin, size, self.seed, epoch, lane, w)
+        return lane * length + begin + offset
 
     def _record(self, position, epoch):
-        """The record at each position when blocks, and the short last one, move."""
+        """The record at each position; the short last block is permuted, too."""
         full, tail = divmod(self.n, self.block)
-        at = permute(0, full + 1, self.seed, epoch, full) * self.block
-        after = position >= at + tail
+        begin = permute(0, full + 1, self.seed, epoch, full) * self.block  # of the tail
+        after = position >= begin + tail
         slot, offset = np.divmod(position - tail * after, self.block)
         blocks = max(full, 1)
         moved = permute(slot % blocks, blocks, self.seed, epoch) * self.block + offset
-        in_tail = (position >= at) & ~after
-        return np.where(in_tail, full * self.block + position - at, moved)
+        in_tail = (position >= begin) & ~after
+        return np.where(in_tail, full * self.block + position - begin, moved)

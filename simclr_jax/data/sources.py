@@ -1,7 +1,7 @@
 """Random access to pictures: one interface, opened by name.
 
-A source answers `read(indices)` in any order and holds no position, so the order of a
-run (`simclr_jax.data.sampler`) is nobody's state.
+A source reads any indices in any order and has no position; the order of a run is
+computed by `simclr_jax.data.sampler`.
 """
 
 import functools
@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -28,10 +29,10 @@ class Source(Protocol):
 
     Attributes:
       name: the set and its split, "imagenet2012/train".
-      classes: number of classes; 0 where there are no labels.
-      class_names: one for each class, or nothing.
-      block: how many consecutive records are best read together; 1 where any order is
-        as good as another.
+      classes: number of classes; 0 without labels.
+      class_names: one for each class, or empty.
+      block: the number of consecutive records that are best read together; 1 if the
+        order makes no difference.
     """
 
     name: str
@@ -41,13 +42,17 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices) -> dict[str, np.ndarray]:
-        """{"image": object [n], encoded pictures as bytes; "label": int32 [n], only
-        where classes > 0} of the indices, int64 [n]; safe from many threads."""
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Reads the pictures of the indices, int64 [n]; thread-safe.
+
+        Returns:
+          {"image": object [n] of bytes, encoded, or uint8 [n, H, W, 3], decoded;
+          "label": int32 [n], only if classes > 0}.
+        """
         ...
 
     def describe(self, index: int) -> str:
-        """The file, or the record and its file, for a message about a picture."""
+        """The file, or record and file, of a picture, for messages."""
         ...
 
 
@@ -61,11 +66,11 @@ def open_source(
         "folder" for the one that data_dir names; or a TFDS set, "imagenet2012".
       data_dir: where TFDS keeps its prepared sets; "" for its default folder.
       split: the split's name; "train+test" joins, "train[:1000]" and "train[10%:]" cut.
-      workdir: where an index may be kept that cannot be kept beside the data.
+      workdir: for an index that cannot be written beside the data.
 
     Raises:
-      ValueError: unknown or missing set, folder or split, or files that are damaged;
-        says what there is.
+      ValueError: unknown or missing set, folder or split, with a list of those that
+        exist; or damaged files.
     """
     data_dir = absolute(data_dir)
     open_one = functools.cache(_opener(name, data_dir, workdir))
@@ -79,14 +84,14 @@ def open_source(
 class Joined:
     """Sources, or runs of their pictures, one after the other.
 
-    Labels remain where all parts have them.
+    There are labels if all parts have them.
 
     Args:
-      parts: (source, start, stop) each.
-      name: of the whole.
+      parts: (source, first index, end) of each.
+      name: of the joined source.
     """
 
-    def __init__(self, parts, name: str):
+    def __init__(self, parts: Sequence[tuple[Source, int, int]], name: str):
         self.name = name
         self._parts = parts
         sources = [source for source, _, _ in parts]
@@ -99,17 +104,17 @@ class Joined:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def read(self, indices) -> dict[str, np.ndarray]:
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         indices = np.asarray(indices)
-        which = np.searchsorted(self._ends, indices, side="right")
+        part = np.searchsorted(self._ends, indices, side="right")
         out = {"image": np.empty(len(indices), object)}
         if self.classes:
             out["label"] = np.empty(len(indices), np.int32)
-        for j in np.unique(which):
-            rows = which == j
-            got = self._parts[j][0].read(self._inner(j, indices[rows]))
+        for j in np.unique(part):
+            rows = part == j
+            batch = self._parts[j][0].read(self._inner(j, indices[rows]))
             for key in out:
-                out[key][rows] = got[key]
+                out[key][rows] = batch[key]
         return out
 
     def describe(self, index: int) -> str:
@@ -131,7 +136,7 @@ def _opener(name, data_dir, workdir):
         return functools.partial(Folder, data_dir)
     if has_scheme(name) or name.startswith(("/", "~", ".")):
         return functools.partial(Folder, name)
-    builder = tfds.find(name, data_dir)
+    builder = tfds.find_prepared(name, data_dir)
     if builder is None and os.path.isdir(name):
         return functools.partial(Folder, name)
     builder = builder or tfds.prepare(name, data_dir)

@@ -1,6 +1,6 @@
-"""TensorFlow, imported without its greeting and kept off the accelerator.
+"""TensorFlow, imported without its start-up messages and kept off the accelerator.
 
-The data room takes it from here: `from simclr_jax.data.tensorflow import tf`.
+All of `data` imports it from here: `from simclr_jax.data.tensorflow import tf`.
 """
 
 import contextlib
@@ -12,11 +12,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors only
 
 @contextlib.contextmanager
 def _silence():
-    """Sends what C++ writes to stderr nowhere; exceptions still come through."""
+    """Discards what C++ writes to stderr; exceptions still pass."""
     sys.stderr.flush()
     saved = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    with open(os.devnull, "w") as sink:
+        os.dup2(sink.fileno(), 2)
     try:
         yield
     finally:

@@ -1,13 +1,16 @@
-"""Pictures of some steps, one by one, for TensorFlow's threads to work on."""
+"""The pictures of some steps as a TensorFlow dataset."""
 
 import os
 import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from simclr_jax.data import augment
 from simclr_jax.data.errors import UnreadablePicture
+from simclr_jax.data.sources import Source
 from simclr_jax.data.tensorflow import tf
 
 # TensorFlow's AUTOTUNE is no faster here, and its thread sleeps for up to a minute
@@ -15,103 +18,117 @@ from simclr_jax.data.tensorflow import tf
 WORKERS = os.cpu_count() or 1
 
 
-class Reading:
-    """The pictures of some steps as a dataset, and what to say if one is broken.
+class PictureReader:
+    """Reads the pictures of some steps; names the one that cannot be read.
 
-    Attributes:
-      source: a `sources.Source`.
-      rows: step -> tree of arrays with one row a picture, a dict with "index".
+    Args:
+      source: of the pictures.
+      rows: step -> tree of arrays with one row for each picture, a dict with "index".
       steps: a range.
     """
 
-    def __init__(self, source, rows, steps):
-        self.source, self.rows, self.steps = source, rows, steps
-        self.failure: Exception | None = None
+    def __init__(
+        self, source: Source, rows: Callable[[int], dict[str, Any]], steps: range
+    ):
+        self._source, self._rows, self._steps = source, rows, steps
+        self._failure: Exception | None = None
 
-    def dataset(self):
-        """Single pictures, read a step at a time, one step ahead of their use."""
-        one = self._read(jax.tree.map(lambda a: a[:1], self.rows(self.steps.start)))
-        kinds, shapes = zip(*map(_type, tf.nest.flatten(one)), strict=True)
+    def dataset(self) -> Any:
+        """Single pictures, read a step at a time, one step ahead of their use.
+
+        Returns:
+          a dataset of dicts: `rows`, "image" and, if there are labels, "label".
+        """
+        row = jax.tree.map(lambda a: a[:1], self._rows(self._steps.start))
+        example = self._read(row)
+        types = [_type_and_shape(a) for a in tf.nest.flatten(example)]
+        dtypes, shapes = zip(*types, strict=True)
 
         def read(step):
             try:
-                return tf.nest.flatten(self._read(self.rows(int(step))))
+                return tf.nest.flatten(self._read(self._rows(int(step))))
             except Exception as failure:
-                self.failure = failure  # TensorFlow would turn it into a string
+                self._failure = failure  # TensorFlow would turn it into a string
                 raise
 
         def batch(step):
-            values = tf.numpy_function(read, [step], kinds)
+            values = tf.numpy_function(read, [step], dtypes)
             shaped = map(tf.ensure_shape, values, shapes)
-            return tf.nest.pack_sequence_as(one, list(shaped))
+            return tf.nest.pack_sequence_as(example, list(shaped))
 
-        steps = tf.data.Dataset.range(self.steps.start, self.steps.stop)
-        one_at_a_time = steps.map(tf.autograph.experimental.do_not_convert(batch))
-        return one_at_a_time.prefetch(1).unbatch()
+        steps = tf.data.Dataset.range(self._steps.start, self._steps.stop)
+        batches = steps.map(tf.autograph.experimental.do_not_convert(batch))
+        return batches.prefetch(1).unbatch()
 
-    def batches(self, dataset):
-        """Iterates over batches of one step each, naming the picture that breaks it."""
+    def batches(self, dataset: Any) -> Iterator[dict[str, Any]]:
+        """Iterates over a dataset of batches, one for each step, with int32 "index".
+
+        Raises:
+          UnreadablePicture: naming it.
+        """
         options = tf.data.Options()
         options.deterministic = True
         options.autotune.enabled = False
         options.threading.max_intra_op_parallelism = 1
-        step = self.steps.start
+        step = self._steps.start
         try:
             for batch in dataset.prefetch(2).with_options(options).as_numpy_iterator():
                 yield batch | {"index": batch["index"].astype(np.int32)}
                 step += 1
         except tf.errors.OpError as error:
-            raise self._explain(step, error) from None
+            raise self._cause(step, error) from None
 
     def _read(self, rows):
-        batch = self.source.read(rows["index"])
+        batch = self._source.read(rows["index"])
         image = batch["image"]
         if image.dtype != np.uint8:
-            image = np.asarray(image, object)  # bytes as they are, zeros at the end too
+            image = np.asarray(image, object)  # numpy's bytes type drops final zeros
         return rows | batch | {"image": image}
 
-    def _explain(self, step, error):
+    def _cause(self, step, error):
         """The error to raise instead of TensorFlow's."""
-        if self.failure is not None:
-            return self.failure
+        if self._failure is not None:
+            return self._failure
         # A chunk may reach into the next step.
-        for suspect in self.steps[step - self.steps.start :][:2]:
+        for suspect in self._steps[step - self._steps.start :][:2]:
             try:
-                pictures(self.source, self.rows(suspect)["index"])
-            except UnreadablePicture as found:
-                return found
+                read_pictures(self._source, self._rows(suspect)["index"])
+            except UnreadablePicture as cause:
+                return cause
         return error
 
 
-def _type(a):
-    """TensorFlow's type and shape of an array with any number of rows."""
-    kind = tf.string if a.dtype == object else tf.as_dtype(a.dtype)
-    return kind, [None, *a.shape[1:]]
+def _type_and_shape(a):
+    """TensorFlow's dtype and shape of an array with any number of rows."""
+    dtype = tf.string if a.dtype == object else tf.as_dtype(a.dtype)
+    return dtype, [None, *a.shape[1:]]
 
 
-def each(dataset, f, workers: int = WORKERS):
-    """Maps the elements of a dataset, so many at a time, in their order."""
+def parallel_map(dataset: Any, f: Callable, workers: int = WORKERS) -> Any:
+    """Maps the elements of a dataset, `workers` at a time, in their order."""
     f = tf.autograph.experimental.do_not_convert(f)  # no tensor decides a branch
     return dataset.map(f, num_parallel_calls=workers, deterministic=True)
 
 
-def pictures(source, index) -> list:
-    """Decoded pictures of a source, uint8 [H, W, 3] each, as they are.
+def read_pictures(
+    source: Source, index: Sequence[int] | np.ndarray
+) -> list[np.ndarray]:
+    """Decoded pictures of a source, uint8 [H, W, 3], neither cropped nor resized.
 
     Raises:
       UnreadablePicture: naming it.
     """
     index = np.asarray(index)
     encoded = source.read(index)["image"]
-    return [_decode(source, i, x) for i, x in zip(index, encoded, strict=True)]
+    return [_decode(source, i, data) for i, data in zip(index, encoded, strict=True)]
 
 
 def _decode(source, i, data):
     try:
         return augment.decode(tf.constant(data)).numpy()
-    except (tf.errors.OpError, ValueError) as reason:
-        what = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(reason)).strip()
+    except (tf.errors.OpError, ValueError) as error:
+        text = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(error)).strip()
         raise UnreadablePicture(
             f"{source.describe(int(i))} is not a readable picture: "
-            f"{what.splitlines()[0]} Replace it or take it out."
+            f"{text.splitlines()[0]} Replace it or remove it."
         ) from None

@@ -1,7 +1,7 @@
 """Data sets prepared by TensorFlow Datasets, read from their TFRecord files.
 
-TFDS says where the files are, which features hold picture and class, and prepares what
-is not there yet; its own reading pipeline is not used.
+TFDS lists the files and the features, and prepares sets that are missing; its reading
+pipeline is not used.
 """
 
 import os
@@ -9,6 +9,7 @@ import socket
 import sys
 import urllib.parse
 import urllib.request
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,12 @@ from simclr_jax.suggest import did_you_mean
 PORTS = {"http": 80, "https": 443, "ftp": 21}
 
 
-def find(name: str, data_dir: str):
-    """The builder of a prepared set, found offline by its files; None without them.
+def find_prepared(name: str, data_dir: str) -> Any:
+    """The builder of a prepared set, by its files, offline; None without them.
 
     Args:
       name: "imagenet2012", "cifar10:3.0.2", "imagenet_resized/64x64", ...
-      data_dir: where TFDS keeps its sets; "" for its default folder.
+      data_dir: folder of the prepared sets; "" for TFDS's default.
     """
     import tensorflow_datasets as tfds  # takes seconds
 
@@ -33,22 +34,23 @@ def find(name: str, data_dir: str):
         return tfds.core.read_only_builder.builder_from_files(
             name, data_dir=data_dir or None
         )
-    except (ValueError, KeyError):  # not found, or no name or path that it can parse
+    except (ValueError, KeyError):  # missing, or not a name or path that it can parse
         return None
 
 
-def prepare(name: str, data_dir: str):
-    """Downloads and prepares a set that TFDS knows and that is not there yet.
+def prepare(name: str, data_dir: str) -> Any:
+    """Downloads and prepares a set of TFDS's catalogue; returns its builder.
 
     Raises:
-      ValueError: TFDS does not know the name, or cannot prepare it here.
+      ValueError: the name is not in the catalogue, or preparing it failed.
+      BucketError: of data_dir.
     """
     import tensorflow_datasets as tfds
 
-    known = tfds.list_builders(with_community_datasets=False)
+    catalogue = tfds.list_builders(with_community_datasets=False)
     folder = data_dir or tfds.core.constants.DATA_DIR
-    if name.partition(":")[0].partition("/")[0] not in known:
-        raise ValueError(_unknown(name, folder, known))
+    if name.partition(":")[0].partition("/")[0] not in catalogue:
+        raise ValueError(_unknown(name, folder, catalogue))
     if data_dir and not storage_of(folder).is_dir(folder):
         raise ValueError(
             f"data.data_dir={folder} does not exist. Correct it, or create it to have "
@@ -62,28 +64,28 @@ def prepare(name: str, data_dir: str):
         builder.download_and_prepare(download_config=config, file_format="tfrecord")
     except BucketError:
         raise
-    except Exception as error:  # whatever the set's own code or the network raises
+    except Exception as error:  # any error of the set's code or of the network
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"The TFDS set {name} is not prepared in {folder} and cannot be prepared "
-            f"here ({reason[:400]}). Prepare it where the network or the files to "
-            "fetch by hand are: tfds build "
+            f"here ({reason[:400]}). Prepare it where the network or the manually "
+            "downloaded files are: tfds build "
             f"{name} --data_dir={folder}, then set data.data_dir to that folder."
         ) from error
     return builder
 
 
-def open_split(builder, split: str, workdir: str) -> Records:
+def open_split(builder: Any, split: str, workdir: str) -> Records:
     """One split of a prepared set as a source.
 
     Args:
-      builder: from `find` or `prepare`.
-      split: the plain name of a split.
-      workdir: where the index may be kept if not beside the data; "" for nowhere.
+      builder: from `find_prepared` or `prepare`.
+      split: the name of a split.
+      workdir: for an index that cannot be written beside the data; "" for none.
 
     Raises:
-      ValueError: no such split, no picture in it, another file format than TFRecord, or
-        files that are damaged or not complete.
+      ValueError: unknown split, no picture feature, another file format than TFRecord,
+        or files that are damaged or not complete.
     """
     info = builder.info
     if split not in info.splits:
@@ -97,30 +99,32 @@ def open_split(builder, split: str, workdir: str) -> Records:
             "are read. Prepare it again with --file_format=tfrecord."
         )
     image, label = _features(info)
-    chosen = info.splits[split]
-    kept = [os.path.join(workdir, "index")] if workdir else []
-    files = [os.fspath(path) for path in chosen.filepaths]
+    files = [os.fspath(path) for path in info.splits[split].filepaths]
+    index_folders = [os.path.dirname(files[0])]
+    if workdir:
+        index_folders.append(os.path.join(workdir, "index"))
 
-    def opened(label):
+    def open_records(label):
         return Records(
-            _present(files, info),
+            _check_present(files, info),
             name=f"{info.name}/{split}",
             image=image,
             label=label,
             classes=info.features[label].num_classes if label else 0,
             class_names=tuple(info.features[label].names) if label else (),
-            places=[os.path.dirname(files[0]), *kept],
+            index_folders=index_folders,
         )
 
-    source = opened(label)
-    _check_counts(source.index, chosen.shard_lengths)
-    # TFDS writes -1 where there is no label, as in all of STL-10's `unlabelled`.
-    known = not label or source.read(np.array([0]))["label"][0] >= 0
-    return source if known else opened("")
+    source = open_records(label)
+    _check_counts(source.index, info.splits[split].shard_lengths)
+    # TFDS writes -1 for a missing label, as in all of STL-10's `unlabelled`.
+    if label and source.read(np.array([0]))["label"][0] < 0:
+        return open_records("")
+    return source
 
 
 def _check_reach(builder):
-    """Fails at once where TFDS would try for minutes to reach a set's server."""
+    """Fails at once if a set's server is unreachable; TFDS would try for minutes."""
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS or urllib.request.getproxies():
         return
     urls = map(urllib.parse.urlsplit, builder.url_infos)
@@ -135,14 +139,14 @@ def _features(info):
     """The names of the picture's and the class's feature; "" for no class."""
     import tensorflow_datasets as tfds
 
-    kinds = {name: type(feature) for name, feature in info.features.items()}
-    images = [n for n, kind in kinds.items() if kind is tfds.features.Image]
-    labels = [n for n, kind in kinds.items() if kind is tfds.features.ClassLabel]
+    types = {name: type(feature) for name, feature in info.features.items()}
+    images = [n for n, t in types.items() if t is tfds.features.Image]
+    labels = [n for n, t in types.items() if t is tfds.features.ClassLabel]
     labels = [n for n in labels if info.features[n].num_classes]
     if not images or (len(images) > 1 and "image" not in images):
         raise ValueError(
             f"{info.full_name} has {len(images)} picture features; one is needed, or "
-            f"one of them called 'image'. Its features: {', '.join(kinds)}."
+            f"one of them called 'image'. Its features: {', '.join(types)}."
         )
     image = "image" if "image" in images else images[0]
     if "label" in labels or len(labels) == 1:
@@ -150,10 +154,10 @@ def _features(info):
     return image, ""
 
 
-def _present(files, info):
+def _check_present(files, info):
     storage = storage_of(files[0])
-    there = set(storage.entries(os.path.dirname(files[0]))[1])
-    missing = [path for path in files if os.path.basename(path) not in there]
+    names = set(storage.entries(os.path.dirname(files[0]))[1])
+    missing = [path for path in files if os.path.basename(path) not in names]
     if missing:
         raise ValueError(
             f"{info.full_name} is not complete: {len(missing)} of {len(files)} files "
@@ -162,27 +166,27 @@ def _present(files, info):
     return files
 
 
-def _check_counts(index, promised):
+def _check_counts(index, expected):
     counts = np.bincount(index.file, minlength=len(index.files))
-    for path, count, length in zip(index.files, counts, promised, strict=True):
+    for path, count, length in zip(index.files, counts, expected, strict=True):
         if count != length:
             raise ValueError(
-                f"{path} holds {count} records, but dataset_info.json promises "
+                f"{path} has {count} records, but dataset_info.json says "
                 f"{length}: the file is not complete. Copy or prepare it again."
             )
 
 
-def _unknown(name, folder, known):
+def _unknown(name, folder, catalogue):
     storage = storage_of(folder)
-    listed, there = "there is no such folder", []
+    contents, prepared = "there is no such folder", []
     if storage.is_dir(folder):
-        there = [entry for entry in storage.entries(folder)[0] if entry[0] != "."]
-        listed = f"it holds {', '.join(there) or 'nothing'}"
+        prepared = [entry for entry in storage.entries(folder)[0] if entry[0] != "."]
+        contents = f"it contains {', '.join(prepared) or 'nothing'}"
     return (
         f"data.name='{name}' is no folder of pictures, no TFDS set prepared in "
-        f"{folder} ({listed}), and no name that TFDS knows."
-        f"{did_you_mean(name, ['cifar10_mini', *there, *known])} Give a folder by its "
-        "path, or a TFDS name with data.data_dir set to where it is prepared (tfds "
+        f"{folder} ({contents}), and not in TFDS's catalogue."
+        f"{did_you_mean(name, ['cifar10_mini', *prepared, *catalogue])} Give a folder "
+        "by its path, or a TFDS name with data.data_dir set to its folder (tfds "
         "build NAME --data_dir=DIR), or 'cifar10_mini', the "
         "embedded pictures."
     )

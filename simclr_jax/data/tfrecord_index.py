@@ -1,8 +1,7 @@
-"""Where each record of a set of TFRecord files begins, found once and kept.
+"""The position of each record in a set of TFRecord files, computed once and saved.
 
 A TFRecord file is a chain: length (uint64), masked CRC-32C of those 8 bytes, the
-payload, masked CRC-32C of the payload. Hopping from length to length finds all records
-without reading them.
+payload, masked CRC-32C of the payload. Reading only the lengths gives all positions.
 """
 
 import concurrent.futures
@@ -13,7 +12,8 @@ import struct
 import sys
 import time
 import zipfile
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -24,18 +24,18 @@ from simclr_jax.storage.files import storage_of
 from simclr_jax.storage.paths import cache_folder
 
 HEADER, FOOTER = 12, 4  # bytes around a payload
-CHUNK = 2**23  # bytes a request where a request is dear; whole files pass through
+CHUNK = 2**23  # bytes of a request to a bucket; whole files are read
 THREADS = 16
 POLYNOMIAL = 0x82F63B78  # CRC-32C, reflected
 
 
 class Index(NamedTuple):
-    """Records of files, in the files' order.
+    """The records of some files, in the files' order.
 
     Attributes:
       files: the paths.
-      file: int32 [n], which of them holds a record.
-      offset: int64 [n], where its payload begins, in bytes.
+      file: int32 [n], the number of a record's file.
+      offset: int64 [n], of its payload in the file, in bytes.
       length: int64 [n], of its payload, in bytes.
     """
 
@@ -49,21 +49,27 @@ class Index(NamedTuple):
         return f"{name}, byte {self.offset[i] - HEADER}"
 
 
-def index_files(files, *, title: str, places, storage=None) -> Index:
-    """The index of TFRecord files, from where it was kept or built now.
+def index_files(
+    files: Sequence[str],
+    *,
+    title: str,
+    index_folders: Sequence[str],
+    storage: Any = None,
+) -> Index:
+    """The saved index of TFRecord files; it is built and saved if there is none.
 
-    It is known by the files' names, sizes and times, so that a changed file makes a new
-    index. Several processes may race: each writes the same content in one piece.
+    Its name is a hash of the files' names, sizes and times, so that a changed file gets
+    a new index. Several processes may build it at once: they write the same content.
 
     Args:
       files: paths, all on one storage.
-      title: what the files are, for messages and the index's name.
-      places: folders to look for the index and to keep it, the best first; the user's
-        cache folder comes last by itself.
-      storage: how to reach the files; by their paths if not given.
+      title: describes the files, in messages and in the index's name.
+      index_folders: where to look for the index and to write it, in this order; the
+        user's cache folder is always the last.
+      storage: of the files; by default that of their paths.
 
     Raises:
-      ValueError: a file is damaged or truncated; names the file and the byte.
+      ValueError: a file is damaged or truncated; with its path and the byte.
     """
     files = tuple(files)
     storage = storage or storage_of(files[0])
@@ -72,22 +78,23 @@ def index_files(files, *, title: str, places, storage=None) -> Index:
         names = [os.path.basename(path) for path in files]
         key = hashlib.sha256(repr((names, stats)).encode()).hexdigest()[:16]
         name = f"simclr_jax.{title.replace('/', '-')}.{key}.npz"
-        paths = [os.path.join(place, name) for place in (*places, cache_folder())]
+        folders = (*index_folders, cache_folder())
+        paths = [os.path.join(folder, name) for folder in folders]
         for path in paths:
-            kept = _load(path, len(files))
-            if kept is not None:
-                return _assemble(files, *kept)
+            saved = _load(path, len(files))
+            if saved is not None:
+                return _assemble(files, *saved)
         sizes = [size for size, _ in stats]
         lengths = _build(pool, storage, files, sizes, title)
     counts = np.array([len(part) for part in lengths], np.int64)
     lengths = np.concatenate(lengths)
-    place = _save(paths, counts, lengths)
-    print(f"{title}: {len(lengths)} records, index kept in {place}.", file=sys.stderr)
+    path = _save(paths, counts, lengths)
+    print(f"{title}: {len(lengths)} records, index in {path}.", file=sys.stderr)
     return _assemble(files, counts, lengths)
 
 
-def index_bytes(files, contents) -> Index:
-    """The index of files whose contents are at hand: {path: bytes}."""
+def index_bytes(files: Sequence[str], contents: Mapping[str, bytes]) -> Index:
+    """The index of files with known contents, {path: bytes}."""
     lengths = [_scan_bytes(path, contents[path]) for path in files]
     counts = np.array([len(part) for part in lengths], np.int64)
     return _assemble(tuple(files), counts, np.concatenate(lengths))
@@ -100,24 +107,25 @@ def _scan_bytes(path, data):
     return scan(read, path, len(data), HEADER)
 
 
-def scan(read, path: str, size: int, chunk: int) -> np.ndarray:
-    """The payload lengths of the records of one file, int64 [n], by hopping.
+def scan(
+    read: Callable[[int, int], bytes], path: str, size: int, chunk: int
+) -> np.ndarray:
+    """The payload lengths of the records of one file, int64 [n].
 
     Args:
       read: (offset, length) -> bytes of the file.
       path: for messages.
       size: of the file, in bytes.
-      chunk: bytes to ask for at once, at least the header's 12.
+      chunk: bytes to read at once, at least the header's 12.
 
     Raises:
       ValueError: a checksum does not match, or the file ends inside a record.
     """
     lengths, offset, begin, buffer = [], 0, 0, b""
     while offset < size:
-        at = offset - begin
-        if at + HEADER > len(buffer):
-            begin, at, buffer = offset, 0, read(offset, chunk)
-        header = buffer[at : at + HEADER]
+        if offset - begin + HEADER > len(buffer):
+            begin, buffer = offset, read(offset, chunk)
+        header = buffer[offset - begin : offset - begin + HEADER]
         if len(header) == HEADER and _masked_crc(header[:8]) != header[8:]:
             raise ValueError(
                 f"{path} is damaged at byte {offset}, or it is no TFRecord file: the "
@@ -141,15 +149,15 @@ def _build(pool, storage, files, sizes, title):
     chunk = CHUNK if storage.remote else HEADER
     start = time.monotonic()
 
-    def one(path, size):
-        def read(offset, length):  # TensorStore fails beyond the end, with all read
+    def scan_file(path, size):
+        def read(offset, length):  # TensorStore fails for reads beyond the end
             return storage.read(path, offset, min(length, size - offset))
 
         return scan(read, path, size, chunk)
 
     print(f"{title}: indexing {len(files)} files, once ...", file=sys.stderr)
-    work = pool.map(one, files, sizes)
-    bar = tqdm(work, total=len(files), unit="file", disable=None)  # on a terminal
+    results = pool.map(scan_file, files, sizes)
+    bar = tqdm(results, total=len(files), unit="file", disable=None)  # on a terminal
     lengths = list(bar)
     seconds = time.monotonic() - start
     print(f"{title}: indexed in {seconds:.1f} s.", file=sys.stderr)
@@ -167,12 +175,12 @@ def _assemble(files, counts, lengths):
 def _load(path, files):
     try:
         data = storage_of(path).read_all(path)
-        with np.load(io.BytesIO(data)) as kept:
-            counts, lengths = kept["counts"], kept["lengths"]
+        with np.load(io.BytesIO(data)) as arrays:
+            counts, lengths = arrays["counts"], arrays["lengths"]
     except BucketUnavailable:
         raise
     except (*STORAGE, ValueError, KeyError, zipfile.BadZipFile):
-        return None  # not there, not ours to read, or half a file from a full disk
+        return None  # missing, not readable, or truncated on a full disk
     good = len(counts) == files and counts.sum() == len(lengths)
     return (counts, lengths) if good else None
 
@@ -186,9 +194,9 @@ def _save(paths, counts, lengths):
         except BucketUnavailable:
             raise
         except STORAGE:
-            continue  # read-only: the next place
+            continue  # read-only: the next folder
         return path
-    return "memory only, as no folder could be written"
+    return "memory only: no folder could be written"
 
 
 def _crc_table():

@@ -7,7 +7,7 @@ end in numpy batches; sending these to a device is not included.
 
 import itertools
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 
 from simclr_jax.data.pipeline import decoded_shapes, train_batches
 from simclr_jax.data.recipes import expand
-from simclr_jax.data.sampler import Order
+from simclr_jax.data.sampler import Sampler
 from simclr_jax.data.sources import Source
 from simclr_jax.data.view import View
 
@@ -54,7 +54,7 @@ def measure(
     """
     n, counted = measured_batch(views, batch_size, len(source)), _Counted(source)
     batches = train_batches(
-        counted, views, batch_size=n, seed=0, start_step=0, steps=ENDLESS, colour=colour
+        counted, views, batch_size=n, seed=0, first_step=0, steps=ENDLESS, colour=colour
     )
     first = next(batches)
     counted.bytes = counted.images = 0
@@ -106,19 +106,19 @@ def stages(
     return dict(zip([*pipelines, last], durations, strict=True))
 
 
-def _read(source: Source, batch_size: int) -> Generator[dict[str, Any]]:
+def _read(source: Source, batch_size: int) -> Iterator[dict[str, Any]]:
     """The encoded pictures of a run, batch by batch."""
-    order = Order(len(source), batch_size, 0, block=source.block)
-    return (source.read(order.indices(step)[0]) for step in itertools.count())
+    sampler = Sampler(len(source), batch_size, 0, block=source.block)
+    return (source.read(sampler.indices(step)[0]) for step in itertools.count())
 
 
 def consume(
-    batches: Generator[Any], batch_size: int, seconds: float
+    batches: Iterator[Any], batch_size: int, seconds: float
 ) -> tuple[int, float]:
     """Draws batches for a while.
 
     Args:
-      batches: a generator, which is closed afterwards.
+      batches: an iterator; a generator is closed afterwards.
       batch_size: images of a batch.
       seconds: how long, after the warm-up.
 
@@ -133,7 +133,8 @@ def consume(
         next(batches)
         images += batch_size
     cpu = time.process_time() - start
-    batches.close()  # stops the threads of the pipeline
+    if isinstance(batches, Generator):
+        batches.close()  # stops the threads of the pipeline
     return images, cpu
 
 
@@ -142,12 +143,12 @@ class _Counted:
 
     def __init__(self, source: Source):
         self._source, self.bytes, self.images = source, 0, 0
+        self.name, self.block = source.name, source.block
+        self.classes, self.class_names = source.classes, source.class_names
+        self.describe = source.describe
 
     def __len__(self):
         return len(self._source)
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
 
     def read(self, indices: np.ndarray) -> dict[str, Any]:
         batch = self._source.read(indices)

@@ -1,10 +1,12 @@
-"""Pictures as points on a plane: two classic maps, and how to judge any."""
+"""Maps of pictures to two dimensions, PCA and t-SNE, and the accuracy of any map."""
+
+from typing import Any
 
 import numpy as np
 
 from simclr_jax.evaluate.features import check
 
-MOST = 60_000  # pixels of more pictures are not mapped: t-SNE would take hours
+MAX_PICTURES = 60_000  # of maps of pixels: t-SNE would take hours for more
 
 
 def map2d(
@@ -15,22 +17,22 @@ def map2d(
     classes: int,
     *,
     k: int = 15,
-) -> dict:
-    """Top-1 accuracy of the k nearest training points of a map, one vote each.
+) -> dict[str, Any]:
+    """Top-1 accuracy of an unweighted vote of the k nearest training points of a map.
 
-    As t-SimCNE (arXiv:2210.09879) judges its maps: by Euclidean distance. All points
-    may have been mapped together; only the labels are kept apart.
+    By Euclidean distance, as in t-SimCNE (arXiv:2210.09879). All points may have been
+    mapped together; only the labels of the test points are not used.
 
     Args:
       train: [N, 2]; train_label: [N] integers in [0, classes).
       test: [M, 2]; test_label: [M].
-      k: neighbours that vote; of fewer points all do. Ties go to the lower class.
+      k: neighbours that vote; all of fewer points. Ties go to the lower class.
 
     Returns:
       {"accuracy": in [0, 1], "count": M}.
 
     Raises:
-      ValueError: for points not on a plane, k below 1, and as `features.check`.
+      ValueError: points not of two dimensions, k below 1, and as `features.check`.
     """
     from sklearn.neighbors import KNeighborsClassifier  # seconds to import
 
@@ -39,16 +41,16 @@ def map2d(
     check(train, train_label, test, test_label, classes)
     if train.shape[1] != 2:
         raise ValueError(
-            f"map2d judges points on a plane; these have {train.shape[1]} coordinates. "
-            "z has two where method.out=2."
+            f"map2d needs points of 2 coordinates; these have {train.shape[1]} "
+            "coordinates. z has 2 with method.out=2."
         )
-    judge = KNeighborsClassifier(min(k, len(train))).fit(train, train_label)
-    right = judge.predict(test) == test_label
-    return {"accuracy": float(np.mean(right)), "count": len(test)}
+    model = KNeighborsClassifier(min(k, len(train))).fit(train, train_label)
+    correct = model.predict(test) == test_label
+    return {"accuracy": float(np.mean(correct)), "count": len(test)}
 
 
 def pca(x: np.ndarray, dimensions: int = 2, seed: int = 0) -> np.ndarray:
-    """[N, F] -> [N, dimensions], or fewer where N or F are fewer."""
+    """[N, F] -> [N, dimensions], or fewer if N or F are smaller."""
     from sklearn.decomposition import PCA
 
     model = PCA(min(dimensions, *x.shape), random_state=seed)
@@ -56,7 +58,7 @@ def pca(x: np.ndarray, dimensions: int = 2, seed: int = 0) -> np.ndarray:
 
 
 def tsne(x: np.ndarray, *, seed: int = 0, iterations: int = 1000) -> np.ndarray:
-    """[N, F] -> [N, 2] by PCA to 50 and t-SNE; equal on every run of one machine."""
+    """[N, F] -> [N, 2] by PCA to 50 and t-SNE; reproducible on one machine."""
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
@@ -66,6 +68,6 @@ def tsne(x: np.ndarray, *, seed: int = 0, iterations: int = 1000) -> np.ndarray:
         max_iter=iterations,
         random_state=seed,
     )
-    # Thousands of points take longer with threads, which wait for each other busily.
+    # For thousands of points threads make it slower, as they wait for each other.
     with threadpool_limits(1):
         return solver.fit_transform(pca(x, 50, seed))

@@ -1,9 +1,9 @@
-"""Pictures to features, once; the quick protocols then work on the arrays."""
+"""Features of all pictures of a split, as arrays for the quick protocols."""
 
 import collections
 import functools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,80 +18,108 @@ from simclr_jax.sharding import DATA, by_batch, replicated
 AHEAD = 2  # batches in flight: the host decodes the next while devices encode the last
 
 
+class FrozenEncoder(NamedTuple):
+    """The network to evaluate, with its weights; it runs in evaluation mode."""
+
+    encode: Callable[..., Any]  # (params, stats, uint8 [N, H, W, 3]) -> Outputs
+    features: Callable[[Any], dict[str, jax.Array]]  # Outputs -> {name: [1, N, D]}
+    params: Any
+    stats: Any
+
+    def on(self, mesh: Mesh) -> "FrozenEncoder":
+        """The encoder with its weights on every device."""
+        params, stats = jax.device_put((self.params, self.stats), replicated(mesh))
+        return self._replace(params=params, stats=stats)
+
+
 class Features(NamedTuple):
-    """What an encoder says about a split, on the host, in the order of `index`."""
+    """The features of a split, on the host, in the order of `index`."""
 
-    h: np.ndarray  # [N, F] float32, the representation
-    z: np.ndarray  # [N, D] float32, the projection
-    label: np.ndarray  # [N] int32; [0], empty, where the pictures have no labels
-    index: np.ndarray  # [N] int32, places in the split
+    values: dict[str, np.ndarray]  # float32 [N, D] by name, such as "h" and "z"
+    label: np.ndarray  # int32 [N]; [0], empty, for pictures without labels
+    index: np.ndarray  # int32 [N], positions in the split
 
 
-@functools.partial(jax.jit, static_argnames=("encode", "mesh"))
-def embed(encode: Callable, params, stats, batch: Batch, mesh: Mesh) -> dict:
-    """h, z and the fields of the batch without its pictures, on every device."""
-    y = encode(params, stats, batch.views[0])
+@functools.partial(jax.jit, static_argnames=("encode", "features", "mesh"))
+def embed(
+    encode: Callable[..., Any],
+    features: Callable[[Any], dict[str, jax.Array]],
+    params: Any,
+    stats: Any,
+    batch: Batch,
+    mesh: Mesh,
+) -> dict[str, Any]:
+    """Features, index, label and valid of a batch, on every device.
+
+    Args:
+      encode, features, params, stats: as in `FrozenEncoder`.
+      batch: with one view, split by rows over the mesh.
+    """
+    outputs = features(encode(params, stats, batch.views[0]))
+    values = {name: x[0].astype(jnp.float32) for name, x in outputs.items()}
     rows = {"index": batch.index, "label": batch.label, "valid": batch.valid}
-    rows |= {"h": y.h[0].astype(jnp.float32), "z": y.z[0].astype(jnp.float32)}
-    # said twice: computed where the images are, and only then sent to everybody
+    rows |= {"values": values}
+    # Constrained twice: computed where the images are, and only then sent to all.
     rows = jax.lax.with_sharding_constraint(rows, by_batch(mesh))
     return jax.lax.with_sharding_constraint(rows, replicated(mesh))
 
 
-def extract(encode: Callable, params, stats, batches: Iterable, mesh: Mesh) -> Features:
-    """Walks a split once; every process gets the features of all of it.
+def extract(encoder: FrozenEncoder, batches: Iterable[Batch], mesh: Mesh) -> Features:
+    """The features of all pictures of a split, on every process.
 
-    Compiles once for an `encode` and a batch shape, also over several calls.
+    Compiles once for an encoder and a batch shape, also over several calls.
 
     Args:
-      encode: `Network.encode`, (params, stats, uint8 [N, H, W, 3]) -> Outputs with
-        h [1, N, F] and z [1, N, D], in evaluation mode.
-      params, stats: of the branch to judge.
+      encoder: to evaluate.
       batches: this process's rows, all batches of one shape, with one view, uint8
-        [n, H, W, 3], index, valid and perhaps label. Rows that are not valid fill up
-        the last batch; they are left out.
-      mesh: the rows of all processes together must divide by its size.
+        [n, H, W, 3], index, valid and perhaps label. Rows that are not valid are left
+        out.
+      mesh: its size must divide the rows of all processes together.
 
     Raises:
-      ValueError: if there is no picture at all.
+      ValueError: there are no pictures.
     """
-    params, stats = jax.device_put((params, stats), replicated(mesh))
-    flying, landed = collections.deque(), []
+    encode, features, params, stats = encoder.on(mesh)
+    pending, finished = collections.deque(), []
     for batch in feed(batches, mesh):
-        flying.append(embed(encode, params, stats, batch, mesh))
-        if len(flying) > AHEAD:
-            landed.append(_fetch(flying.popleft()))
-    landed += map(_fetch, flying)
-    if not sum(len(rows["index"]) for rows in landed):
+        pending.append(embed(encode, features, params, stats, batch, mesh))
+        if len(pending) > AHEAD:
+            finished.append(_fetch(pending.popleft()))
+    finished += map(_fetch, pending)
+    if not sum(len(rows["index"]) for rows in finished):
         raise ValueError("The split has no pictures, so there are no features of it.")
-    order = np.argsort(np.concatenate([rows["index"] for rows in landed]))
-    labels = landed[0]["label"] is not None
-    label = _column(landed, "label", order) if labels else np.empty(0)
-    h, z, index = (_column(landed, name, order) for name in ("h", "z", "index"))
-    return Features(h, z, label.astype(np.int32), index)
+    order = np.argsort(np.concatenate([rows["index"] for rows in finished]))
+    names = list(finished[0]["values"])
+    values = {
+        name: _column([rows["values"] for rows in finished], name, order)
+        for name in names
+    }
+    labels = finished[0]["label"] is not None
+    label = _column(finished, "label", order) if labels else np.empty(0)
+    return Features(values, label.astype(np.int32), _column(finished, "index", order))
 
 
-def _column(landed: list[dict], name: str, order) -> np.ndarray:
+def _column(parts: list[dict[str, Any]], name: str, order: np.ndarray) -> np.ndarray:
     """Rows of all batches in that order; frees the parts, which may be many GB."""
-    return np.concatenate([rows.pop(name) for rows in landed])[order]
+    return np.concatenate([rows.pop(name) for rows in parts])[order]
 
 
-def _fetch(rows: dict) -> dict:
-    """Device rows -> host rows, without those that only fill up the batch."""
+def _fetch(rows: dict[str, Any]) -> dict[str, Any]:
+    """Device rows -> host rows, only the valid ones."""
     rows = jax.device_get(rows)
     valid = rows.pop("valid")
     return jax.tree.map(lambda x: x[valid], rows)
 
 
-def in_blocks(x: np.ndarray, rows: int, mesh: Mesh, fill=0) -> jax.Array:
+def in_blocks(x: np.ndarray, rows: int, mesh: Mesh, fill: float = 0) -> jax.Array:
     """Host rows [N, ...] -> [K, rows, ...], each block split over the mesh by rows.
 
-    For walking a long array with `jax.lax.scan` or `map`, one block at a time.
+    For `jax.lax.scan` or `map` over a long array, one block at a time.
 
     Args:
       x: the same on every process.
-      rows: asked for; cut to N and then rounded up to a multiple of the mesh's size.
-      fill: stands in the last block's surplus rows. With label -1 it marks them.
+      rows: of a block; at most N, then rounded up to a multiple of the mesh's size.
+      fill: value of the last block's surplus rows; -1 for labels, to mark them.
     """
     rows = -(-min(rows, len(x)) // mesh.size) * mesh.size
     count = -(-len(x) // rows)
@@ -102,11 +130,17 @@ def in_blocks(x: np.ndarray, rows: int, mesh: Mesh, fill=0) -> jax.Array:
     return jax.make_array_from_callback(full.shape, sharding, lambda part: full[part])
 
 
-def check(train, train_label, test, test_label, classes: int) -> None:
-    """What the quick protocols ask of their arrays.
+def check(
+    train: np.ndarray,
+    train_label: np.ndarray,
+    test: np.ndarray,
+    test_label: np.ndarray,
+    classes: int,
+) -> None:
+    """Checks the arrays of the quick protocols.
 
     Raises:
-      ValueError: as `check_split`, and for features of unlike widths.
+      ValueError: as `check_split`, and for features of different widths.
     """
     check_split("train", train, train_label, classes)
     check_split("test", test, test_label, classes)
@@ -117,13 +151,13 @@ def check(train, train_label, test, test_label, classes: int) -> None:
         )
 
 
-def check_split(name: str, x, label, classes: int) -> None:
-    """What every protocol asks of features and labels.
+def check_split(name: str, x: np.ndarray, label: np.ndarray, classes: int) -> None:
+    """Checks the features and labels of a split.
 
     Raises:
-      ValueError: for missing labels, labels outside [0, classes), and arrays other
-        than [N, F] and [N].
-      FloatingPointError: for features that are not finite.
+      ValueError: missing labels, labels outside [0, classes), or arrays other than
+        [N, F] and [N].
+      FloatingPointError: features that are not finite.
     """
     if not len(label):
         raise ValueError(
@@ -143,5 +177,5 @@ def check_split(name: str, x, label, classes: int) -> None:
     if not np.isfinite(x.sum(dtype=np.float64)):
         raise FloatingPointError(
             f"The {name} features are not all finite: the encoder has diverged. "
-            "Judge an earlier checkpoint, or train with a lower rate."
+            "Evaluate an earlier checkpoint, or train with a lower rate."
         )

@@ -1,6 +1,7 @@
-"""Weighted nearest neighbours, the judge that learns nothing."""
+"""Accuracy of weighted nearest neighbours; nothing is trained."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from simclr_jax.evaluate.features import check, in_blocks
 from simclr_jax.losses.geometry import normalize
 from simclr_jax.sharding import DATA
 
-QUERIES, BANK = 1024, 8192  # queries a device by rows of the bank, at a time
+QUERIES, BANK = 1024, 8192  # of a block: queries on a device, rows of the bank
 
 
 def knn(
@@ -25,7 +26,7 @@ def knn(
     *,
     k: int = 200,
     temperature: float = 0.1,
-) -> dict:
+) -> dict[str, Any]:
     """Top-1 accuracy of the vote of the k most similar training pictures.
 
     As in Wu et al. (arXiv:1805.01978, section 3.4) and DINO: similarity s is the
@@ -33,21 +34,21 @@ def knn(
     neighbours the one earlier in `train` counts as nearer; of classes with equal votes
     the lower one wins.
 
-    The queries live on the mesh, split by rows; the bank passes by once in blocks, so
-    it may be larger than the devices' memory.
+    The queries are on the mesh, split by rows; the bank is sent in blocks, once, so it
+    may be larger than the devices' memory.
 
     Args:
-      train: [N, F] the bank; train_label: [N] integers in [0, classes).
-      test: [M, F] the queries; test_label: [M].
+      train: [N, F], the bank; train_label: [N] integers in [0, classes).
+      test: [M, F], the queries; test_label: [M].
       mesh: of any size.
-      k: neighbours that vote; a bank of fewer pictures votes as a whole.
-      temperature: of the votes' weights; the smaller, the more the nearest decide.
+      k: neighbours that vote; all of a smaller bank.
+      temperature: of the votes' weights.
 
     Returns:
       {"accuracy": in [0, 1], "count": M}.
 
     Raises:
-      ValueError: for k or temperature not above 0, and as `features.check`.
+      ValueError: k or temperature not above 0, and as `features.check`.
     """
     if k < 1 or not temperature > 0:
         raise ValueError(
@@ -58,59 +59,62 @@ def knn(
     rows = QUERIES * mesh.size
     queries = in_blocks(test, rows, mesh)
     label = in_blocks(test_label, rows, mesh, fill=-1)
-    far = np.full((len(test), min(k, len(train))), -np.inf, np.float32)
-    nobody = np.full(far.shape, -1, np.int32)
-    near = in_blocks(far, rows, mesh), in_blocks(nobody, rows, mesh)
-    for start in range(0, len(train), BANK):
-        part = slice(start, start + BANK)
+    shape = len(test), min(k, len(train))
+    similarities = in_blocks(np.full(shape, -np.inf, np.float32), rows, mesh)
+    labels = in_blocks(np.full(shape, -1, np.int32), rows, mesh)
+    neighbours = similarities, labels
+    for begin in range(0, len(train), BANK):
+        part = slice(begin, begin + BANK)
         bank = in_blocks(train[part], BANK, mesh)[0]
         bank_label = in_blocks(train_label[part], BANK, mesh, fill=-1)[0]
-        near = _nearer(*near, queries, bank, bank_label, mesh)
-    right = _right(*near, label, classes, temperature)
-    return {"accuracy": int(right) / len(test), "count": len(test)}
+        neighbours = _nearest(*neighbours, queries, bank, bank_label, mesh)
+    correct = _correct(*neighbours, label, classes, temperature)
+    return {"accuracy": int(correct) / len(test), "count": len(test)}
 
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnums=(0, 1))
-def _nearer(sim, label, queries, bank, bank_label, mesh: Mesh):
-    """The neighbours so far and one more block of the bank -> the nearest of both.
+def _nearest(sim, label, queries, bank, bank_label, mesh: Mesh):
+    """The nearest of the neighbours so far and of one more block of the bank.
 
     Args:
-      sim, label: [K, Q, k] similarities, falling, and labels of the neighbours.
+      sim, label: [K, Q, k] similarities, decreasing, and labels of the neighbours.
       queries: [K, Q, F].
-      bank, bank_label: [B, F] and [B]; label -1 marks what only fills up the block.
+      bank, bank_label: [B, F] and [B]; rows with label -1 fill up the block.
     """
 
-    # Each device looks up its own queries. The partitioner cannot split a top-k: left
-    # to itself it would gather all similarities on every device.
-    rows, whole = P(None, DATA), P()
-    specs = (rows, rows, rows, whole, whole)
+    # Each device searches for its rows of queries. The compiler's partitioner cannot
+    # split a top-k: it would gather all similarities on every device.
+    rows, replicated = P(None, DATA), P()
+    specs = (rows, rows, rows, replicated, replicated)
 
     @functools.partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=rows)
-    def nearer(sim, label, queries, bank, bank_label):
+    def nearest(sim, label, queries, bank, bank_label):
         bank = normalize(bank)
 
         def merge(block):
             sim, label, x = block
             new = jnp.einsum("qf,bf->qb", normalize(x), bank, precision="highest")
             new = jnp.where(bank_label >= 0, new, -jnp.inf)
-            both = jnp.concatenate((label, jnp.broadcast_to(bank_label, new.shape)), 1)
-            sim, at = jax.lax.top_k(jnp.concatenate((sim, new), 1), sim.shape[1])
-            return sim, jnp.take_along_axis(both, at, 1)
+            labels = jnp.concatenate(
+                (label, jnp.broadcast_to(bank_label, new.shape)), 1
+            )
+            sim, order = jax.lax.top_k(jnp.concatenate((sim, new), 1), sim.shape[1])
+            return sim, jnp.take_along_axis(labels, order, 1)
 
         return jax.lax.map(merge, (sim, label, queries))
 
-    return nearer(sim, label, queries, bank, bank_label)
+    return nearest(sim, label, queries, bank, bank_label)
 
 
 @functools.partial(jax.jit, static_argnames="classes")
-def _right(sim, label, truth, classes: int, temperature: float):
-    """How many of the queries, truth [K, Q], their neighbours [K, Q, k] vote for."""
+def _correct(sim, label, truth, classes: int, temperature: float):
+    """The number of queries, labels truth [K, Q], that the neighbours vote for."""
 
     def count(block):
         sim, label, truth = block
         weight = jnp.exp((sim - sim[:, :1]) / temperature)  # the nearest weighs 1
-        mine = label[:, :, None] == jnp.arange(classes)
-        votes = jnp.sum(jnp.where(mine, weight[:, :, None], 0), 1)
-        return jnp.sum(jnp.argmax(votes, -1) == truth)  # never -1, the filling
+        of_class = label[:, :, None] == jnp.arange(classes)
+        votes = jnp.sum(jnp.where(of_class, weight[:, :, None], 0), 1)
+        return jnp.sum(jnp.argmax(votes, -1) == truth)  # a prediction is never -1
 
     return jnp.sum(jax.lax.map(count, (sim, label, truth)))

@@ -14,7 +14,7 @@ from simclr_jax.batch import Batch
 from simclr_jax.data import pipeline
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluate import embedding_2d, plots
-from simclr_jax.evaluate.features import Features, extract
+from simclr_jax.evaluate.features import Features, FrozenEncoder, extract
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear, linear_augmented
 from simclr_jax.experiment import build
@@ -46,9 +46,13 @@ def features(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    params, stats = run.method.kept(state)
-    batches = _reported(batches, on_progress)
-    return extract(run.method.network.encode, params, stats, batches, mesh)
+    return extract(frozen_encoder(run, state), _reported(batches, on_progress), mesh)
+
+
+def frozen_encoder(run: build.Run, state: TrainState) -> FrozenEncoder:
+    """The branch that the method keeps."""
+    method = run.method
+    return FrozenEncoder(method.network.encode, method.features, *method.kept(state))
 
 
 def _reported(
@@ -118,7 +122,7 @@ class Evaluation:
     @property
     def planar(self) -> bool:
         """Whether z is a map, of two dimensions."""
-        return self.features()[0].z.shape[1] == 2
+        return self.features()[0].values["z"].shape[1] == 2
 
     def check_labelled(self, protocol: str) -> None:
         """Raises ValueError if a split has no labels."""
@@ -163,8 +167,8 @@ class Evaluation:
             result = self._linear_augmented(feature, progress, settings)
         else:
             train, test = self.features(trained=trained)
-            arrays = getattr(train, feature), train.label
-            arrays += getattr(test, feature), test.label, self.train.classes
+            arrays = train.values[feature], train.label
+            arrays += test.values[feature], test.label, self.train.classes
             if protocol == "map2d":
                 result = embedding_2d.map2d(*arrays, **settings)
             else:
@@ -177,11 +181,8 @@ class Evaluation:
     ) -> dict[str, Any]:
         c = self.config
         test = features(c, self.run, self.state, self.test, self._mesh)
-        params, stats = self.run.method.kept(self.state)
         return linear_augmented(
-            self.run.method.network.encode,
-            params,
-            stats,
+            frozen_encoder(self.run, self.state),
             self.train,
             test,
             feature,
@@ -199,7 +200,7 @@ class Evaluation:
     @property
     def map_limit_exceeded(self) -> bool:
         """Whether there are too many pictures for `pixel_maps`."""
-        return len(self.train) + len(self.test) > embedding_2d.MOST
+        return len(self.train) + len(self.test) > embedding_2d.MAX_PICTURES
 
     def pixel_maps(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Scores of the classic maps of the pixels: (name of the map, as `score`)."""
@@ -230,12 +231,12 @@ class Evaluation:
         train, test = self.features()
         names, path = self.test.class_names, self._workdir / "embedding.png"
         if self.planar:
-            z = np.concatenate([train.z, test.z])
+            z = np.concatenate([train.values["z"], test.values["z"]])
             label = np.concatenate([train.label, test.label])
             label = label if self.labelled else label[:0]
             plots.plane(z, label, names, path, title=f"{len(z)} pictures, z")
-        elif len(test.h) >= plots.FEWEST:
-            plots.embedding(test.h, test.label, names, path)
+        elif len(test.index) >= plots.MIN_PICTURES:
+            plots.embedding(test.values["h"], test.label, names, path)
         metrics = self._workdir / "metrics.jsonl"
         if metrics.exists():  # a run that was stopped early may have none yet
             plots.curves(metrics, self._workdir / "curves.png")

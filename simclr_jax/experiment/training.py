@@ -74,8 +74,8 @@ def knn_evaluator(
     def evaluate(state, on_progress):
         bank = features(c, run, state, source, mesh, on_progress)
         test = features(c, run, state, test_source, mesh, on_progress)
-        arrays = bank.h, bank.label, test.h, test.label, source.classes
-        result = knn(*arrays, mesh, **c.evaluate.knn)
+        arrays = bank.values["h"], bank.label, test.values["h"], test.label
+        result = knn(*arrays, source.classes, mesh, **c.evaluate.knn)
         return {"knn_accuracy": result["accuracy"]}
 
     return evaluate

@@ -62,7 +62,7 @@ def test_crop_statistics(crop, height, width, mean, median):
     assert (x + w).max() <= width
     assert area.max() <= 1
     if crop == "tf_bbox":
-        assert area.min() >= 0.1  # a whole-picture box must be covered to a tenth
+        assert area.min() >= 0.1  # a tenth of the picture must be covered
         assert not np.any((y + h == height) & (h < height))  # exclusive upper end
     else:
         assert 0.07 < area.min() < 0.09
@@ -82,7 +82,7 @@ def test_crop_statistics(crop, height, width, mean, median):
 def test_torch_tries_ten_times():
     """Its algorithm as a plain loop over the same numbers; most tries do not fit."""
     view = View(size=8, crop="torch", area=(0.9, 1.0))
-    want, fallen = [], 0
+    expected, fallen = [], 0
     for key in augment.crop_keys(1, 0, 0, np.arange(300))[:, 0]:
         u = tf.random.stateless_uniform([11, 2], key).numpy().astype(float)
         for a, b in u[:10]:
@@ -90,12 +90,14 @@ def test_torch_tries_ten_times():
             aspect = np.exp(np.log(3 / 4) + b * np.log(16 / 9))
             w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
             if w <= 50 and h <= 60:
-                want.append((int(u[10, 0] * (61 - h)), int(u[10, 1] * (51 - w)), h, w))
+                expected.append(
+                    (int(u[10, 0] * (61 - h)), int(u[10, 1] * (51 - w)), h, w)
+                )
                 break
         else:
-            want.append((0, 0, 60, 50))
+            expected.append((0, 0, 60, 50))
             fallen += 1
-    np.testing.assert_array_equal(windows(60, 50, view, 300), want)
+    np.testing.assert_array_equal(windows(60, 50, view, 300), expected)
     assert 10 < fallen < 290
 
 
@@ -108,12 +110,12 @@ def test_torch_tries_ten_times():
         (1, 1, (0, 0, 1, 1)),
     ],
 )
-def test_torch_falls_back_on_the_centre(height, width, expected):
+def test_torch_ends_with_the_largest_central_crop(height, width, expected):
     view = View(size=8, crop="torch", area=(1.0, 1.0))
     assert {tuple(w) for w in windows(height, width, view, 20)} == {expected}
 
 
-def test_event_rates_are_the_recipe_s():
+def test_events_have_the_recipe_s_probabilities():
     view = dataclasses.replace(simclr(size=32)[0], solarise=0.3)
     drawn = augment.draw((view, view), 7, 3, 0, np.arange(DRAWS))
     for view_draws in drawn:
@@ -126,8 +128,8 @@ def test_event_rates_are_the_recipe_s():
 
 def test_orders_are_uniform_over_all_24():
     (drawn,) = augment.draw((simclr(size=32)[0],), 0, 0, 0, np.arange(DRAWS))
-    found, counts = np.unique(drawn["order"], axis=0, return_counts=True)
-    assert found.tolist() == [list(p) for p in itertools.permutations(range(4))]
+    orders, counts = np.unique(drawn["order"], axis=0, return_counts=True)
+    assert orders.tolist() == [list(p) for p in itertools.permutations(range(4))]
     expected = DRAWS / 24
     assert np.sum((counts - expected) ** 2 / expected) < 49.7  # chi2, 23 dof, p = 0.001
 
@@ -136,7 +138,7 @@ def test_orders_are_uniform_over_all_24():
     ("brightness", "low", "high"),
     [("additive", -0.4, 0.4), ("multiplicative", 0.6, 1.4)],
 )
-def test_factors_fill_their_ranges_uniformly(brightness, low, high):
+def test_factors_are_uniform_over_their_ranges(brightness, low, high):
     view = simclr(size=32, strength=0.5, brightness=brightness)[0]
     (drawn,) = augment.draw((view,), 0, 0, 0, np.arange(DRAWS))
     ranges = ((low, high), (0.6, 1.4), (0.6, 1.4), (-0.1, 0.1))
@@ -169,7 +171,7 @@ def test_draws_are_independent_of_each_other():
     assert np.abs(correlation).max() < 5 / DRAWS**0.5
 
 
-def test_draws_depend_on_the_picture_alone():
+def test_draws_depend_on_the_picture_only():
     view = simclr(size=32)[0]
     index = np.array([5, 0, 1_281_166, 77])
     whole = augment.draw((view, view), -3, 2, 9, index)
@@ -179,7 +181,7 @@ def test_draws_depend_on_the_picture_alone():
             assert all(np.array_equal(a[k][row], b[k][0]) for k in a)
 
 
-def test_one_sigma_a_batch_where_asked_for():
+def test_blur_sigma_batch_gives_one_sigma_a_batch():
     view = simclr(size=32, blur_sigma="batch")[0]
 
     def sigma(step):
@@ -192,7 +194,7 @@ def test_one_sigma_a_batch_where_asked_for():
     assert np.mean(steps) == pytest.approx(1.05, abs=0.1)
 
 
-def test_crop_keys_are_distinct_from_colours_and_each_other():
+def test_crop_keys_are_distinct():
     keys = [
         augment.crop_keys(2, seed, epoch, np.arange(100))
         for seed, epoch in itertools.product((0, 1), (0, 1))
@@ -223,25 +225,27 @@ def test_crop_keys_are_distinct_from_colours_and_each_other():
 def test_bicubic_fixtures(row, size, expected):
     n = len(row)
     image = np.broadcast_to(np.array(row, np.uint8)[None, :, None], (n, n, 3))
-    got = augment.resize(image, size)
-    np.testing.assert_allclose(got[0, :, 0], expected, atol=1e-6)
-    np.testing.assert_allclose(got[:, 0, 0], np.full(size, got[0, 0, 0]), atol=1e-6)
+    result = augment.resize(image, size)
+    np.testing.assert_allclose(result[0, :, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(
+        result[:, 0, 0], np.full(size, result[0, 0, 0]), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(37, 53, 32), (20, 11, 48)])
-def test_bicubic_is_jax_without_antialias(height, width, size):
+def test_bicubic_equals_jax_without_antialias(height, width, size):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
-    want = jax.image.resize(
+    expected = jax.image.resize(
         image.astype(np.float32), (size, size, 3), "cubic", antialias=False
     )
     # TensorFlow reads its weights from a table of 1,024 entries.
-    np.testing.assert_allclose(augment.resize(image, size), want, atol=0.3)
+    np.testing.assert_allclose(augment.resize(image, size), expected, atol=0.3)
     exact = rng.integers(0, 256, (64, 128, 3)).astype(np.uint8)
-    want = jax.image.resize(
+    expected = jax.image.resize(
         exact.astype(np.float32), (32, 32, 3), "cubic", antialias=False
     )
-    np.testing.assert_allclose(augment.resize(exact, 32), want, atol=3e-4)
+    np.testing.assert_allclose(augment.resize(exact, 32), expected, atol=3e-4)
 
 
 def photograph(height, width):
@@ -260,15 +264,15 @@ PIL_KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted(PIL_KINDS))
+@pytest.mark.parametrize("method", sorted(PIL_KINDS))
 @pytest.mark.parametrize(
     ("height", "width", "size"), [(150, 90, 32), (61, 130, 96), (20, 31, 48), (9, 9, 9)]
 )
-def test_resize_is_pil_s(kind, height, width, size):
+def test_resize_equals_pil(method, height, width, size):
     """To the rounding after either pass."""
     image = photograph(height, width)
-    want = Image.fromarray(image).resize((size, size), PIL_KINDS[kind])
-    gap = np.abs(augment.resize(image, size, kind) - np.asarray(want))
+    expected = Image.fromarray(image).resize((size, size), PIL_KINDS[method])
+    gap = np.abs(augment.resize(image, size, method) - np.asarray(expected))
     assert gap.max() < 1.3
     assert gap.mean() < 0.35
 
@@ -276,8 +280,10 @@ def test_resize_is_pil_s(kind, height, width, size):
 def test_pil_s_bicubic_clips_its_overshoot():
     """Spec 9.6, with antialias: .12133891, .42857143, -.03474903, 0."""
     row = np.array((0, 0, 1, 0, 0, 0, 0, 0), np.uint8)[None, :, None]
-    got = augment.resize(np.broadcast_to(row, (8, 8, 3)), 4, "pil_bicubic")
-    np.testing.assert_allclose(got[0, :, 0], (0.12133891, 0.42857143, 0, 0), atol=1e-6)
+    result = augment.resize(np.broadcast_to(row, (8, 8, 3)), 4, "pil_bicubic")
+    np.testing.assert_allclose(
+        result[0, :, 0], (0.12133891, 0.42857143, 0, 0), atol=1e-6
+    )
 
 
 # Spec 9.6: side and offset of the central crop.
@@ -296,22 +302,22 @@ def test_pil_s_bicubic_clips_its_overshoot():
 def test_centre(height, width, side, y, x):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
-    got = augment.centre(tf.constant(image), side)
-    assert got.dtype == tf.uint8
-    np.testing.assert_array_equal(got, image[y : y + side, x : x + side])
+    result = augment.centre(tf.constant(image), side)
+    assert result.dtype == tf.uint8
+    np.testing.assert_array_equal(result, image[y : y + side, x : x + side])
     # and at another size, by way of a float crop, a resize, a clip and one rounding
-    want = augment.resize(image[y : y + side, x : x + side], 96)
-    got = augment.centre(tf.constant(image), 96)
-    np.testing.assert_allclose(got, np.clip(want, 0, 255), atol=0.501)
+    expected = augment.resize(image[y : y + side, x : x + side], 96)
+    result = augment.centre(tf.constant(image), 96)
+    np.testing.assert_allclose(result, np.clip(expected, 0, 255), atol=0.501)
 
 
-def test_small_pictures_are_neither_cut_nor_resized():
+def test_small_pictures_are_neither_cropped_nor_resized():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
     np.testing.assert_array_equal(augment.centre(tf.constant(image), 32), image)
     other = rng.integers(0, 256, (40, 28, 3)).astype(np.uint8)
-    want = np.clip(augment.resize(other, 32), 0, 255)
-    np.testing.assert_allclose(augment.centre(other, 32), want, atol=0.501)
+    expected = np.clip(augment.resize(other, 32), 0, 255)
+    np.testing.assert_allclose(augment.centre(other, 32), expected, atol=0.501)
 
 
 def test_crop_is_the_resized_window():
@@ -319,11 +325,11 @@ def test_crop_is_the_resized_window():
     view = crop_flip(size=24)[0]
     key = augment.crop_keys(1, 0, 0, np.array([3]))[0, 0]
     (y, x, _), (h, w, _) = augment.window(tf.constant([60, 80, 3]), key, view)
-    want = augment.resize(image[y : y + h, x : x + w], 24)
-    np.testing.assert_array_equal(augment.crop(image, key, view), want)
+    expected = augment.resize(image[y : y + h, x : x + w], 24)
+    np.testing.assert_array_equal(augment.crop(image, key, view), expected)
 
 
-def encoded(mode, kind, size=(20, 14), **words):
+def encoded(mode, method, size=(20, 14), **options):
     rng = np.random.default_rng(0)
     pixels = rng.integers(90, 166, (4, 4, 3)).astype(np.uint8)
     image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
@@ -333,12 +339,12 @@ def encoded(mode, kind, size=(20, 14), **words):
     else:
         image = image.convert(mode)
     file = io.BytesIO()
-    image.save(file, kind, **words)
+    image.save(file, method, **options)
     return file.getvalue(), np.asarray(image.convert("RGB"))
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind", "words", "error"),
+    ("mode", "method", "options", "error"),
     [
         ("RGB", "JPEG", {"quality": 95}, 3),
         ("RGB", "JPEG", {"progressive": True, "quality": 95}, 3),
@@ -354,22 +360,22 @@ def encoded(mode, kind, size=(20, 14), **words):
         ("RGB", "WEBP", {"lossless": True}, 0),
     ],
 )
-def test_decode_gives_three_channels(mode, kind, words, error):
-    data, want = encoded(mode, kind, **words)
-    got = tf.function(augment.decode)(tf.constant(data)).numpy()
-    assert (got.shape, got.dtype) == ((14, 20, 3), np.uint8)
+def test_decode_gives_three_channels(mode, method, options, error):
+    data, expected = encoded(mode, method, **options)
+    result = tf.function(augment.decode)(tf.constant(data)).numpy()
+    assert (result.shape, result.dtype) == ((14, 20, 3), np.uint8)
     if error is not None:
-        assert np.abs(got.astype(int) - want).mean() <= error
+        assert np.abs(result.astype(int) - expected).mean() <= error
 
 
 def test_sixteen_bit_png_keeps_its_brightness():
     data, _ = encoded("I;16", "PNG")
-    want = np.asarray(Image.open(io.BytesIO(encoded("L", "PNG")[0])))
-    got = augment.decode(tf.constant(data)).numpy()
-    assert np.abs(got[..., 0].astype(int) - want).max() <= 1
+    expected = np.asarray(Image.open(io.BytesIO(encoded("L", "PNG")[0])))
+    result = augment.decode(tf.constant(data)).numpy()
+    assert np.abs(result[..., 0].astype(int) - expected).max() <= 1
 
 
-def test_moving_pictures_give_their_first_frame():
+def test_animations_give_their_first_frame():
     rng = np.random.default_rng(0)
     frames = [
         Image.fromarray(rng.integers(0, 256, (9, 9), np.uint8)).convert("P")
@@ -377,11 +383,11 @@ def test_moving_pictures_give_their_first_frame():
     ]
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
-    got = augment.decode(tf.constant(file.getvalue()))
-    np.testing.assert_array_equal(got, np.asarray(frames[0].convert("RGB")))
+    result = augment.decode(tf.constant(file.getvalue()))
+    np.testing.assert_array_equal(result, np.asarray(frames[0].convert("RGB")))
 
 
-def test_exif_does_not_turn_a_picture():
+def test_exif_orientation_is_ignored():
     exif = Image.Exif()
     exif[0x0112] = 6
     data, _ = encoded("RGB", "JPEG", exif=exif)
@@ -390,13 +396,13 @@ def test_exif_does_not_turn_a_picture():
 
 def test_decoding_is_tensorflow_s_default():
     """One operation for all formats; on JPEG the same bits as the JPEG one."""
-    for words in ({"quality": 90}, {"quality": 60, "subsampling": 2}):
-        data, _ = encoded("RGB", "JPEG", size=(61, 47), **words)
-        want = tf.io.decode_jpeg(data, channels=3)
-        np.testing.assert_array_equal(augment.decode(tf.constant(data)), want)
+    for options in ({"quality": 90}, {"quality": 60, "subsampling": 2}):
+        data, _ = encoded("RGB", "JPEG", size=(61, 47), **options)
+        expected = tf.io.decode_jpeg(data, channels=3)
+        np.testing.assert_array_equal(augment.decode(tf.constant(data)), expected)
 
 
-def test_to_uint8_rounds_half_up_and_ends_at_0_and_255():
+def test_to_uint8_rounds_half_up_and_clips():
     halves = np.arange(-4, 516, dtype=np.float32) / 2
     draw = np.random.default_rng(0).uniform(-40, 300, 10_000).astype(np.float32)
     x = np.concatenate([halves, draw])

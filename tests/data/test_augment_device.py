@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from simclr_jax.batch import Batch
 from simclr_jax.data import augment, augment_host
-from simclr_jax.data.augment_device import colour, prepare
+from simclr_jax.data.augment_device import apply_colour, prepare
 from simclr_jax.data.recipes import RECIPES, expand, simclr
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.view import View
@@ -37,15 +37,15 @@ def draws(n=1, *, order=(0, 1, 2, 3), sigma=1.0, on=(), **factors):
     }
 
 
-def whole(size=2, **words):
+def plain_view(size=2, **options):
     """A view with every operation compiled in."""
     every = View(size=size, jitter=1, grey=1, blur=1, solarise=1)
-    return dataclasses.replace(every, **words)
+    return dataclasses.replace(every, **options)
 
 
-def whole_pil(size=2, **words):
+def plain_pil_view(size=2, **options):
     """The same in PIL's arithmetic."""
-    return whole(size, colours="pil", brightness_kind="multiplicative", **words)
+    return plain_view(size, colours="pil", brightness_mode="multiplicative", **options)
 
 
 def picture(*pixels):
@@ -54,17 +54,17 @@ def picture(*pixels):
 
 
 def on_host(x, drawn, view):
-    return augment_host.colour(tf.constant(x), drawn, view).numpy()
+    return augment_host.apply_colour(tf.constant(x), drawn, view).numpy()
 
 
-on_device = jax.jit(colour, static_argnums=2)
-ROOMS = {"device": on_device, "host": on_host}
+on_device = jax.jit(apply_colour, static_argnums=2)
+IMPLEMENTATIONS = {"device": on_device, "host": on_host}
 
 
-@pytest.fixture(params=sorted(ROOMS))
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
 def run(request):
     """Both implementations must pass every fixture."""
-    return ROOMS[request.param]
+    return IMPLEMENTATIONS[request.param]
 
 
 @pytest.mark.parametrize(
@@ -83,38 +83,42 @@ def run(request):
     ],
 )
 def test_fixtures(run, on, factors, expected):
-    got = run(picture(A, B), draws(on=(on,), **factors), whole())
-    np.testing.assert_allclose(got, picture(*expected), atol=1e-6)
+    result = run(picture(A, B), draws(on=(on,), **factors), plain_view())
+    np.testing.assert_allclose(result, picture(*expected), atol=1e-6)
 
 
 def test_multiplicative_brightness(run):
-    view = whole(brightness_kind="multiplicative")
-    got = run(picture(A, B), draws(on=("jitter",), brightness=1.5), view)
+    view = plain_view(brightness_mode="multiplicative")
+    result = run(picture(A, B), draws(on=("jitter",), brightness=1.5), view)
     np.testing.assert_allclose(
-        got, picture((0.3, 0.6, 0.9), (1, 0.15, 0.45)), atol=1e-6
+        result, picture((0.3, 0.6, 0.9), (1, 0.15, 0.45)), atol=1e-6
     )
 
 
 def test_solarise_inverts_from_one_half_on(run):
-    got = run(picture((0.2, 0.5, 0.8), A), draws(on=("solarise",)), whole())
-    np.testing.assert_allclose(got[0, 0, 0], (0.2, 0.5, 0.2), atol=1e-6)
+    result = run(picture((0.2, 0.5, 0.8), A), draws(on=("solarise",)), plain_view())
+    np.testing.assert_allclose(result[0, 0, 0], (0.2, 0.5, 0.2), atol=1e-6)
 
 
 def test_every_operation_clips(run):
     """Up by 0.8 and to grey saturation in between: only a clip loses the overshoot."""
     x = picture((0.9, 0.5, 0.1), (0.9, 0.5, 0.1))
-    first = run(x, draws(on=("jitter",), brightness=0.8, saturation=0.5), whole())
+    first = run(x, draws(on=("jitter",), brightness=0.8, saturation=0.5), plain_view())
     np.testing.assert_allclose(first[0, 0, 0], (1, 1, 0.95), atol=1e-6)
     last = draws(on=("jitter",), order=(2, 1, 0, 3), brightness=0.8, saturation=0.5)
-    np.testing.assert_allclose(run(x, last, whole())[0, 0, 0], (1, 1, 1), atol=1e-6)
+    np.testing.assert_allclose(
+        run(x, last, plain_view())[0, 0, 0], (1, 1, 1), atol=1e-6
+    )
 
 
-def test_overshoot_of_the_resize_lives_until_the_first_clip(run):
+def test_overshoot_of_the_resize_remains_until_the_first_clip(run):
     x = picture((1.2, 0.5, -0.1), (1.2, 0.5, -0.1))
-    kept = run(x, draws(on=("jitter",), brightness=-0.4), whole())
+    kept = run(x, draws(on=("jitter",), brightness=-0.4), plain_view())
     np.testing.assert_allclose(kept[0, 0, 0], (0.8, 0.1, 0), atol=1e-6)
-    np.testing.assert_allclose(run(x, draws(), whole())[0, 0, 0], (1, 0.5, 0))
-    grey = run(x, draws(on=("grey",)), whole())  # 0.2989 * 1.2 + 0.587 * 0.5 - 0.0114
+    np.testing.assert_allclose(run(x, draws(), plain_view())[0, 0, 0], (1, 0.5, 0))
+    grey = run(
+        x, draws(on=("grey",)), plain_view()
+    )  # 0.2989 * 1.2 + 0.587 * 0.5 - 0.0114
     np.testing.assert_allclose(grey[0, 0, 0], (0.64078,) * 3, atol=1e-6)
 
 
@@ -135,19 +139,19 @@ def gaussian(sigma, radius):
 def test_blur_taps(run, sigma, taps):
     x = np.zeros((1, 224, 224, 3), np.float32)
     x[0, 112, 112] = 1
-    got = run(x, draws(on=("blur",), sigma=sigma), whole(224))[0, :, :, 0]
-    want = np.outer(gaussian(sigma, 11), gaussian(sigma, 11))
-    np.testing.assert_allclose(got[101:124, 101:124], want, atol=1e-6)
-    line = got[112, 112:115] / got[112, 112] * taps[0]
+    result = run(x, draws(on=("blur",), sigma=sigma), plain_view(224))[0, :, :, 0]
+    expected = np.outer(gaussian(sigma, 11), gaussian(sigma, 11))
+    np.testing.assert_allclose(result[101:124, 101:124], expected, atol=1e-6)
+    line = result[112, 112:115] / result[112, 112] * taps[0]
     np.testing.assert_allclose(line, taps, atol=1e-6)
-    assert got[112, 100] == 0  # the twelfth tap is none
+    assert result[112, 100] == 0  # the twelfth tap is none
 
 
 def test_blur_fades_at_the_border(run):
     x = np.ones((1, 224, 224, 3), np.float32)
-    got = run(x, draws(on=("blur",), sigma=2.0), whole(224))[0, :, :, 0]
-    found = (got[0, 0], got[0, 112], got[112, 112])
-    np.testing.assert_allclose(found, (0.359683, 0.599736, 1), atol=2e-6)
+    result = run(x, draws(on=("blur",), sigma=2.0), plain_view(224))[0, :, :, 0]
+    corners = (result[0, 0], result[0, 112], result[112, 112])
+    np.testing.assert_allclose(corners, (0.359683, 0.599736, 1), atol=2e-6)
 
 
 def test_hue_and_saturation_against_tensorflow(run):
@@ -157,13 +161,15 @@ def test_hue_and_saturation_against_tensorflow(run):
     x[0, :8] = x[0, :8, :, :1]  # greys, where hue is undefined
     x[0, 8, :, 1] = x[0, 8, :, 0]  # ties of two channels
     for turns in (-0.2, -0.03, 0.11, 0.2):
-        got = run(x, draws(on=("jitter",), order=(3, 0, 1, 2), hue=turns), whole(64))
-        want = np.clip(tf.image.adjust_hue(x, turns), 0, 1)
-        np.testing.assert_allclose(got, want, atol=2e-6)
+        result = run(
+            x, draws(on=("jitter",), order=(3, 0, 1, 2), hue=turns), plain_view(64)
+        )
+        expected = np.clip(tf.image.adjust_hue(x, turns), 0, 1)
+        np.testing.assert_allclose(result, expected, atol=2e-6)
     for factor in (0.2, 0.9, 1.8):
         drawn = draws(on=("jitter",), order=(2, 0, 1, 3), saturation=factor)
-        want = np.clip(tf.image.adjust_saturation(x, factor), 0, 1)
-        np.testing.assert_allclose(run(x, drawn, whole(64)), want, atol=2e-6)
+        expected = np.clip(tf.image.adjust_saturation(x, factor), 0, 1)
+        np.testing.assert_allclose(run(x, drawn, plain_view(64)), expected, atol=2e-6)
 
 
 def test_all_orders_against_tensorflow(run):
@@ -187,16 +193,16 @@ def test_all_orders_against_tensorflow(run):
         tf.image.adjust_saturation,
         tf.image.adjust_hue,
     )
-    want = []
+    expected = []
     for row, order, factors in zip(x, orders, drawn["factors"], strict=True):
         for op in order:
             row = tf.clip_by_value(adjust[op](row, factors[op]), 0, 1)
-        want.append(row)
-    np.testing.assert_allclose(run(x, drawn, whole(8)), want, atol=5e-6)
+        expected.append(row)
+    np.testing.assert_allclose(run(x, drawn, plain_view(8)), expected, atol=5e-6)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "number", "words"),
+    ("recipe", "number", "options"),
     [
         ("simclr", 0, {}),
         ("simclr", 0, {"brightness": "multiplicative"}),
@@ -205,14 +211,14 @@ def test_all_orders_against_tensorflow(run):
         ("dino", 1, {}),
     ],
 )
-def test_host_and_device_agree(recipe, number, words):
-    """The whole chain on the same floats: 1e-6."""
-    view = expand(RECIPES[recipe](size=48, **words))[number]
+def test_host_and_device_agree(recipe, number, options):
+    """All steps on the same floats, to 1e-6."""
+    view = expand(RECIPES[recipe](size=48, **options))[number]
     x = np.random.default_rng(2).uniform(-0.05, 1.05, (256, 48, 48, 3))
     x = x.astype(np.float32)
     (drawn,) = augment.draw((view,), 0, 0, 0, np.arange(256))
-    got = on_host(x, drawn, view)
-    np.testing.assert_allclose(got, on_device(x, drawn, view), rtol=0, atol=1e-6)
+    result = on_host(x, drawn, view)
+    np.testing.assert_allclose(result, on_device(x, drawn, view), rtol=0, atol=1e-6)
 
 
 # Spec 1.1 of the torchvision recipes.
@@ -222,16 +228,16 @@ def test_host_and_device_agree(recipe, number, words):
 )
 def test_luma_of_pil(run, pixel, grey):
     x = picture(pixel, pixel) / 255
-    got = run(x, draws(on=("grey",)), whole_pil())
-    assert np.all(np.round(255 * got) == grey)
+    result = run(x, draws(on=("grey",)), plain_pil_view())
+    assert np.all(np.round(255 * result) == grey)
 
 
 def test_solarise_of_levels(run):
     levels = np.array([0, 1, 127, 128, 129, 200, 255], np.float32)
     x = np.broadcast_to((levels / 255)[None, None, :, None], (1, 7, 7, 3))
-    got = run(x, draws(on=("solarise",)), whole_pil(7))
-    want = (0, 1, 127, 127, 126, 55, 0)
-    np.testing.assert_allclose(255 * got[0, 0, :, 0], want, atol=1e-4)
+    result = run(x, draws(on=("solarise",)), plain_pil_view(7))
+    expected = (0, 1, 127, 127, 126, 55, 0)
+    np.testing.assert_allclose(255 * result[0, 0, :, 0], expected, atol=1e-4)
 
 
 def test_all_orders_of_pil_in_float64(run):
@@ -243,7 +249,7 @@ def test_all_orders_of_pil_in_float64(run):
     factors = rng.uniform(0.2, 1.8, (24, 4))
     factors[:, 3] = rng.uniform(-0.5, 0.5, 24)
     drawn["factors"] = factors.astype(np.float32)
-    want = []
+    expected = []
     for row, order, f in zip(x.astype(float), orders, factors, strict=True):
         for op in order:
             grey = row @ (0.299, 0.587, 0.114)
@@ -253,41 +259,43 @@ def test_all_orders_of_pil_in_float64(run):
             else:
                 row = f[op] * row + (1 - f[op]) * others[op]
             row = np.clip(row, 0, 1)
-        want.append(row)
-    np.testing.assert_allclose(run(x, drawn, whole_pil(8)), want, atol=5e-6)
+        expected.append(row)
+    np.testing.assert_allclose(run(x, drawn, plain_pil_view(8)), expected, atol=5e-6)
 
 
-def test_grey_comes_first_where_asked_for(run):
-    """The clip of a bright picture is what tells the orders apart."""
+def test_grey_first_comes_before_the_jitter(run):
+    """The orders differ by the clip of a bright picture."""
     drawn = draws(on=("grey", "jitter"), brightness=1.8, contrast=1.0, saturation=1.0)
-    first = run(picture(B, B), drawn, whole_pil(grey_first=True))
+    first = run(picture(B, B), drawn, plain_pil_view(grey_first=True))
     np.testing.assert_allclose(
         first, picture((0.65160,) * 3, (0.65160,) * 3), atol=1e-6
     )
-    last = run(picture(B, B), drawn, whole_pil())
+    last = run(picture(B, B), drawn, plain_pil_view())
     np.testing.assert_allclose(last, picture((0.46622,) * 3, (0.46622,) * 3), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [5, 40])  # 5: the kernel is longer than the side
 def test_blur_of_pil_repeats_the_border(run, size):
     x = np.random.default_rng(0).random((1, size, size, 3), np.float32)
-    got = run(x, draws(on=("blur",), sigma=2.0), whole_pil(size))
-    want = x.astype(float)
+    result = run(x, draws(on=("blur",), sigma=2.0), plain_pil_view(size))
+    expected = x.astype(float)
     for axis in (1, 2):
-        want = gaussian_filter1d(want, 2.0, axis, mode="nearest", truncate=4)
-    np.testing.assert_allclose(got, want, atol=1e-6)
+        expected = gaussian_filter1d(expected, 2.0, axis, mode="nearest", truncate=4)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
-def test_blurred_edge_is_the_true_gaussian_s(run):
+def test_a_blurred_edge_equals_the_gaussian_integral(run):
     """Spec 1.1: a step at sigma 2, and PIL's three boxes within two levels or three."""
     x = np.zeros((1, 32, 32, 3), np.float32)
     x[:, :, 16:] = 1
-    got = 255 * run(x, draws(on=("blur",), sigma=2.0), whole_pil(32))[0, 9, 11:21, 0]
+    result = (
+        255 * run(x, draws(on=("blur",), sigma=2.0), plain_pil_view(32))[0, 9, 11:21, 0]
+    )
     exact = (2.9, 9.8, 26.3, 57.2, 102.1, 152.9, 197.8, 228.7, 245.2, 252.1)
-    np.testing.assert_allclose(got, exact, atol=0.06)
+    np.testing.assert_allclose(result, exact, atol=0.06)
     image = Image.fromarray(np.uint8(255 * x[0]))
     boxes = np.asarray(image.filter(ImageFilter.GaussianBlur(2)), int)[9, 11:21, 0]
-    assert np.abs(got - boxes).max() < 2.5
+    assert np.abs(result - boxes).max() < 2.5
 
 
 def torchvision_on_pil(x, drawn, view):
@@ -318,23 +326,23 @@ def torchvision_on_pil(x, drawn, view):
 
 
 @pytest.mark.parametrize("recipe", ["moco_v1", "moco_v2", "moco_v3"])
-def test_the_chain_is_torchvision_s_on_pil(recipe):
-    """Up to the rounding, as paint.py says; PIL cuts decimals off, hence the sign."""
+def test_all_steps_against_torchvision_on_pil(recipe):
+    """Up to rounding, see augment_host.py; PIL rounds down, hence the sign."""
     view = RECIPES[recipe](size=32)[1]
     n = 300
     x = open_source("cifar10_mini", split="train").read(np.arange(n))["image"]
     x = np.stack([augment.decode(tf.constant(a)).numpy() for a in x])
     (drawn,) = augment.draw((view,), 0, 0, 0, np.arange(n))
-    got = 255 * on_host(x / np.float32(255), drawn, view)
+    result = 255 * on_host(x / np.float32(255), drawn, view)
     rows = ({name: a[i] for name, a in drawn.items()} for i in range(n))
-    want = [torchvision_on_pil(a, d, view) for a, d in zip(x, rows, strict=True)]
-    gap = got - want
+    expected = [torchvision_on_pil(a, d, view) for a, d in zip(x, rows, strict=True)]
+    gap = result - expected
     assert np.abs(gap).mean() < 1.6
     assert 0.5 < gap.mean() < 1.6
     assert np.quantile(np.abs(gap), 0.999) < 12
 
 
-def test_rows_do_not_see_each_other(run):
+def test_rows_are_independent(run):
     view = simclr(size=16)[0]
     x = np.random.default_rng(3).random((8, 16, 16, 3), np.float32)
     (drawn,) = augment.draw((view,), 0, 0, 0, np.arange(8))
@@ -345,8 +353,8 @@ def test_rows_do_not_see_each_other(run):
     np.testing.assert_allclose(run(x, drawn, view), alone, atol=1e-6)
 
 
-def test_sharded_batch_stays_where_it_is():
-    """The compiled program of eight devices holds no collective."""
+def test_a_sharded_batch_needs_no_communication():
+    """The program compiled for eight devices has no collective."""
     view = simclr(size=16)[0]
     mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
     by_batch = NamedSharding(mesh, P("data"))
@@ -364,7 +372,7 @@ def test_sharded_batch_stays_where_it_is():
         assert collective not in text
 
 
-def test_prepare_uses_up_the_draws():
+def test_prepare_makes_views_and_removes_the_draws():
     views = simclr(size=8)
     index = np.arange(4)
     x = np.random.default_rng(4).integers(0, 256, (2, 4, 8, 8, 3)).astype(np.uint8)
@@ -375,16 +383,16 @@ def test_prepare_uses_up_the_draws():
     assert made.index is index
     for before, after, drawn in zip(x, made.views, batch.draws, strict=True):
         assert after.dtype == jnp.float32
-        want = colour(before.astype(np.float32) / 255, drawn, views[0])
-        np.testing.assert_allclose(after, want, atol=1e-6)
+        expected = apply_colour(before.astype(np.float32) / 255, drawn, views[0])
+        np.testing.assert_allclose(after, expected, atol=1e-6)
 
 
-def test_what_cannot_happen_is_not_compiled():
+def test_steps_of_probability_0_are_not_compiled():
     view = simclr(size=16, blur=0.0)[0]
     (drawn,) = augment.draw((view,), 0, 0, 0, np.arange(2))
     x = np.zeros((2, 16, 16, 3), np.float32)
-    program = jax.make_jaxpr(lambda x, d: colour(x, d, view))(x, drawn)
+    program = jax.make_jaxpr(lambda x, d: apply_colour(x, d, view))(x, drawn)
     assert "dot_general" not in str(program)
     blurred = simclr(size=16)[0]
-    program = jax.make_jaxpr(lambda x, d: colour(x, d, blurred))(x, drawn)
+    program = jax.make_jaxpr(lambda x, d: apply_colour(x, d, blurred))(x, drawn)
     assert re.search(r"\bHIGH\b", str(program))

@@ -1,4 +1,4 @@
-"""Small pictures go over the wire once: the same views, to one rounding less."""
+"""Small decoded sets: the same views as on the host, without rounding."""
 
 import io
 
@@ -23,9 +23,9 @@ def source():
     return open_source("cifar10_mini", split="test[:200]")
 
 
-def made(source, views, *, start=0, steps=1, batch=N, where="device", **words):
-    words = {"batch_size": batch, "seed": 1, "colour": where} | words
-    return list(train_batches(source, views, start_step=start, steps=steps, **words))
+def train(source, views, *, start=0, steps=1, batch=N, colour="device", **options):
+    options = {"batch_size": batch, "seed": 1, "colour": colour} | options
+    return list(train_batches(source, views, first_step=start, steps=steps, **options))
 
 
 def equal(one, other):
@@ -33,7 +33,7 @@ def equal(one, other):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "options"),
     [
         ("simclr", {"strength": 0.5, "blur": 0.0}),
         ("dino", {"local_size": 16, "locals": 1}),
@@ -41,11 +41,11 @@ def equal(one, other):
         pytest.param("moco_v2", {"blur": 0.5}, marks=pytest.mark.long),
     ],
 )
-def test_views_are_the_host_s_to_the_rounding(source, name, words):
-    """The host rounds to whole levels in the end, the device nowhere."""
-    views = RECIPES[name](size=32, **words)
-    (host,) = made(source, views, batch=64, where="host")
-    (device,) = made(source, views, batch=64)
+def test_views_equal_the_host_s_up_to_rounding(source, name, options):
+    """The host rounds the results to whole levels, the device does not."""
+    views = RECIPES[name](size=32, **options)
+    (host,) = train(source, views, batch=64, colour="host")
+    (device,) = train(source, views, batch=64)
     np.testing.assert_array_equal(host.index, device.index)
     np.testing.assert_array_equal(host.label, device.label)
     done = jax.jit(augment_device.prepare(views))(device)
@@ -58,34 +58,34 @@ def test_views_are_the_host_s_to_the_rounding(source, name, words):
         assert gap.mean() < 0.26
 
 
-def test_a_batch_is_as_promised(source):
+def test_fields_and_dtypes_of_batches(source):
     views = RECIPES["dino"](size=32, local_size=16, locals=2)
-    (batch,) = made(source, views)
+    (batch,) = train(source, views)
     assert batch.picture.shape == (N, 32, 32, 3)
     assert batch.picture.dtype == np.uint8
     assert [d["window"].shape for d in batch.draws] == [(N, 4)] * 4
     assert all(len(d) == 9 for d in batch.draws)
     files = source.read(batch.index.astype(np.int64))["image"]
     for picture, data in zip(batch.picture, files, strict=True):
-        want = np.asarray(Image.open(io.BytesIO(data)))
-        assert np.abs(picture.astype(int) - want).mean() < 3  # another DCT
+        expected = np.asarray(Image.open(io.BytesIO(data)))
+        assert np.abs(picture.astype(int) - expected).mean() < 3  # another DCT
 
 
-def test_a_step_is_planned_for_what_it_gets(source):
+def test_batch_shapes_equal_those_of_batches(source):
     c, mesh = config.load("configs/dino_cifar10.py"), sharding.make_mesh()
     config.override(c, [("data.batch_size", str(N)), ("data.colour", "device")])
-    (batch,) = made(source, build.recipe(c))
+    (batch,) = train(source, build.recipe(c))
     planned = build.batch_shapes(c, mesh, labels=True)
     assert jax.tree.structure(planned) == jax.tree.structure(batch)
     for a, b in zip(jax.tree.leaves(planned), jax.tree.leaves(batch), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
-def test_any_step_starts_at_once_and_epochs_differ(source):
+def test_a_run_can_start_at_any_step_and_epochs_differ(source):
     """Step 13 lies in the second epoch of 12 steps."""
     views = RECIPES["simclr"](size=32, blur_sigma="batch")
-    batches = made(source, views, steps=14)
-    equal(batches[13], *made(source, views, start=13))
+    batches = train(source, views, steps=14)
+    equal(batches[13], *train(source, views, start=13))
     drawn = {d["window"].tobytes() for b in batches for d in b.draws}
     assert len(drawn) == 28
 
@@ -94,11 +94,11 @@ def test_any_step_starts_at_once_and_epochs_differ(source):
 def test_processes_share_the_global_batch(source, processes):
     views = RECIPES["moco_v2"](size=32)
     parts = [
-        made(source, views, process_index=p, process_count=processes)[0]
+        train(source, views, process_index=p, process_count=processes)[0]
         for p in range(processes)
     ]
     joined = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
-    equal(*made(source, views), joined)
+    equal(*train(source, views), joined)
 
 
 class Files:
@@ -132,36 +132,36 @@ def files():
     return Files(draw.integers(0, 256, (24, 12, 12, 3)).astype(np.uint8))
 
 
-def test_without_labels_there_are_none(files):
-    (batch,) = made(files, RECIPES["simclr"](size=12))
+def test_batches_without_labels(files):
+    (batch,) = train(files, RECIPES["simclr"](size=12))
     assert batch.picture is not None
     assert batch.label is None
 
 
-def test_what_is_not_for_this_way_is_cut_on_the_host(files, monkeypatch):
+def test_sets_that_the_device_cannot_crop(files, monkeypatch):
     """Another size of views, one picture of another size, or too many of them."""
     views = RECIPES["simclr"](size=12)
-    assert decoded_cache.hold(files, views) is not None
-    assert decoded_cache.hold(files, RECIPES["simclr"](size=16)) is None
+    assert decoded_cache.load(files, views) is not None
+    assert decoded_cache.load(files, RECIPES["simclr"](size=16)) is None
     large = Files([np.zeros((80, 80, 3), np.uint8)])
-    assert decoded_cache.hold(large, RECIPES["simclr"](size=80)) is None
-    monkeypatch.setattr(decoded_cache, "HOLD_BYTES", 24 * 12 * 12 * 3 - 1)
-    assert decoded_cache.hold(files, views) is None
+    assert decoded_cache.load(large, RECIPES["simclr"](size=80)) is None
+    monkeypatch.setattr(decoded_cache, "MEMORY_BYTES", 24 * 12 * 12 * 3 - 1)
+    assert decoded_cache.load(files, views) is None
     monkeypatch.undo()
     files.files[20] = Files.png(np.zeros((12, 13, 3), np.uint8))
-    (batch,) = made(files, views)
+    (batch,) = train(files, views)
     assert batch.picture is None
     assert [x.shape for x in batch.views] == [(N, 12, 12, 3)] * 2
 
 
 def test_an_unreadable_picture_is_named_at_once(files):
     files.files[20] = b"no picture"
-    words = {"batch_size": N, "seed": 0, "start_step": 0, "steps": 1}
+    options = {"batch_size": N, "seed": 0, "first_step": 0, "steps": 1}
     with pytest.raises(UnreadablePicture, match=r"^20\.png is not a readable picture"):
-        train_batches(files, RECIPES["simclr"](size=12), colour="device", **words)
+        train_batches(files, RECIPES["simclr"](size=12), colour="device", **options)
 
 
-def test_draws_are_those_of_the_host_way(source):
+def test_draws_equal_those_of_host_colour(source):
     views = expand(RECIPES["simclr"](size=32))
     index = np.arange(5)
     plain, drawn = (

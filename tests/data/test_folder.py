@@ -28,53 +28,53 @@ def test_flat_and_unlabelled(tmp_path):
     (tmp_path / "empty").mkdir()
     for split in ("train", "all"):
         source = Folder(root, split)
-        found = ["a.png", "b.JPG", "c.webp", "d.gif", "e.bmp", "f.jpeg"]
-        assert names(source) == found
+        expected = ["a.png", "b.JPG", "c.webp", "d.gif", "e.bmp", "f.jpeg"]
+        assert names(source) == expected
         assert (source.classes, source.class_names, source.block) == (0, (), 1)
         assert source.read(np.arange(2)).keys() == {"image"}
         assert source.describe(1) == f"{root}/b.JPG"
 
 
-def test_a_sub_folder_a_class_at_any_depth(tmp_path):
+def test_each_sub_folder_is_a_class_with_files_at_any_depth(tmp_path):
     root = put(tmp_path, "dog/2.png", "dog/old/1.png", "cat/3.png", "dog/0.png")
     source = Folder(root + "/", "train")
     assert names(source) == ["cat/3.png", "dog/0.png", "dog/2.png", "dog/old/1.png"]
     assert source.class_names == ("cat", "dog")
-    got = source.read(np.array([3, 0, 1]))
-    assert got["label"].tolist() == [1, 0, 1]
-    assert got["label"].dtype == np.int32
-    assert got["image"].tolist() == [b"dog/old/1.png", b"cat/3.png", b"dog/0.png"]
+    batch = source.read(np.array([3, 0, 1]))
+    assert batch["label"].tolist() == [1, 0, 1]
+    assert batch["label"].dtype == np.int32
+    assert batch["image"].tolist() == [b"dog/old/1.png", b"cat/3.png", b"dog/0.png"]
 
 
-@pytest.mark.parametrize("there", ["val", "validation"])
-def test_splits_with_classes_one_level_below(tmp_path, there):
-    put(tmp_path, "train/dog/1.png", "train/ant/2.png", f"{there}/dog/3.png")
+@pytest.mark.parametrize("folder", ["val", "validation"])
+def test_splits_with_classes_one_level_below(tmp_path, folder):
+    put(tmp_path, "train/dog/1.png", "train/ant/2.png", f"{folder}/dog/3.png")
     root = put(tmp_path, "test/4.png", "other/5.png")
     train, test = Folder(root, "train"), Folder(root, "test")
     assert names(train) == ["train/ant/2.png", "train/dog/1.png"]
     assert (names(test), test.classes) == (["test/4.png"], 0)
     for split in ("val", "validation"):
         source = Folder(root, split)
-        assert names(source) == [f"{there}/dog/3.png"]
+        assert names(source) == [f"{folder}/dog/3.png"]
         assert source.class_names == ("ant", "dog")
         # the number of "dog" in train, though val has no ant
         assert source.read(np.array([0]))["label"].tolist() == [1]
 
 
-def test_one_sub_folder_tells_nothing_apart(tmp_path):
+def test_a_single_sub_folder_gives_no_labels(tmp_path):
     source = Folder(put(tmp_path, "images/1.png", "images/more/2.png"), "train")
     assert names(source) == ["images/1.png", "images/more/2.png"]
     assert (source.classes, source.class_names) == (0, ())
     assert source.read(np.arange(2)).keys() == {"image"}
 
 
-def test_what_lies_beside_the_splits_is_mentioned(tmp_path, capsys):
+def test_ignored_files_beside_the_splits_are_printed(tmp_path, capsys):
     root = put(tmp_path, "train/cat/1.png", "train/dog/1.png", "cow/1.png", "2.png")
     assert len(Folder(root, "train")) == 2
-    assert "passing over cow, 2.png beside the splits" in capsys.readouterr().err
+    assert "ignoring cow, 2.png beside the splits" in capsys.readouterr().err
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
+def test_links_are_followed_and_cycles_end(tmp_path):
     put(tmp_path / "far", "1.png", "2.png")
     (tmp_path / "set" / "cat").mkdir(parents=True)
     (tmp_path / "set" / "cat" / "x").symlink_to(tmp_path / "far")
@@ -96,14 +96,14 @@ def test_in_a_bucket(cloud):
         Folder("gs://bucket/nowhere", "train")
 
 
-def test_a_bucket_that_cannot_be_read_is_no_missing_folder(cloud):
+def test_an_unreadable_bucket_is_not_reported_as_a_missing_folder(cloud):
     cloud.put("bucket", "pictures/1.png", b"1")
     cloud.permissions.remove("storage.objects.list")
     with pytest.raises(BucketDenied, match="gs://bucket/pictures could not be listed"):
         Folder("gs://bucket/pictures", "train")
 
 
-def test_a_picture_that_is_gone_is_another_thing_than_a_bucket_that_is_away(
+def test_a_missing_picture_and_an_unavailable_bucket_are_different_errors(
     cloud, monkeypatch
 ):
     cloud.put("bucket", "pictures/1.png", b"1")
@@ -128,7 +128,7 @@ def test_a_folder_without_pictures(tmp_path, made):
         Folder(put(tmp_path, *made), "train")
 
 
-def test_a_missing_split_lists_those_there_are(tmp_path):
+def test_the_error_of_a_missing_split_lists_all_splits(tmp_path):
     root = put(tmp_path, "train/1.png", "test/1.png")
     with pytest.raises(ValueError, match="no split 'val'; it has test, train"):
         Folder(root, "val")
@@ -136,13 +136,13 @@ def test_a_missing_split_lists_those_there_are(tmp_path):
         Folder(put(tmp_path / "flat", "1.png"), "test")
 
 
-def test_pictures_beside_classes(tmp_path):
+def test_pictures_beside_class_folders_are_an_error(tmp_path):
     root = put(tmp_path, "1.png", "cat/2.png")
     with pytest.raises(ValueError, match=r"at the top .*1\.png.*sub-folders .*cat"):
         Folder(root, "train")
 
 
-def test_a_picture_that_went_away_is_named(tmp_path):
+def test_a_deleted_picture_is_named(tmp_path):
     source = Folder(put(tmp_path, "1.png", "2.png"), "train")
     (tmp_path / "2.png").unlink()
     with pytest.raises(ValueError, match=rf"{tmp_path}/2.png cannot be read"):

@@ -1,9 +1,8 @@
-"""The step number is the whole state; a picture's views depend on nothing else."""
+"""Batches depend on the step number alone, on host and device, in any process."""
 
 import io
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,7 +12,7 @@ from simclr_jax.data import augment, decoded_cache, pipeline
 from simclr_jax.data.augment_device import prepare
 from simclr_jax.data.pipeline import eval_batches, preview, train_batches
 from simclr_jax.data.recipes import crop_flip, dino, simclr
-from simclr_jax.data.sampler import Order
+from simclr_jax.data.sampler import Sampler
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.view import View
 
@@ -71,16 +70,16 @@ def source():
     return Pictures(files, (np.arange(24) % 3).astype(np.int32))
 
 
-def train(source, views=VIEWS, *, start=0, steps=5, batch=8, seed=1, **words):
+def train(source, views=VIEWS, *, start=0, steps=5, batch=8, seed=1, **options):
     return list(
         train_batches(
             source,
             views,
             batch_size=batch,
             seed=seed,
-            start_step=start,
+            first_step=start,
             steps=steps,
-            **words,
+            **options,
         )
     )
 
@@ -90,8 +89,8 @@ def assert_equal(one, other):
 
 
 @pytest.mark.parametrize("colour", ["host", "device"])
-def test_batch_is_as_promised(source, colour):
-    order = Order(24, 8, 1)
+def test_fields_and_dtypes_of_batches(source, colour):
+    order = Sampler(24, 8, 1)
     batches = train(source, colour=colour)
     assert len(batches) == 5
     for step, batch in enumerate(batches):
@@ -107,8 +106,8 @@ def test_batch_is_as_promised(source, colour):
 
 
 @pytest.mark.parametrize("colour", ["host", "device"])
-def test_any_step_starts_at_once(source, colour):
-    """Step 4 lies in the second epoch; the first three were never made."""
+def test_a_run_can_start_at_any_step(source, colour):
+    """Step 4 lies in the second epoch; the first three are not made."""
     views = simclr(size=SIZE, blur_sigma="batch")
     batches = train(source, views, colour=colour)
     assert_equal(batches[4:], train(source, views, start=4, steps=1, colour=colour))
@@ -134,7 +133,7 @@ def test_processes_share_the_global_batch(source, colour, processes):
 
 
 @pytest.mark.parametrize("colour", ["host", "device"])
-def test_chunks_leave_no_trace(source, colour, monkeypatch):
+def test_the_chunk_size_does_not_change_the_views(source, colour, monkeypatch):
     """Pictures are coloured in chunks, which may reach from one step into the next."""
     views = simclr(size=SIZE, blur_sigma="batch")
     batches = train(source, views, colour=colour)
@@ -156,7 +155,7 @@ def test_epochs_and_seeds_and_views_differ(source):
 
 
 @pytest.mark.parametrize("brightness", ["additive", "multiplicative"])
-def test_host_is_device_up_to_rounding(source, brightness):
+def test_host_and_device_differ_by_rounding(source, brightness):
     """The same window, flip, factors: only where uint8 rounds differs."""
     views = simclr(size=SIZE, brightness=brightness, strength=0.5, blur=0.0)
     hosts = train(source, views, colour="host")
@@ -169,7 +168,7 @@ def test_host_is_device_up_to_rounding(source, brightness):
             assert np.quantile(gap, 0.999) < 0.02
 
 
-def test_views_may_be_unequal_and_many(source):
+def test_several_views_of_different_sizes(source):
     views = (
         View(size=20, jitter=1.0, hue=0.1, crop="inception_log"),
         View(size=12, area=(0.05, 0.4), solarise=1.0, copies=3),
@@ -177,17 +176,17 @@ def test_views_may_be_unequal_and_many(source):
     (batch,) = train(source, views, steps=1)
     assert [v.shape[1] for v in batch.views] == [20, 12, 12, 12]
     assert len({v.tobytes() for v in batch.views}) == 4
-    # a view keeps its pixels when others join after it
+    # a view does not change if others follow it
     (alone,) = train(source, views[:1], steps=1)
     np.testing.assert_array_equal(alone.views[0], batch.views[0])
 
 
 @pytest.mark.long
 def test_multi_crop(source):
-    """Two whole views and two parts; both colours; preview shows the same."""
+    """Two global and two local views, on host and device; preview equals them."""
     plain = {"blur": (0.0,) * 3, "solarise": (0.0,) * 2}  # builds in half the time
-    words = {"local_size": 8, "locals": 2} | plain
-    views = dino(size=SIZE, **words)
+    options = {"local_size": 8, "locals": 2} | plain
+    views = dino(size=SIZE, **options)
     shown = {}
     for colour in ("host", "device"):
         (batch,) = train(source, views, steps=1, batch=24, colour=colour)
@@ -199,9 +198,7 @@ def test_multi_crop(source):
         if colour == "device":
             assert len(batch.draws) == 4
             made = jax.jit(prepare(views))(batch).views
-        c = config(colour)
-        c.augment = {"name": "dino"} | words
-        shown[colour] = preview(c, list(pixels()), seed=1)
+        shown[colour] = preview(views, list(pixels()), seed=1, colour=colour)
         for seen, all_shown in zip(made, shown[colour], strict=True):
             np.testing.assert_allclose(all_shown[batch.index], seen, atol=2e-6)
     for host, device in zip(shown["host"], shown["device"], strict=True):
@@ -227,28 +224,28 @@ def test_crop_flip_only_crops_and_flips(source):
         (drawn,) = augment.draw((view,), 1, 0, 0, batch.index)
         for row, i in enumerate(batch.index):
             image = augment.decode(tf.constant(source.images[i]))
-            want = np.clip(augment.crop(image, keys[row], view), 0, 255)
+            expected = np.clip(augment.crop(image, keys[row], view), 0, 255)
             if drawn["flip"][row]:
-                want = want[:, ::-1]
-            np.testing.assert_allclose(batch.views[0][row], want, atol=0.501)
+                expected = expected[:, ::-1]
+            np.testing.assert_allclose(batch.views[0][row], expected, atol=0.501)
 
 
-def test_without_labels_there_are_none(source):
+def test_batches_without_labels(source):
     source.labels = None
     assert train(source, steps=1)[0].label is None
     assert next(iter(eval_batches(source, size=8, batch_size=4))).label is None
 
 
-def test_files_that_end_in_zeros_arrive_whole():
+def test_files_that_end_in_zeros_are_read_completely():
     """numpy's own string type would strip them."""
     data = png(next(pixels(1))) + b"\0\0"
     made = train(Pictures(objects([data] * 8)), steps=1)
     assert made[0].views[0].std() > 0
 
 
-def test_reading_stays_a_bounded_number_of_batches_ahead(source):
+def test_a_bounded_number_of_batches_is_read_ahead(source):
     batches = train_batches(
-        source, VIEWS, batch_size=8, seed=0, start_step=0, steps=1000
+        source, VIEWS, batch_size=8, seed=0, first_step=0, steps=1000
     )
     next(batches)
     assert len(source.asked) < 16
@@ -268,10 +265,10 @@ def test_an_unreadable_picture_is_named(source, bad, what):
         file = io.BytesIO()
         Image.fromarray(next(pixels(1))).save(file, "JPEG")
         bad = file.getvalue()[: len(file.getvalue()) // 2]
-    broken = int(Order(24, 8, 1).indices(1, 0, 1)[0][5])
+    broken = int(Sampler(24, 8, 1).indices(1, 0, 1)[0][5])
     source.images[broken] = bad
-    batches = train_batches(source, VIEWS, batch_size=8, seed=1, start_step=0, steps=3)
-    next(batches)  # the step before is whole
+    batches = train_batches(source, VIEWS, batch_size=8, seed=1, first_step=0, steps=3)
+    next(batches)  # the step before has no unreadable picture
     with pytest.raises(ValueError, match=rf"^memory/{broken}\.png .*{what}") as caught:
         list(batches)
     assert caught.value.__cause__ is None
@@ -281,7 +278,7 @@ def test_an_unreadable_picture_is_named(source, bad, what):
         list(eval_batches(source, size=SIZE, batch_size=8))
 
 
-def test_an_error_of_the_source_comes_through_as_it_is(source):
+def test_an_error_of_the_source_is_raised_unchanged(source):
     read_all = source.read
 
     def read(indices):
@@ -294,20 +291,20 @@ def test_an_error_of_the_source_comes_through_as_it_is(source):
         train(source)
 
 
-def test_refusals_come_at_once(source):
-    words = {"seed": 0, "start_step": 0, "steps": 1}
+def test_invalid_arguments_are_errors_at_once(source):
+    options = {"seed": 0, "first_step": 0, "steps": 1}
     with pytest.raises(ValueError, match='"host" or "device"'):
-        train_batches(source, VIEWS, batch_size=8, colour="tpu", **words)
+        train_batches(source, VIEWS, batch_size=8, colour="tpu", **options)
     with pytest.raises(ValueError, match="batch_size"):
-        train_batches(source, VIEWS, batch_size=25, **words)
+        train_batches(source, VIEWS, batch_size=25, **options)
     with pytest.raises(ValueError, match="multiple of 3"):
-        train_batches(source, VIEWS, batch_size=8, process_count=3, **words)
+        train_batches(source, VIEWS, batch_size=8, process_count=3, **options)
     with pytest.raises(ValueError, match="multiple of 3"):
         eval_batches(source, size=8, batch_size=8, process_count=3)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_evaluation_walks_once_in_order(source, processes):
+def test_evaluation_has_every_picture_once_in_order(source, processes):
     parts = [
         list(
             eval_batches(
@@ -330,26 +327,20 @@ def test_evaluation_walks_once_in_order(source, processes):
     np.testing.assert_array_equal(joined.index[valid], np.arange(24))
     np.testing.assert_array_equal(joined.label[valid], np.arange(24) % 3)
     for image, data in zip(joined.views[0][valid], source.images, strict=True):
-        want = augment.centre(augment.decode(tf.constant(data)), 48)
-        np.testing.assert_array_equal(image, want)
-
-
-def config(colour="host", **augment_words):
-    words = {"name": "simclr", "strength": 0.5} | augment_words
-    return ml_collections.ConfigDict(
-        {"data": {"image_size": SIZE, "colour": colour}, "augment": words}
-    )
+        expected = augment.centre(augment.decode(tf.constant(data)), 48)
+        np.testing.assert_array_equal(image, expected)
 
 
 @pytest.mark.parametrize("colour", ["host", "device"])
-def test_preview_shows_what_training_sees(source, colour):
+def test_preview_equals_the_views_of_training(source, colour):
     """Epoch 0 of a run with this seed, in the pictures' own order."""
     images = list(pixels())
-    shown = preview(config(colour), images, seed=1)
-    batches = train(source, simclr(size=SIZE, strength=0.5), colour=colour, steps=3)
+    recipe = simclr(size=SIZE, strength=0.5)
+    shown = preview(recipe, images, seed=1, colour=colour)
+    batches = train(source, recipe, colour=colour, steps=3)
     for batch in batches:
         if colour == "device":
-            views = prepare(simclr(size=SIZE, strength=0.5))(batch).views
+            views = prepare(recipe)(batch).views
         else:
             views = [x.astype(np.float32) / 255 for x in batch.views]
         for seen, all_shown in zip(views, shown, strict=True):
@@ -360,19 +351,8 @@ def test_preview_shows_what_training_sees(source, colour):
     assert len(shown) == 2
 
 
-def test_preview_reads_the_recipe():
-    images = list(pixels(3))
-    crop = ml_collections.ConfigDict(
-        {
-            "data": {"image_size": SIZE, "colour": "host"},
-            "augment": {"name": "crop_flip", "crop": "inception_log"},
-        }
-    )
-    assert len(preview(crop, images, 0)) == 1
-
-
 @pytest.mark.parametrize(
-    ("image", "said"),
+    ("image", "description"),
     [
         (np.zeros((8, 8, 3), "f"), r"float32 \[8, 8, 3\]"),
         (np.zeros((8, 8), np.uint8), r"uint8 \[8, 8\]"),
@@ -380,9 +360,9 @@ def test_preview_reads_the_recipe():
         ([[0, 1]], r"int64 \[1, 2\]"),
     ],
 )
-def test_preview_refuses_what_is_no_picture(image, said):
-    with pytest.raises(ValueError, match=f"number 1 is {said}"):
-        preview(config(), [np.zeros((8, 8, 3), np.uint8), image], 0)
+def test_preview_of_arrays_that_are_not_pictures_is_an_error(image, description):
+    with pytest.raises(ValueError, match=f"number 1 is {description}"):
+        preview(VIEWS, [np.zeros((8, 8, 3), np.uint8), image], 0)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +374,7 @@ def test_preview_refuses_what_is_no_picture(image, said):
 )
 def test_host_and_device_differ_as_documented(brightness, numbers, monkeypatch):
     """The embedded pictures, cut on the host: augment.py's table."""
-    monkeypatch.setattr(decoded_cache, "LARGEST", 0)
+    monkeypatch.setattr(decoded_cache, "MAX_SIDE", 0)
     source = open_source("cifar10_mini", split="train")
     views = simclr(size=32, brightness=brightness, strength=0.5, blur=0.0)
     (host,) = train(source, views, batch=500, steps=1)
@@ -402,6 +382,6 @@ def test_host_and_device_differ_as_documented(brightness, numbers, monkeypatch):
     coloured = jax.jit(prepare(views))(device).views
     pairs = zip(host.views, coloured, strict=True)
     gap = [np.abs(a / np.float32(255) - np.asarray(b)) for a, b in pairs]
-    found = np.max(gap), np.quantile(gap, 0.999), np.mean(gap)
-    np.testing.assert_allclose(found[1:], numbers[1:], rtol=0.1)
-    assert found[0] < 1.5 * numbers[0]  # one pixel of millions: it may be larger
+    result = np.max(gap), np.quantile(gap, 0.999), np.mean(gap)
+    np.testing.assert_allclose(result[1:], numbers[1:], rtol=0.1)
+    assert result[0] < 1.5 * numbers[0]  # one pixel of millions: it may be larger

@@ -1,4 +1,4 @@
-"""Batches reach the mesh in order, ahead of their use, and so do failures."""
+"""Batches are sent to the mesh in order, ahead of their use; errors are raised."""
 
 import threading
 
@@ -19,7 +19,7 @@ def counting(stop, made=None, failure=None):
         raise failure
 
 
-def test_all_arrive_in_order_split_by_rows():
+def test_batches_arrive_in_order_split_by_rows():
     mesh = sharding.make_mesh()
     batches = list(feed(counting(5), mesh))
     assert [int(batch["x"][0, 0]) for batch in batches] == [0, 1, 2, 3, 4]
@@ -28,7 +28,7 @@ def test_all_arrive_in_order_split_by_rows():
     assert list(feed(iter(()), mesh)) == []
 
 
-def test_a_failure_comes_after_the_batches_before_it():
+def test_an_error_is_raised_after_the_batches_before_it():
     failure = OSError("gone")
     batches = feed(counting(3, failure=failure), sharding.make_mesh())
     assert [int(next(batches)["x"][0, 0]) for _ in range(3)] == [0, 1, 2]
@@ -37,7 +37,7 @@ def test_a_failure_comes_after_the_batches_before_it():
     assert caught.value is failure
 
 
-def test_so_many_are_made_ahead_by_a_thread_that_ends_with_it():
+def test_a_thread_makes_some_batches_ahead_and_ends_with_the_iterator():
     made, before = [], threading.active_count()
     batches = feed(counting(100, made), sharding.make_mesh(), ahead=3)
     next(batches)

@@ -37,7 +37,7 @@ def test_strength_scales_the_jitter_alone():
     assert dataclasses.replace(half, **same) == dataclasses.replace(whole, **same)
 
 
-def test_no_setting_hides_behind_the_size():
+def test_settings_do_not_depend_on_the_size():
     small, large = simclr(size=32)[0], simclr(size=224)[0]
     assert dataclasses.replace(small, size=224) == large
 
@@ -46,11 +46,11 @@ def strengths(view):
     return view.jitter, view.brightness, view.contrast, view.saturation, view.hue
 
 
-def test_byol_is_simclr_s_kind_with_its_own_numbers():
+def test_byol_has_simclr_s_steps_with_other_numbers():
     first, second = byol(size=224)
     assert (first.crop, first.area) == ("inception_log", (0.08, 1.0))
     assert (first.resize, first.colours) == ("bicubic", "tf")
-    assert first.brightness_kind == "additive"
+    assert first.brightness_mode == "additive"
     assert strengths(first) == (0.8, 0.4, 0.4, 0.2, 0.1)
     assert (first.blur, first.solarise) == (1.0, 0.0)
     assert dataclasses.replace(first, blur=0.1, solarise=0.2) == second
@@ -58,7 +58,7 @@ def test_byol_is_simclr_s_kind_with_its_own_numbers():
 
 
 @pytest.mark.parametrize("recipe", [moco_v1, moco_v2, moco_v3, dino, tsimcne])
-def test_torchvision_s_recipes_are_its_kind(recipe):
+def test_recipes_for_torchvision(recipe):
     for view in recipe(size=224):
         assert (view.crop, view.colours) == ("torch", "pil")
         assert view.resize == ("pil_bicubic" if recipe is dino else "pil_bilinear")
@@ -78,7 +78,7 @@ def test_moco_v1_and_v2():
     assert tsimcne(size=32) == moco_v2(size=32, blur=0.0)
 
 
-def test_moco_v3_is_byol_s_asymmetry():
+def test_moco_v3_has_byol_s_asymmetry():
     first, second = moco_v3(size=224)
     assert strengths(first) == (0.8, 0.4, 0.4, 0.2, 0.1)
     assert (first.blur, first.solarise, first.area) == (1.0, 0.0, (0.08, 1.0))
@@ -86,13 +86,13 @@ def test_moco_v3_is_byol_s_asymmetry():
     assert moco_v3(size=224, smallest=0.2)[1].area == (0.2, 1.0)
 
 
-def test_dino_has_two_whole_views_and_then_the_parts():
+def test_dino_has_two_global_views_and_then_local_ones():
     first, second, part = dino(size=224)
     assert strengths(first) == (0.8, 0.4, 0.4, 0.2, 0.1)
     assert (first.blur, first.solarise, first.area) == (1.0, 0.0, (0.4, 1.0))
     assert dataclasses.replace(first, blur=0.1, solarise=0.2) == second
-    own = {"size": 96, "area": (0.05, 0.4), "blur": 0.5, "copies": 8}
-    assert dataclasses.replace(first, **own) == part
+    changes = {"size": 96, "area": (0.05, 0.4), "blur": 0.5, "copies": 8}
+    assert dataclasses.replace(first, **changes) == part
     sizes = [view.size for view in expand(dino(size=32, local_size=16, locals=3))]
     assert sizes == [32, 32, 16, 16, 16]
     assert dino(size=224, locals=0) == (first, second)
@@ -122,7 +122,7 @@ def test_taps(size, taps):
     assert View(size=size).taps == taps
 
 
-def test_expand_writes_out_unequal_views_and_copies():
+def test_expand_repeats_views_by_their_copies():
     large, small = View(size=224, copies=2), View(size=96, area=(0.05, 0.4), copies=8)
     views = expand((large, small))
     assert [view.size for view in views] == [224] * 2 + [96] * 8
@@ -134,7 +134,7 @@ def test_views_are_hashable():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
         ({"crop": "tf_box"}, "Did you mean 'tf_bbox'"),
         ({"brightness": "multiplicativ"}, "Did you mean 'multiplicative'"),
@@ -144,41 +144,41 @@ def test_views_are_hashable():
         ({"size": 0}, "at least 1"),
     ],
 )
-def test_refusals_help(words, message):
+def test_errors_of_simclr_suggest_a_correction(options, message):
     with pytest.raises(ValueError, match=message):
-        RECIPES["simclr"](**{"size": 32} | words)
+        RECIPES["simclr"](**{"size": 32} | options)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "words", "message"),
+    ("recipe", "options", "message"),
     [
         ("byol", {"crop": "torc"}, "Did you mean 'torch'"),
-        ("byol", {"blur": (1.0, 0.1, 0.5)}, r"blur wants 2 .*1\.0, 0\.1, 0\.5"),
+        ("byol", {"blur": (1.0, 0.1, 0.5)}, r"blur needs 2 .*1\.0, 0\.1, 0\.5"),
         ("moco_v2", {"blur": -0.1}, r"blur must lie in \[0, 1\]"),
         ("moco_v3", {"smallest": 0.0}, "area is"),
-        ("moco_v3", {"solarise": (0.2,)}, "solarise wants 2"),
-        ("dino", {"blur": (1.0, 0.1)}, "blur wants 3"),
+        ("moco_v3", {"solarise": (0.2,)}, "solarise needs 2"),
+        ("dino", {"blur": (1.0, 0.1)}, "blur needs 3"),
         ("dino", {"local_area": (0.4, 0.05)}, "area is"),
         ("dino", {"locals": -1}, "locals must"),
         ("dino", {"local_size": 0}, "at least 1"),
     ],
 )
-def test_the_others_refuse_too(recipe, words, message):
+def test_errors_of_other_recipes(recipe, options, message):
     with pytest.raises(ValueError, match=message):
-        RECIPES[recipe](size=32, **words)
+        RECIPES[recipe](size=32, **options)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
         ({"resize": "pil_bicubi"}, "Did you mean 'pil_bicubic'"),
         ({"colours": "PIL"}, "tf, pil"),
         ({"colours": "pil"}, "\"multiplicative\", got 'additive'"),
     ],
 )
-def test_views_refuse(words, message):
+def test_errors_of_views(options, message):
     with pytest.raises(ValueError, match=message):
-        View(size=32, **words)
+        View(size=32, **options)
 
 
 @pytest.mark.parametrize("pair", [(0.0, 1.0), (0.5, 0.2), (0.5, 1.5)])

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from simclr_jax.data.records import Blocks, Records
-from simclr_jax.data.sampler import Order
+from simclr_jax.data.records import BlockCache, Records
+from simclr_jax.data.sampler import Sampler
 from simclr_jax.storage.files import Disk
 
 N = 2000
 
 
 def example(i, **features):
-    kinds = {
+    types = {
         int: lambda v: tf.train.Feature(int64_list=tf.train.Int64List(value=[v])),
         bytes: lambda v: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v])),
     }
     features = features or {"image": picture(i), "label": i % 7}
-    made = {key: kinds[type(value)](value) for key, value in features.items()}
+    made = {key: types[type(value)](value) for key, value in features.items()}
     message = tf.train.Example(features=tf.train.Features(feature=made))
     return message.SerializeToString()
 
@@ -81,7 +81,7 @@ def bucket(files, latency=0.0, block_bytes=16 * 310, cache_bytes=2**30):
         files,
         name="x/train",
         storage=storage,
-        hold_bytes=0,
+        memory_bytes=0,
         block_bytes=block_bytes,
         cache_bytes=cache_bytes,
     )
@@ -90,22 +90,22 @@ def bucket(files, latency=0.0, block_bytes=16 * 310, cache_bytes=2**30):
 
 
 def check(source, indices):
-    got = source.read(indices)
-    assert got["image"].tolist() == [picture(i) for i in indices]
-    assert got["label"].tolist() == [i % 7 for i in indices]
-    assert got["label"].dtype == np.int32
+    batch = source.read(indices)
+    assert batch["image"].tolist() == [picture(i) for i in indices]
+    assert batch["label"].tolist() == [i % 7 for i in indices]
+    assert batch["label"].dtype == np.int32
 
 
-@pytest.mark.parametrize("kind", ["memory", "disk", "bucket", "one record a block"])
-def test_all_kinds_read_the_same(files, kind):
-    if kind == "memory":
+@pytest.mark.parametrize("storage_name", ["memory", "disk", "bucket", "small blocks"])
+def test_memory_disk_and_bucket_give_the_same_records(files, storage_name):
+    if storage_name == "memory":
         source = Records(files, name="x/train")
-    elif kind == "disk":
-        source = Records(files, name="x/train", hold_bytes=0)
+    elif storage_name == "disk":
+        source = Records(files, name="x/train", memory_bytes=0)
     else:
-        size = 16 * 310 if kind == "bucket" else 1
+        size = 16 * 310 if storage_name == "bucket" else 1
         source, _ = bucket(files, block_bytes=size)
-        assert source.block == (16 if kind == "bucket" else 1)
+        assert source.block == (16 if storage_name == "bucket" else 1)
     assert len(source) == N
     check(source, np.random.default_rng(0).integers(0, N, 300))
     check(source, np.array([699, 700, 701, 0, N - 1]))  # around the files' ends
@@ -118,7 +118,7 @@ def test_without_labels(files):
     assert source.read(np.arange(3)).keys() == {"image"}
 
 
-def test_many_threads_read_at_once(files):
+def test_several_threads_read_concurrently(files):
     source, _ = bucket(files, cache_bytes=16 * 310 * 4)
     rng = np.random.default_rng(1)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -127,13 +127,13 @@ def test_many_threads_read_at_once(files):
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_a_bucket_answers_few_requests_a_batch(files, count):
-    """Each process asks for its share of blocks, evenly, and for about all once."""
+def test_a_batch_from_a_bucket_takes_few_requests(files, count):
+    """Each process reads its share of blocks, evenly, and almost every block once."""
     order_of = {"batch_size": 64, "seed": 0, "window": 1}
     total = 0
     for process in range(count):
         source, storage = bucket(files, cache_bytes=16 * 310 * 128)
-        order = Order(N, block=source.block, **order_of)
+        order = Sampler(N, block=source.block, **order_of)
         asked = []
         for step in range(order.steps_per_epoch):
             indices, _ = order.indices(step, process, count)
@@ -152,7 +152,7 @@ def test_a_bucket_answers_few_requests_a_batch(files, count):
 def test_a_pass_fetches_the_set_about_once(files, rows):
     """Also where the blocks of one batch are more than the cache was made for."""
     source, storage = bucket(files, block_bytes=4 * 310, cache_bytes=4 * 310 * 160)
-    order = Order(N, rows, seed=0, block=source.block)
+    order = Sampler(N, rows, seed=0, block=source.block)
     for step in range(order.steps_per_epoch):
         check(source, order.indices(step)[0])
     fetched = sum(length for *_, length in storage.requests)
@@ -161,14 +161,14 @@ def test_a_pass_fetches_the_set_about_once(files, rows):
     assert fetched < 1.3 * passed * total
 
 
-def test_requests_wait_side_by_side(files):
+def test_requests_are_concurrent(files):
     source, storage = bucket(files, latency=0.05)
-    indices, _ = Order(N, 64, seed=0, block=source.block).indices(0)
+    indices, _ = Sampler(N, 64, seed=0, block=source.block).indices(0)
     check(source, indices)
     assert storage.most_waiting >= 16
 
 
-def test_neighbours_come_in_one_request(files):
+def test_consecutive_records_take_one_request(files):
     source, storage = bucket(files)
     check(source, np.arange(160, 176))
     assert len(storage.requests) == 1
@@ -178,7 +178,7 @@ def test_neighbours_come_in_one_request(files):
     assert len(storage.requests) == 4
 
 
-def test_a_small_set_in_a_bucket_is_held(files):
+def test_a_small_set_in_a_bucket_is_kept_in_memory(files):
     storage = Slow()
     source = Records(files, name="x/train", storage=storage)
     assert source.block == 1
@@ -198,7 +198,7 @@ def test_in_a_real_bucket(files, cloud):
     for first in (True, False):  # builds the index, then finds it
         cloud.clear_requests()
         source = Records(
-            far, name="x/train", places=["gs://bucket/records"], hold_bytes=0
+            far, name="x/train", index_folders=["gs://bucket/records"], memory_bytes=0
         )
         fetched = sum(request.bytes_out for request in cloud.requests)
         assert fetched < (1.1 if first else 0.2) * size
@@ -212,17 +212,17 @@ def test_in_a_real_bucket(files, cloud):
     check(Records(far, name="x/train"), np.arange(N))
 
 
-def test_an_index_beside_data_that_may_only_be_read_is_kept_elsewhere(files, cloud):
+def test_the_index_of_read_only_data_is_written_elsewhere(files, cloud):
     for path in files[:1]:
         cloud.put("bucket", "records/x-0", pathlib.Path(path).read_bytes())
     cloud.permissions = {"storage.objects.get", "storage.objects.list"}
-    far, places = ["gs://bucket/records/x-0"], ["gs://bucket/records"]
-    source = Records(far, name="x/train", places=places, hold_bytes=0)
+    far, folders = ["gs://bucket/records/x-0"], ["gs://bucket/records"]
+    source = Records(far, name="x/train", index_folders=folders, memory_bytes=0)
     assert source.read(np.array([3]))["image"].tolist() == [picture(3)]
     assert [*cloud.objects("bucket")] == ["records/x-0"]
 
 
-def test_a_failed_request_is_tried_again_next_time(files, monkeypatch):
+def test_a_failed_request_is_repeated_by_the_next_read(files, monkeypatch):
     def fail(*_):
         raise OSError("503")
 
@@ -234,10 +234,10 @@ def test_a_failed_request_is_tried_again_next_time(files, monkeypatch):
     check(source, np.arange(4))
 
 
-def test_the_oldest_block_goes():
+def test_the_oldest_block_is_dropped():
     fetched = []
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        blocks = Blocks(lambda n: fetched.append(n) or n, 2, pool)
+        blocks = BlockCache(lambda n: fetched.append(n) or n, 2, pool)
         for number in (1, 2, 1, 3, 1, 2):
             assert blocks.get([number]) == [number]
     assert fetched == [1, 2, 3, 2]
@@ -246,14 +246,14 @@ def test_the_oldest_block_goes():
 def test_a_record_without_a_picture_is_named(tmp_path):
     messages = [example(0), example(1, label=3), example(2)]
     path = write(tmp_path / "x", messages)
-    source = Records([path], name="x/train", hold_bytes=0)
+    source = Records([path], name="x/train", memory_bytes=0)
     with pytest.raises(ValueError, match=r"x/train record 1 .*'image' and 'label'"):
         source.read(np.array([0, 2, 1]))
 
 
-def test_a_file_cut_after_its_index_is_named(tmp_path):
+def test_a_file_truncated_after_indexing_is_named(tmp_path):
     path = write(tmp_path / "x", [example(i) for i in range(5)])
-    source = Records([path], name="x/train", hold_bytes=0)
+    source = Records([path], name="x/train", memory_bytes=0)
     with open(path, "r+b") as file:
         file.truncate(700)
     with pytest.raises(

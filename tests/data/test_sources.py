@@ -1,4 +1,4 @@
-"""Opening by name: the embedded pictures, folders, joined and cut splits."""
+"""Opening by name: the embedded pictures, folders, joined and sliced splits."""
 
 import hashlib
 
@@ -16,12 +16,12 @@ def test_the_embedded_pictures():
     assert train.class_names[:2] == ("airplane", "automobile")
     assert (train.classes, train.block, train.name) == (10, 1, "cifar10_mini/train")
     seen = set()
-    for source, each in ((train, 500), (test, 100)):
-        got = source.read(np.arange(len(source)))
-        np.testing.assert_array_equal(np.bincount(got["label"]), [each] * 10)
-        seen |= {hashlib.sha256(data).digest() for data in got["image"]}
+    for source, count in ((train, 500), (test, 100)):
+        batch = source.read(np.arange(len(source)))
+        np.testing.assert_array_equal(np.bincount(batch["label"]), [count] * 10)
+        seen |= {hashlib.sha256(data).digest() for data in batch["image"]}
     assert len(seen) == 6000
-    picture = tf.io.decode_jpeg(got["image"][0])
+    picture = tf.io.decode_jpeg(batch["image"][0])
     assert (picture.shape, picture.dtype) == ((32, 32, 3), tf.uint8)
 
 
@@ -33,7 +33,7 @@ def test_reading_in_any_order():
         np.testing.assert_array_equal(values, all_of_it[key][some])
 
 
-def test_joined_and_cut():
+def test_joined_and_sliced_splits():
     whole = {s: open_source("cifar10_mini", split=s) for s in ("train", "test")}
     source = open_source("cifar10_mini", split="train[-3:] + test[:10%]+train[:2]")
     assert len(source) == 3 + 100 + 2
@@ -42,23 +42,23 @@ def test_joined_and_cut():
     truth += [*whole["test"].read(np.arange(100))["image"]]
     truth += [*whole["train"].read(np.arange(2))["image"]]
     order = np.random.default_rng(0).permutation(105)
-    got = source.read(order)
-    assert got["image"].tolist() == [truth[i] for i in order]
-    assert got["label"].shape == (105,)
+    batch = source.read(order)
+    assert batch["image"].tolist() == [truth[i] for i in order]
+    assert batch["label"].shape == (105,)
     assert source.describe(3) == whole["test"].describe(0)
     assert source.describe(104) == whole["train"].describe(1)
 
 
-def test_labels_remain_where_all_parts_have_them(tmp_path):
+def test_joined_sources_have_labels_if_all_parts_have(tmp_path):
     for name in ("train/a.png", "val/cat/b.png"):
         path = tmp_path / name
         path.parent.mkdir(parents=True)
         path.write_bytes(name.encode())
     source = open_source(str(tmp_path), split="train+val")
     assert source.classes == 0
-    got = source.read(np.array([1, 0]))
-    assert got.keys() == {"image"}
-    assert got["image"].tolist() == [b"val/cat/b.png", b"train/a.png"]
+    batch = source.read(np.array([1, 0]))
+    assert batch.keys() == {"image"}
+    assert batch["image"].tolist() == [b"val/cat/b.png", b"train/a.png"]
 
 
 def test_a_folder_by_its_path_or_as_data_dir(tmp_path, monkeypatch):
@@ -77,7 +77,7 @@ def test_a_folder_by_its_path_or_as_data_dir(tmp_path, monkeypatch):
         assert source.describe(0) == f"{path}/a.png"
 
 
-def test_home_is_written_out(tmp_path, monkeypatch):
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(b"a")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -85,7 +85,7 @@ def test_home_is_written_out(tmp_path, monkeypatch):
     assert source.describe(0) == f"{tmp_path}/pictures/a.png"
 
 
-def test_a_scheme_that_nobody_knows():
+def test_an_unknown_scheme():
     with pytest.raises(ValueError, match="no-such://place"):
         open_source("cifar10", data_dir="no-such://place", split="train")
 
@@ -96,7 +96,7 @@ def test_a_split_that_cannot_be_read(split):
         open_source("cifar10_mini", split=split)
 
 
-def test_errors_say_what_there_is():
+def test_errors_list_the_alternatives():
     with pytest.raises(ValueError, match=r"has train, test. Did you mean 'test'"):
         open_source("cifar10_mini", split="tets")
     with pytest.raises(ValueError, match=r"'train\[5000:\]' is empty: train has 5000"):

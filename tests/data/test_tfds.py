@@ -62,7 +62,7 @@ def _alone(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "default"))
 
 
-def test_a_prepared_set_is_read_by_its_name(tmp_path):
+def test_a_prepared_set_by_its_name(tmp_path):
     prepare(tmp_path)
     source = open_source("toy", data_dir=str(tmp_path), split="test")
     assert (len(source), source.classes, source.name) == (2000, 10, "toy/test")
@@ -79,13 +79,13 @@ def test_versions_and_slices(tmp_path):
     assert len(source) == 195
 
 
-def test_features_are_found_by_their_kind(tmp_path, monkeypatch):
+def test_features_are_selected_by_their_type(tmp_path, monkeypatch):
     """Whatever they are called; here they are called image and label in the files, so
     only the choice is looked at."""
-    chosen = {}
+    arguments = {}
 
     def catch(files, *, image, label, **_):
-        chosen.update(image=image, label=label)
+        arguments.update(image=image, label=label)
         raise LookupError
 
     monkeypatch.setattr("simclr_jax.data.tfds.Records", catch)
@@ -99,19 +99,19 @@ def test_features_are_found_by_their_kind(tmp_path, monkeypatch):
         prepare(tmp_path, name, features=features)
         with pytest.raises(LookupError):
             open_source(name, data_dir=str(tmp_path), split="test")
-        assert chosen == {"image": image, "label": label}
+        assert arguments == {"image": image, "label": label}
     prepare(tmp_path, "words", features={"text": TEXT})
     with pytest.raises(ValueError, match=r"words/1\.0\.0 has 0 picture features"):
         open_source("words", data_dir=str(tmp_path), split="test")
 
 
-def test_a_split_whose_labels_are_minus_one_has_none(tmp_path, monkeypatch):
-    """TFDS writes that where nobody knows, as in STL-10's `unlabelled`."""
+def test_labels_of_minus_one_count_as_none(tmp_path, monkeypatch):
+    """TFDS writes -1 for missing labels, as in STL-10's `unlabelled`."""
     read = records.Records.read
 
     def unknown(self, indices):
-        said = read(self, indices)
-        return said | {"label": said["label"] * 0 - 1} if "label" in said else said
+        batch = read(self, indices)
+        return batch | {"label": batch["label"] * 0 - 1} if "label" in batch else batch
 
     prepare(tmp_path)
     where = {"data_dir": str(tmp_path), "split": "test"}
@@ -122,10 +122,10 @@ def test_a_split_whose_labels_are_minus_one_has_none(tmp_path, monkeypatch):
     assert source.read(np.array([3])).keys() == {"image"}
 
 
-def test_an_index_lies_beside_a_large_set(tmp_path, monkeypatch):
+def test_the_index_of_a_large_set_is_written_beside_it(tmp_path, monkeypatch):
     folder = prepare(tmp_path)
     hold = records.Records.__init__.__kwdefaults__
-    monkeypatch.setitem(hold, "hold_bytes", 0)
+    monkeypatch.setitem(hold, "memory_bytes", 0)
     assert len(open_source("toy", data_dir=str(tmp_path), split="test")) == 2000
     assert len(list(folder.glob("simclr_jax.toy-test.*.npz"))) == 1
 
@@ -138,7 +138,7 @@ def test_an_unknown_split(tmp_path):
         open_source("toy", data_dir=str(tmp_path), split="tets")
 
 
-def test_an_unknown_name_says_what_is_there(tmp_path):
+def test_the_error_of_an_unknown_name_lists_prepared_sets(tmp_path):
     prepare(tmp_path)
     with pytest.raises(ValueError, match=r"it holds toy.*Did you mean 'toy'"):
         open_source("toys", data_dir=str(tmp_path), split="test")
@@ -146,18 +146,18 @@ def test_an_unknown_name_says_what_is_there(tmp_path):
         open_source("imagenet2021", data_dir=str(tmp_path / "no"), split="train")
 
 
-def test_a_missing_data_dir_is_not_filled(tmp_path):
+def test_a_missing_data_dir_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         open_source("cifar10", data_dir=str(tmp_path / "no"), split="train")
     assert not (tmp_path / "no").exists()
 
 
-def test_files_to_fetch_by_hand(tmp_path):
+def test_sets_with_manual_downloads(tmp_path):
     with pytest.raises(ValueError, match=r"ILSVRC2012_img_train.tar.*tfds build"):
         open_source("imagenet2012", data_dir=str(tmp_path), split="train")
 
 
-def test_no_network(tmp_path, monkeypatch):
+def test_without_network(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("Name or service not known")
 
@@ -180,7 +180,7 @@ def test_a_shard_with_too_few_records(tmp_path):
     content = path.read_bytes()
     index = index_bytes([str(path)], {str(path): content})
     path.write_bytes(content[: index.offset[999] - 12])
-    with pytest.raises(ValueError, match=r"holds 999 records.* promises 1000"):
+    with pytest.raises(ValueError, match=r"has 999 records.* says 1000"):
         open_source("toy", data_dir=str(tmp_path), split="test")
 
 
@@ -196,10 +196,10 @@ def test_in_a_bucket(tmp_path, cloud):
     for path in tmp_path.rglob("*"):
         if path.is_file():
             cloud.put("bucket", f"tfds/{path.relative_to(tmp_path)}", path.read_bytes())
-    here = open_source("toy", data_dir=str(tmp_path), split="test")
+    local = open_source("toy", data_dir=str(tmp_path), split="test")
     far = open_source("toy", data_dir="gs://bucket/tfds/", split="test")
-    assert len(far) == len(here) == 2000
-    for key, value in here.read(np.arange(0, 2000, 7)).items():
+    assert len(far) == len(local) == 2000
+    for key, value in local.read(np.arange(0, 2000, 7)).items():
         np.testing.assert_array_equal(far.read(np.arange(0, 2000, 7))[key], value)
     with pytest.raises(ValueError, match=r"gs://bucket/typo \(there is no such folder"):
         open_source("toy", data_dir="gs://bucket/typo", split="test")

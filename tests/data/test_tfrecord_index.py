@@ -36,21 +36,21 @@ def kept(folder):
 
 
 def build(files, tmp_path, **keywords):
-    places = [str(tmp_path / "data"), str(tmp_path / "work")]
-    return index_files(files, title="x/train", places=places, **keywords)
+    folders = [str(tmp_path / "data"), str(tmp_path / "work")]
+    return index_files(files, title="x/train", index_folders=folders, **keywords)
 
 
-def test_records_are_where_the_index_says(files, tmp_path):
+def test_the_index_gives_the_positions_of_records(files, tmp_path):
     made = build(files, tmp_path)
     assert made.file.tolist() == [1] * 3 + [2] * 5  # the first file is empty
-    got = [
+    index = [
         Disk().read(files[f], int(o), int(n))
         for f, o, n in zip(made.file, made.offset, made.length, strict=True)
     ]
-    assert got == PAYLOADS[:3] + PAYLOADS
+    assert index == PAYLOADS[:3] + PAYLOADS
 
 
-def test_from_bytes_and_from_chunks_alike(files, tmp_path):
+def test_bytes_and_chunks_give_the_same_index(files, tmp_path):
     class Far(Disk):
         remote = True
 
@@ -65,14 +65,14 @@ def test_from_bytes_and_from_chunks_alike(files, tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
-def test_built_once_and_renewed_with_the_files(files, tmp_path, monkeypatch, capsys):
+def test_an_index_is_saved_and_renewed(files, tmp_path, monkeypatch, capsys):
     first = build(files, tmp_path)
     assert "indexing 3 files" in capsys.readouterr().err
     assert kept(tmp_path / "data")
     with monkeypatch.context() as patch:
         patch.setattr(tfrecord_index, "_build", None)  # a second build would fail
-        again = build(files, tmp_path)
-    np.testing.assert_array_equal(first.offset, again.offset)
+        second = build(files, tmp_path)
+    np.testing.assert_array_equal(first.offset, second.offset)
 
     write(files[0], [b"new"])
     assert len(build(files, tmp_path).file) == len(first.file) + 1
@@ -82,17 +82,17 @@ def test_built_once_and_renewed_with_the_files(files, tmp_path, monkeypatch, cap
     assert "indexing" in capsys.readouterr().err
 
 
-def test_half_an_index_is_built_again(files, tmp_path):
+def test_a_truncated_index_is_rebuilt(files, tmp_path):
     first = build(files, tmp_path)
     path = tmp_path / "data" / kept(tmp_path)[0]
     path.write_bytes(path.read_bytes()[:100])
     np.testing.assert_array_equal(build(files, tmp_path).offset, first.offset)
-    np.load(path)["lengths"]  # whole again
+    np.load(path)["lengths"]  # complete again
 
 
-@pytest.mark.parametrize("taken", [1, 2])
-def test_read_only_data_keeps_its_index_elsewhere(files, tmp_path, monkeypatch, taken):
-    blocked = [str(tmp_path / name) for name in ("data", "work")][:taken]
+@pytest.mark.parametrize("unwritable", [1, 2])
+def test_an_index_of_read_only_folders(files, tmp_path, monkeypatch, unwritable):
+    blocked = [str(tmp_path / name) for name in ("data", "work")][:unwritable]
     write_file = Disk.write
 
     def deny(self, path, data):
@@ -102,14 +102,14 @@ def test_read_only_data_keeps_its_index_elsewhere(files, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(Disk, "write", deny)
     build(files, tmp_path)
-    place = tmp_path / ("work" if taken == 1 else "cache/simclr_jax")
-    assert kept(place)
+    folder = tmp_path / ("work" if unwritable == 1 else "cache/simclr_jax")
+    assert kept(folder)
     assert not kept(tmp_path / "data")
     monkeypatch.setattr(tfrecord_index, "_build", None)
-    build(files, tmp_path)  # found there
+    build(files, tmp_path)  # loaded from there
 
 
-def test_racing_processes_leave_one_whole_index(files, tmp_path):
+def test_concurrent_processes_write_one_complete_index(files, tmp_path):
     made = []
     threads = [
         threading.Thread(target=lambda: made.append(build(files, tmp_path)))
@@ -144,8 +144,8 @@ def test_a_damaged_header_is_named(files, tmp_path, at):
         build(files, tmp_path)
 
 
-def test_no_tfrecord_file(tmp_path):
+def test_a_file_that_is_not_tfrecord_is_an_error(tmp_path):
     path = tmp_path / "x.tfrecord"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
     with pytest.raises(ValueError, match="no TFRecord file"):
-        index_files([str(path)], title="x", places=[])
+        index_files([str(path)], title="x", index_folders=[])

@@ -1,4 +1,4 @@
-"""Maps are judged as if counted by hand, and the classic ones are what they are."""
+"""Accuracy of maps against a naive count; PCA and t-SNE."""
 
 import io
 import json
@@ -34,15 +34,15 @@ def counted(train, label, test, truth, k):
 
 
 @pytest.mark.parametrize("k", [1, 5, 15, 300])
-def test_agrees_with_counting(k):
+def test_accuracy_equals_a_naive_count(k):
     x, label = blobs(250, 5, apart=1.0, width=2)
-    said = map2d(x[:200], label[:200], x[200:], label[200:], 5, k=k)
+    result = map2d(x[:200], label[:200], x[200:], label[200:], 5, k=k)
     expected = counted(x[:200], label[:200], x[200:], label[200:], k)
-    assert said == {"accuracy": pytest.approx(expected), "count": 50}
+    assert result == {"accuracy": pytest.approx(expected), "count": 50}
     assert 0.1 < expected < 0.9 or k == 300
 
 
-def test_distance_counts_and_direction_does_not():
+def test_neighbours_are_by_distance_not_direction():
     """Two rings in the same directions: by cosine they could not be told apart."""
     angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     ring = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
@@ -50,7 +50,7 @@ def test_distance_counts_and_direction_does_not():
     assert map2d(x, label, x * 1.01, label, 2, k=5)["accuracy"] == 1
 
 
-def test_what_is_refused():
+def test_invalid_arguments_are_errors():
     x, label = blobs(20, 2, width=3)
     with pytest.raises(ValueError, match=r"these have 3 coordinates.*method.out=2"):
         map2d(x, label, x, label, 2)
@@ -68,7 +68,7 @@ def test_pca_keeps_the_two_widest_directions():
     np.testing.assert_allclose(np.abs(pca(x)), np.abs(expected), rtol=1e-3, atol=1e-3)
 
 
-def test_neighbours_on_the_map_are_of_a_kind():
+def test_clusters_stay_together_in_tsne():
     x, label = blobs(120, 4)
     xy = tsne(x, iterations=500)
     assert xy.shape == (120, 2)
@@ -97,9 +97,7 @@ def workdir(tmp_path_factory):
 
 
 @pytest.mark.long
-def test_a_map_is_judged_beside_those_of_the_pixels(
-    workdir, in_process, monkeypatch, capsys
-):
+def test_map2d_also_scores_maps_of_the_pixels(workdir, in_process, monkeypatch, capsys):
     drawn = {}
 
     def plane(xy, label, names, path, *, title):
@@ -108,7 +106,7 @@ def test_a_map_is_judged_beside_those_of_the_pixels(
 
     monkeypatch.setattr(plots, "plane", plane)
     evaluate.main([f"--workdir={workdir}"])
-    said = capsys.readouterr().out
+    result = capsys.readouterr().out
     results = json.loads((workdir / "results.json").read_text())["map2d"]
     assert results.keys() == {"z", "pixels, PCA", "pixels, t-SNE"}
     for name, score in results.items():
@@ -116,7 +114,7 @@ def test_a_map_is_judged_beside_those_of_the_pixels(
         assert score["data"] == "cifar10_mini (train[:100], test[:40])"
         assert score["count"] == 40
         assert score["step"] == (3 if name == "z" else 0)
-    table = said[said.index("accuracy in %") :].splitlines()
+    table = result[result.index("accuracy in %") :].splitlines()
     assert table[0].split()[-3:] == ["kNN", "linear", "map"]
     scores = [f"{100 * results[name]['accuracy']:.1f}" for name in results]
     assert [line.split()[-1] for line in table[3:6]] == scores
@@ -131,7 +129,7 @@ def test_a_map_is_judged_beside_those_of_the_pixels(
     assert results["z"]["accuracy"] == pytest.approx(expected)
 
 
-def test_pixels_are_those_of_the_pictures_in_order(workdir):
+def test_pixels_are_the_pictures_in_order(workdir):
     c = config.restored(read_saved(workdir))
     source = build.open_data(c, "test[:40]", str(workdir))
     mesh = sharding.make_mesh(jax.devices()[:1])

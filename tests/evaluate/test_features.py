@@ -1,10 +1,9 @@
-"""Extraction: every picture once, in order, compiled once, on any mesh."""
+"""Features of every picture once, in order, with one compilation, on any mesh."""
 
 import pathlib
 import socket
 import subprocess
 import sys
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,28 +11,33 @@ import numpy as np
 import pytest
 
 from simclr_jax.batch import Batch
-from simclr_jax.evaluate.features import check, embed, extract, in_blocks
+from simclr_jax.evaluate.features import (
+    FrozenEncoder,
+    check,
+    embed,
+    extract,
+    in_blocks,
+)
 from simclr_jax.sharding import make_mesh
 from tests.tools import with_devices
 
 F, D, SIDE = 6, 3, 4
 
 
-class Outputs(NamedTuple):
-    h: jax.Array
-    z: jax.Array
-
-
 def encode(params, stats, images):
     x = images.reshape(len(images), -1).astype(jnp.float32) / 255
-    h = jnp.matmul(x, params["w"], precision="highest") + stats["b"]
-    return Outputs(h[None], h[None, :, :D] * 2)
+    return jnp.matmul(x, params["w"], precision="highest") + stats["b"]
 
 
-def network():
+def h_and_z(outputs):
+    return {"h": outputs[None], "z": outputs[None, :, :D] * 2}
+
+
+def encoder(encode=encode):
     rng = np.random.default_rng(0)
     w = rng.normal(size=(SIDE * SIDE * 3, F)).astype(np.float32)
-    return {"w": w}, {"b": np.arange(F, dtype=np.float32)}
+    stats = {"b": np.arange(F, dtype=np.float32)}
+    return FrozenEncoder(encode, h_and_z, {"w": w}, stats)
 
 
 def pictures(n):
@@ -42,9 +46,9 @@ def pictures(n):
 
 def batches(n, size, label=True, process=0, processes=1):
     """In index order, the last one filled up with rows of picture 0, not valid."""
-    x, each = pictures(n), size // processes
-    for start in range(0, n, size):
-        index = np.arange(start, start + size)[process * each : (process + 1) * each]
+    x, rows = pictures(n), size // processes
+    for begin in range(process * rows, n + process * rows, size):
+        index = np.arange(begin, begin + rows)
         valid, index = index < n, np.where(index < n, index, 0).astype(np.int32)
         batch = Batch(index=index, valid=valid, views=(x[index],))
         yield batch.replace(label=(index % 10).astype(np.int32)) if label else batch
@@ -53,23 +57,25 @@ def batches(n, size, label=True, process=0, processes=1):
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("n", [1, 37, 48])
 def test_every_picture_once_and_in_order(n, devices):
-    params, stats = network()
     mesh = make_mesh(jax.devices()[:devices])
-    got = extract(encode, params, stats, batches(n, 16), mesh)
+    features = extract(encoder(), batches(n, 16), mesh)
+    params, stats = encoder()[2:]
     h = pictures(n).reshape(n, -1) / 255.0 @ params["w"] + stats["b"]
-    np.testing.assert_allclose(got.h, h, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(got.z, 2 * h[:, :D], rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(got.index, np.arange(n))
-    np.testing.assert_array_equal(got.label, np.arange(n) % 10)
-    assert all(isinstance(x, np.ndarray) for x in got)
-    assert [x.dtype for x in got] == [np.float32, np.float32, np.int32, np.int32]
+    assert list(features.values) == ["h", "z"]
+    np.testing.assert_allclose(features.values["h"], h, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(features.values["z"], 2 * h[:, :D], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(features.index, np.arange(n))
+    np.testing.assert_array_equal(features.label, np.arange(n) % 10)
+    leaves = jax.tree.leaves(features)
+    assert all(isinstance(x, np.ndarray) for x in leaves)
+    assert [x.dtype for x in leaves] == [np.float32, np.float32, np.int32, np.int32]
 
 
 def test_pictures_without_labels_give_an_empty_label_array():
-    got = extract(encode, *network(), batches(5, 8, label=False), make_mesh())
-    assert got.label.shape == (0,)
-    assert got.label.dtype == np.int32
-    assert got.h.shape == (5, F)
+    features = extract(encoder(), batches(5, 8, label=False), make_mesh())
+    assert features.label.shape == (0,)
+    assert features.label.dtype == np.int32
+    assert features.values["h"].shape == (5, F)
 
 
 def test_compiles_once_over_batches_and_calls():
@@ -80,7 +86,7 @@ def test_compiles_once_over_batches_and_calls():
         return encode(params, stats, images)
 
     for n in (40, 24):
-        extract(counted, *network(), batches(n, 8), make_mesh())
+        extract(encoder(counted), batches(n, 8), make_mesh())
     assert traced == [(8, SIDE, SIDE, 3)]
 
 
@@ -89,7 +95,7 @@ def test_only_features_move_between_devices():
     mesh = make_mesh()
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     batch = jax.device_put(next(batches(16, 16)), rows)
-    plan = str(embed.lower(encode, *network(), batch, mesh).compile().as_text())
+    plan = str(embed.lower(*encoder(), batch, mesh).compile().as_text())
     moved = [line for line in plan.splitlines() if "all-gather(" in line]
     assert moved
     assert not any("u8[" in line or f",{SIDE},3" in line for line in moved)
@@ -97,10 +103,10 @@ def test_only_features_move_between_devices():
 
 def test_a_split_without_pictures_is_an_error():
     with pytest.raises(ValueError, match="no pictures"):
-        extract(encode, *network(), [], make_mesh())
+        extract(encoder(), [], make_mesh())
 
 
-def test_blocks_hold_the_rows_and_the_filling():
+def test_blocks_contain_all_rows_and_the_fill_value():
     mesh = make_mesh(jax.devices()[:4])
     x = np.arange(10, dtype=np.int32)
     blocks = in_blocks(x, 6, mesh, fill=-1)  # 6 rounds up to 8, which 4 divides
@@ -123,7 +129,7 @@ def test_blocks_hold_the_rows_and_the_filling():
         ({"train": np.full((2, 4), np.inf, np.float32)}, "diverged"),
     ],
 )
-def test_check_names_what_is_wrong(change, message):
+def test_check_reports_the_error(change, message):
     good = {
         "train": np.zeros((2, 4), np.float32),
         "train_label": np.array([0, 1]),
@@ -156,18 +162,20 @@ def test_two_processes_each_get_all_rows(tmp_path):
     for job in jobs:
         _, errors = job.communicate(timeout=120)
         assert job.returncode == 0, errors.decode()
-    alone = extract(encode, *network(), batches(37, 16), make_mesh())
+    alone = extract(encoder(), batches(37, 16), make_mesh())
     for i in range(2):
-        theirs = np.load(tmp_path / f"{i}.npz")
-        for name, x in alone._asdict().items():
-            np.testing.assert_allclose(theirs[name], x, rtol=1e-5, atol=1e-6)
+        arrays = np.load(tmp_path / f"{i}.npz")
+        for name, x in alone.values.items():
+            np.testing.assert_allclose(arrays[name], x, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(arrays["label"], alone.label)
+        np.testing.assert_array_equal(arrays["index"], alone.index)
 
 
 def process(port, i, folder):
     jax.distributed.initialize(f"localhost:{port}", 2, int(i))
-    mine = batches(37, 16, process=int(i), processes=2)
-    got = extract(encode, *network(), mine, make_mesh())
-    np.savez(pathlib.Path(folder) / f"{i}.npz", **got._asdict())
+    rows = batches(37, 16, process=int(i), processes=2)
+    values, label, index = extract(encoder(), rows, make_mesh())
+    np.savez(pathlib.Path(folder) / f"{i}.npz", label=label, index=index, **values)
 
 
 if __name__ == "__main__":

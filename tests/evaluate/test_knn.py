@@ -43,7 +43,7 @@ def small_blocks(monkeypatch):
     ("bank", "queries", "k", "temperature"),
     [
         (301, 77, 20, 0.1),  # no multiples of anything
-        (64, 64, 1, 0.1),  # whole blocks; the nearest alone
+        (64, 64, 1, 0.1),  # full blocks; the nearest only
         (301, 77, 50, 0.07),  # more neighbours than a block of the bank has rows
         (45, 5, 200, 0.5),  # more neighbours than pictures
     ],
@@ -51,20 +51,20 @@ def small_blocks(monkeypatch):
 def test_equals_the_naive_vote(small_blocks, devices, bank, queries, k, temperature):
     data = *blobs(bank, 0), *blobs(queries, 1), 7
     mesh = make_mesh(jax.devices()[:devices])
-    got = knn(*data, mesh, k=k, temperature=temperature)
-    assert got["count"] == queries
-    want = naive(*data, k=k, temperature=temperature)
-    assert 0.2 < want < 1.0 or queries == 5  # hard enough to be wrong about
-    assert got["accuracy"] == pytest.approx(want, abs=1e-9)
+    result = knn(*data, mesh, k=k, temperature=temperature)
+    assert result["count"] == queries
+    expected = naive(*data, k=k, temperature=temperature)
+    assert 0.2 < expected < 1.0 or queries == 5  # hard enough to be wrong about
+    assert result["accuracy"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_defaults_in_one_block_equal_the_naive_vote():
     data = *blobs(500, 0), *blobs(100, 1), 7
-    want = naive(*data, k=200, temperature=0.1)
-    assert knn(*data, make_mesh())["accuracy"] == pytest.approx(want, abs=1e-9)
+    expected = naive(*data, k=200, temperature=0.1)
+    assert knn(*data, make_mesh())["accuracy"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_settings_matter():
+def test_settings_change_the_result():
     """The vote is weighted and k counts; else the tests above would prove little."""
     data = *blobs(301, 0), *blobs(77, 1), 7
     scores = {
@@ -74,7 +74,7 @@ def test_the_settings_matter():
     assert scores[1, 0.1] != scores[20, 0.1]
 
 
-def test_of_equal_neighbours_the_earlier_counts(small_blocks):
+def test_the_earlier_of_equal_neighbours_votes(small_blocks):
     """All the bank is one point: the k first vote, over the seams of blocks."""
     bank = np.tile(np.eye(1, 4, dtype=np.float32), (100, 1))
     label = np.where(np.arange(100) < 40, 1, 0).astype(np.int32)
@@ -84,21 +84,21 @@ def test_of_equal_neighbours_the_earlier_counts(small_blocks):
         assert knn(bank, label, query, truth, 2, mesh, k=k)["accuracy"] == 1.0
 
 
-def test_of_equal_votes_the_lower_class_wins():
+def test_the_lower_class_of_equal_votes_wins():
     bank = np.tile(np.eye(1, 4, dtype=np.float32), (4, 1))
     label = np.array([2, 1, 2, 1], np.int32)
     answer = knn(bank, label, bank[:1], np.array([1], np.int32), 3, make_mesh(), k=4)
     assert answer == {"accuracy": 1.0, "count": 1}
 
 
-def test_a_cold_vote_neither_overflows_nor_forgets():
+def test_a_small_temperature_does_not_overflow():
     x, label = blobs(60, 0)
-    got = knn(x, label, x, label, 7, make_mesh(), k=60, temperature=1e-3)
-    assert got["accuracy"] == 1.0  # everybody's nearest neighbour is oneself
+    result = knn(x, label, x, label, 7, make_mesh(), k=60, temperature=1e-3)
+    assert result["accuracy"] == 1.0  # everybody's nearest neighbour is oneself
 
 
 @pytest.mark.parametrize("settings", [{"k": 0}, {"temperature": 0.0}])
-def test_impossible_settings_are_refused(settings):
+def test_invalid_settings_are_errors(settings):
     x, label = blobs(10, 0)
     with pytest.raises(ValueError, match="k >= 1 and temperature > 0"):
         knn(x, label, x, label, 7, make_mesh(), **settings)

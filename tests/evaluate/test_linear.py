@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from simclr_jax.evaluate import linear as module
-from simclr_jax.evaluate.linear import fit, judge, linear
+from simclr_jax.evaluate.linear import fit, linear, score
 from simclr_jax.sharding import make_mesh
 
 
@@ -25,45 +25,45 @@ def sklearn_head(x, label, l2):
     """The same objective, minimised in float64; l2 counts per picture there."""
     x = x.astype(np.float64)
     mean, scale = x.mean(0), x.std(0)
-    theirs = LogisticRegression(C=1 / (l2 * len(x)), tol=1e-8, max_iter=5000)
-    theirs.fit((x - mean) / scale, label)
-    return theirs, mean, scale
+    reference = LogisticRegression(C=1 / (l2 * len(x)), tol=1e-8, max_iter=5000)
+    reference.fit((x - mean) / scale, label)
+    return reference, mean, scale
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("l2", [1e-1, 1e-3])
-def test_finds_scikit_learns_optimum(monkeypatch, devices, l2):
+def test_head_equals_scikit_learn_s(monkeypatch, devices, l2):
     monkeypatch.setattr(module, "ROWS", 8)  # several blocks on either mesh, one short
     x, label = blobs(301, 0)
     mesh = make_mesh(jax.devices()[:devices])
     head = fit(x, label, 5, mesh, l2=l2, iterations=500)
-    theirs, mean, scale = sklearn_head(x, label, l2)
+    reference, mean, scale = sklearn_head(x, label, l2)
     kernel = np.asarray(head["kernel"]) * scale[:, None]
     bias = np.asarray(head["bias"]) + mean @ np.asarray(head["kernel"])
-    np.testing.assert_allclose(kernel, theirs.coef_.T, atol=2e-3)
+    np.testing.assert_allclose(kernel, reference.coef_.T, atol=2e-3)
     # softmax leaves a shift of all biases free
-    want = theirs.intercept_ - theirs.intercept_.mean()
-    np.testing.assert_allclose(bias - bias.mean(), want, atol=2e-3)
+    expected = reference.intercept_ - reference.intercept_.mean()
+    np.testing.assert_allclose(bias - bias.mean(), expected, atol=2e-3)
 
 
 def test_scores_as_scikit_learn_does():
     x, label = blobs(400, 0)
     test, truth = blobs(333, 1)
-    theirs, mean, scale = sklearn_head(x, label, 1e-2)
-    want = theirs.score((test - mean) / scale, truth)
-    assert 0.4 < want < 0.95
-    got = linear(x, label, test, truth, 5, make_mesh(), l2=1e-2)
-    assert got.keys() == {"accuracy", "count", "quick"}
-    assert got["count"] == 333
-    assert got["accuracy"] == pytest.approx(want, abs=1.5 / 333)
+    reference, mean, scale = sklearn_head(x, label, 1e-2)
+    expected = reference.score((test - mean) / scale, truth)
+    assert 0.4 < expected < 0.95
+    result = linear(x, label, test, truth, 5, make_mesh(), l2=1e-2)
+    assert result.keys() == {"accuracy", "count", "quick"}
+    assert result["count"] == 333
+    assert result["accuracy"] == pytest.approx(expected, abs=1.5 / 333)
 
 
-def test_is_the_same_every_time():
+def test_result_is_reproducible():
     data = *blobs(200, 0), *blobs(100, 1), 5, make_mesh()
     assert linear(*data) == linear(*data)
 
 
-def test_a_constant_feature_changes_nothing():
+def test_a_constant_feature_has_no_effect():
     x, label = blobs(200, 0)
     mesh = make_mesh()
     constant = np.full((200, 1), 0.1, np.float32)  # whose mean rounds
@@ -73,17 +73,17 @@ def test_a_constant_feature_changes_nothing():
     np.testing.assert_allclose(wider["bias"], plain["bias"], atol=2e-3)
 
 
-def test_judge_counts_what_is_right(monkeypatch):
+def test_score_counts_correct_predictions(monkeypatch):
     monkeypatch.setattr(module, "ROWS", 2)
     head = {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}
     x = np.eye(3, dtype=np.float32)[np.arange(50) % 3]
     label = np.where(np.arange(50) < 30, np.arange(50) % 3, (np.arange(50) + 1) % 3)
-    want = {"accuracy": 0.6, "count": 50}
-    assert judge(head, x, label.astype(np.int32), make_mesh()) == want
+    expected = {"accuracy": 0.6, "count": 50}
+    assert score(head, x, label.astype(np.int32), make_mesh()) == expected
 
 
 @pytest.mark.parametrize("settings", [{"l2": -1.0}, {"iterations": 0}])
-def test_impossible_settings_are_refused(settings):
+def test_invalid_settings_are_errors(settings):
     x, label = blobs(20, 0)
     with pytest.raises(ValueError, match="l2 >= 0 and iterations >= 1"):
         linear(x, label, x, label, 5, make_mesh(), **settings)

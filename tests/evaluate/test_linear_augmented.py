@@ -1,7 +1,7 @@
 """The papers' linear evaluation against a plain float64 loop, and on real pictures."""
 
 import io
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,26 +12,27 @@ import pytest
 from simclr_jax.batch import Batch
 from simclr_jax.data.pipeline import eval_batches
 from simclr_jax.evaluate import linear as module
-from simclr_jax.evaluate.features import Features, extract
+from simclr_jax.evaluate.features import Features, FrozenEncoder, extract
 from simclr_jax.evaluate.linear import linear_augmented
 from simclr_jax.sharding import make_mesh
 
 SIDE, CLASSES = 8, 3
 
 
-class Outputs(NamedTuple):
-    h: jax.Array
-    z: jax.Array
-
-
 def encode(params, stats, images):
-    """The mean colour, stretched by a parameter; z is its first two channels."""
+    """The mean colour, stretched by a parameter."""
     colour = jnp.mean(images.astype(jnp.float32) / 255, (1, 2))
-    h = colour * params["stretch"] - stats["mean"]
-    return Outputs(h[None], h[None, :, :2])
+    return colour * params["stretch"] - stats["mean"]
 
 
-NETWORK = {"stretch": np.float32(2)}, {"mean": np.float32(1)}
+def h_and_z(h):
+    """z is the first two channels."""
+    return {"h": h[None], "z": h[None, :, :2]}
+
+
+ENCODER = FrozenEncoder(
+    encode, h_and_z, {"stretch": np.float32(2)}, {"mean": np.float32(1)}
+)
 
 
 class Colours:
@@ -64,23 +65,23 @@ def png(picture):
 
 def features(source, mesh):
     batches = eval_batches(source, size=SIDE, batch_size=16)
-    return extract(encode, *NETWORK, batches, mesh)
+    return extract(ENCODER, batches, mesh)
 
 
-def test_learns_from_real_batches_and_judges_every_test_picture():
+def test_trains_on_real_batches_and_scores_every_test_picture():
     mesh, train = make_mesh(), Colours(72, 0)
     test = features(Colours(45, 1), mesh)
-    said = []
-    got = linear_augmented(
-        *(encode, *NETWORK, train, test, "h", SIDE, mesh),
-        lambda done, total: said.append((done, total)),
+    calls = []
+    result = linear_augmented(
+        *(ENCODER, train, test, "h", SIDE, mesh),
+        lambda done, total: calls.append((done, total)),
         epochs=20,
         batch_size=16,
         lr=20.0,
     )
-    assert got["count"] == 45
-    assert got["accuracy"] > 0.9
-    assert said == [(i, 91) for i in range(1, 92)]  # floor(72 * 20 / 16) + 1
+    assert result["count"] == 45
+    assert result["accuracy"] > 0.9
+    assert calls == [(i, 91) for i in range(1, 92)]  # floor(72 * 20 / 16) + 1
 
 
 def plain_loop(batches, feature, lr, weight_decay):
@@ -113,16 +114,16 @@ def test_equals_a_plain_loop(monkeypatch, devices, feature):
         )
         for _ in range(9)
     ]
-    asked = {}
+    arguments = {}
 
     def fake(source, views, **settings):
-        asked.update(settings, views=views)
+        arguments.update(settings, views=views)
         return iter(batches)
 
     monkeypatch.setattr(module, "train_batches", fake)
-    monkeypatch.setattr(module, "judge", lambda head, *rest: head)
+    monkeypatch.setattr(module, "score", lambda head, *rest: head)
     head = linear_augmented(
-        *(encode, *NETWORK, Colours(64, 0), blank(), feature, SIDE),
+        *(ENCODER, Colours(64, 0), blank(), feature, SIDE),
         make_mesh(jax.devices()[:devices]),
         epochs=2,
         batch_size=16,
@@ -133,15 +134,17 @@ def test_equals_a_plain_loop(monkeypatch, devices, feature):
     kernel, bias = plain_loop(batches, feature, 5.0, 0.05)
     np.testing.assert_allclose(head["kernel"], kernel, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(head["bias"], bias, rtol=1e-4, atol=1e-6)
-    assert (asked["steps"], asked["start_step"], asked["seed"]) == (9, 0, 3)
-    (view,) = asked["views"]
+    keys = ("steps", "first_step", "seed")
+    assert [arguments[key] for key in keys] == [9, 0, 3]
+    (view,) = arguments["views"]
     assert (view.size, view.flip) == (SIDE, 0.5)
     assert view.jitter == view.grey == view.blur == view.solarise == 0
 
 
 def blank(labels=4):
     h = np.zeros((4, 3), np.float32)
-    return Features(h, h[:, :2], np.zeros(labels, np.int32), np.arange(4))
+    label = np.zeros(labels, np.int32)
+    return Features({"h": h, "z": h[:, :2]}, label, np.arange(4))
 
 
 @pytest.mark.parametrize(
@@ -151,16 +154,16 @@ def blank(labels=4):
         ({"batch_size": 12}, "does not divide by the 8 devices.*batch_size=8"),
         ({"test": blank(labels=0)}, "test split has no labels"),
         (
-            {"test": blank()._replace(h=np.full((4, 3), np.nan))},
+            {"test": blank()._replace(values={"h": np.full((4, 3), np.nan)})},
             "test features are not",
         ),
         ({"lr": np.inf}, "lr=inf is too high"),
     ],
 )
-def test_what_cannot_work_is_refused(change, message):
+def test_invalid_settings_are_errors(change, message):
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.1}
     settings |= {key: x for key, x in change.items() if key in settings}
     test, feature = change.get("test", blank()), change.get("feature", "h")
-    where = Colours(32, 0), test, feature, SIDE, make_mesh()
+    arguments = Colours(32, 0), test, feature, SIDE, make_mesh()
     with pytest.raises((ValueError, FloatingPointError), match=message):
-        linear_augmented(encode, *NETWORK, *where, **settings)
+        linear_augmented(ENCODER, *arguments, **settings)

@@ -8,7 +8,7 @@ import pytest
 
 from simclr_jax.evaluate import plots
 
-NAMES = tuple(f"kind {i}" for i in range(12))
+NAMES = tuple(f"class {i}" for i in range(12))
 
 
 def blobs(n, classes, apart=6.0):
@@ -49,7 +49,7 @@ def test_gallery_keeps_the_proportions_of_the_views(tmp_path):
     assert greens == pytest.approx(2 * reds / 4, rel=0.02)
 
 
-def test_gallery_refuses_unequal_numbers(tmp_path):
+def test_gallery_of_unequal_numbers_is_an_error(tmp_path):
     views = np.ones((3, 8, 8, 3)), np.ones((2, 8, 8, 3))
     with pytest.raises(ValueError, match="'view 1': 3, 'view 2': 2"):
         plots.gallery(views, tmp_path / "views.png")
@@ -64,7 +64,7 @@ def test_embedding_colours_the_classes(tmp_path, names):
     assert share(tmp_path / "embedding.png", rgb(plots.COLOURS[3])) < 5e-6
 
 
-def test_embedding_of_many_classes_leaves_some_grey(tmp_path):
+def test_embedding_of_many_classes_has_grey_ones(tmp_path):
     h, label = blobs(60, 12)
     plots.embedding(h, label, NAMES, tmp_path / "embedding.png")
     assert share(tmp_path / "embedding.png", rgb(plots.REST)) > 5e-5
@@ -76,31 +76,31 @@ def test_embedding_needs_no_labels(tmp_path):
     assert share(tmp_path / "embedding.png", rgb(plots.COLOURS[0])) > 1e-4
 
 
-def test_embedding_of_too_few_is_refused(tmp_path):
+def test_embedding_of_too_few_pictures_is_an_error(tmp_path):
     h, label = blobs(4, 2)
     with pytest.raises(ValueError, match="5 pictures or more, got 4"):
         plots.embedding(h, label, NAMES, tmp_path / "embedding.png")
 
 
-def test_a_plane_is_drawn_as_it_is(tmp_path):
+def test_plane_keeps_positions_and_scale(tmp_path):
     """Left is left and up is up, at equal scales."""
     corners = np.array([(0, 0), (30, 0), (0, 10)], np.float32)
     xy, label = corners.repeat(9, 0), np.arange(3).repeat(9)
     plots.plane(xy, label, NAMES, tmp_path / "map.png", title="three corners")
     pixels = matplotlib.image.imread(tmp_path / "map.png")[:, :800, :3]
 
-    def place(colour):
+    def centre_of(colour):
         """(column, row from below) of the middle of a colour, without the legend."""
         hits = np.all(np.abs(pixels - np.array(rgb(colour))) < 0.02, -1)
         row, column = np.nonzero(hits)
         return np.array([column.mean(), -row.mean()])
 
-    origin, right, up = map(place, plots.COLOURS[:3])
+    origin, right, up = map(centre_of, plots.COLOURS[:3])
     unit = (up - origin)[1] / 10  # pixels
     np.testing.assert_allclose((right - origin) / unit, (30, 0), atol=0.3)
 
 
-def test_curves_read_lines_with_unlike_keys(tmp_path):
+def test_curves_of_lines_with_different_keys(tmp_path):
     lines = [{"step": i, "loss": 5 - 0.1 * i, "lr": 0.1} for i in range(1, 40)]
     lines.insert(20, {"step": 20, "knn_accuracy": 0.4})
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
