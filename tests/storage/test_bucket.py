@@ -151,7 +151,7 @@ def test_upload_and_download(cloud, tmp_path):
     }
     local = tmp_path / "here"
     assert bucket.download("gs://bucket/copy of net", local) == 2
-    assert (here / "copy of net" / "in" / "b").read_bytes() == b"2"
+    assert (local / "copy of net" / "in" / "b").read_bytes() == b"2"
     assert bucket.download("gs://bucket/a.ckpt", local) == 2  # a TensorFlow checkpoint
     assert sorted(p.name for p in local.iterdir()) == [
         *("a.ckpt.data", "a.ckpt.index", "copy of net"),
