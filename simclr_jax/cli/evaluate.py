@@ -27,6 +27,7 @@ MAY_SET = (
     *("evaluate.", "data.name", "data.data_dir", "data.eval_split"),
     "data.bank_split",
 )
+TITLES = {"z": "z, its projection"}  # of features in the table
 COLUMNS = {"knn": ("kNN", 6), "linear": ("linear", 7), "map2d": ("map", 6)}
 
 Row = tuple[str, dict[str, float]]  # of the table: title, {protocol: accuracy}
@@ -53,12 +54,15 @@ def main(argv: list[str]) -> None:
             evaluation = Evaluation(arguments.workdir, mesh, changes)
             if arguments.protocol:
                 evaluation.check_labelled(arguments.protocol)
+            names = evaluation.feature_names
+            if arguments.features:
+                check_name(arguments.features, names, "--features")
         if evaluation.newly_initialised:
             layers = ", ".join(evaluation.newly_initialised)
             say(f"not in the imported file, so untrained: {layers}")
         if arguments.protocol:
-            usual = "z" if arguments.protocol == "map2d" else "h"
-            score(evaluation, arguments.protocol, arguments.features or usual)
+            default = names[-1] if arguments.protocol == "map2d" else names[0]
+            score(evaluation, arguments.protocol, arguments.features or default)
         else:
             evaluate_quickly(evaluation, arguments.workdir)
 
@@ -75,13 +79,11 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     )
     parser.add_argument("--workdir", required=True, help="of a run or an import")
     parser.add_argument("--protocol", default="", help=", ".join(PROTOCOLS))
-    parser.add_argument("--features", default="", help="h, the default, or z")
+    parser.add_argument("--features", default="", help="one that the method has: h, z")
     arguments, changes = parser.parse_with_changes(argv)
     with common.usage_errors():
         if arguments.protocol:
             check_name(arguments.protocol, PROTOCOLS, "--protocol")
-        if arguments.features:
-            check_name(arguments.features, ("h", "z"), "--features")
     if arguments.features and not arguments.protocol:
         parser.error(f"--features needs a --protocol: {', '.join(PROTOCOLS)}.")
     from simclr_jax.storage.paths import absolute
@@ -150,19 +152,20 @@ def evaluate_quickly(evaluation: "Evaluation", workdir: str) -> None:
 
 
 def score_rows(evaluation: "Evaluation") -> list[Row]:
-    """h of the untrained and of the trained encoder, and z, by the quick protocols."""
+    """The quick protocols of all features; of h also by the untrained encoder."""
     trained = f"after {evaluation.step} steps"
     rows = [
         (f"h, untrained {evaluation.config.encoder.name}", "h", False),
         (f"h, {'imported' if evaluation.imported else trained}", "h", True),
-        ("z, its projection", "z", True),
     ]
+    _, *heads = evaluation.feature_names
+    rows += [(TITLES.get(name, name), name, True) for name in heads]
     scores = [
         (title, {p: score(evaluation, p, feature, trained=x) for p in QUICK})
         for title, feature, x in rows
     ]
     if evaluation.planar:
-        scores[-1][1]["map2d"] = score(evaluation, "map2d", "z")
+        scores[-1][1]["map2d"] = score(evaluation, "map2d", heads[-1])
     return scores
 
 

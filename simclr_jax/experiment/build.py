@@ -257,6 +257,15 @@ def batch_shapes(c: ConfigDict, mesh: Mesh, *, labels: bool) -> Batch:
     return batch
 
 
+def feature_names(c: ConfigDict, run: Run) -> tuple[str, ...]:
+    """The names of the features that the method has, without computing them."""
+    size = c.data.image_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    encode = run.method.network.encode
+    outputs = jax.eval_shape(encode, *run.method.kept(run.shapes), image)
+    return tuple(run.method.features(outputs))
+
+
 def abstract(run: Run) -> TrainState:
     """The state's shapes, dtypes and shardings, for restoring a checkpoint."""
     return template(run.shapes, run.placement)

@@ -16,7 +16,8 @@ from simclr_jax.data.sources import Source
 from simclr_jax.evaluate import embedding_2d, plots
 from simclr_jax.evaluate.features import Features, FrozenEncoder, extract
 from simclr_jax.evaluate.knn import knn
-from simclr_jax.evaluate.linear import linear, linear_augmented
+from simclr_jax.evaluate.linear import linear
+from simclr_jax.evaluate.linear_augmented import linear_augmented
 from simclr_jax.experiment import build
 from simclr_jax.experiment.config import Changes
 from simclr_jax.experiment.workdir import open_saved, read_saved
@@ -120,9 +121,14 @@ class Evaluation:
         return bool(self.train.classes and self.test.classes)
 
     @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The features that the method has, "h" first."""
+        return build.feature_names(self.config, self.run)
+
+    @property
     def planar(self) -> bool:
-        """Whether z is a map, of two dimensions."""
-        return self.features()[0].values["z"].shape[1] == 2
+        """Whether the method's last feature is a map, of two dimensions."""
+        return self.features()[0].values[self.feature_names[-1]].shape[1] == 2
 
     def check_labelled(self, protocol: str) -> None:
         """Raises ValueError if a split has no labels."""
@@ -151,7 +157,7 @@ class Evaluation:
 
         Args:
           protocol: one of `schema.PROTOCOLS`.
-          feature: "h" or "z".
+          feature: one of `feature_names`.
           trained: whether by the trained or by the newly initialised network;
             linear_augmented has the trained one only.
           progress: called by linear_augmented.
@@ -231,10 +237,11 @@ class Evaluation:
         train, test = self.features()
         names, path = self.test.class_names, self._workdir / "embedding.png"
         if self.planar:
-            z = np.concatenate([train.values["z"], test.values["z"]])
+            name = self.feature_names[-1]
+            z = np.concatenate([train.values[name], test.values[name]])
             label = np.concatenate([train.label, test.label])
             label = label if self.labelled else label[:0]
-            plots.plane(z, label, names, path, title=f"{len(z)} pictures, z")
+            plots.plane(z, label, names, path, title=f"{len(z)} pictures, {name}")
         elif len(test.index) >= plots.MIN_PICTURES:
             plots.embedding(test.values["h"], test.label, names, path)
         metrics = self._workdir / "metrics.jsonl"

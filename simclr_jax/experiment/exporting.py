@@ -148,6 +148,8 @@ def _forward(method: Method, arrays: dict[str, np.ndarray], part: str) -> Callab
         features = method.features(method.network.encode(params, stats, images))
         # An index would be a gather wherever the number of images is free.
         outputs = {name: jnp.squeeze(x, 0) for name, x in features.items()}
+        if part == "encoder+head":
+            return outputs
         if part == "encoder+classifier":
             outputs["logits"] = outputs["h"] @ probe["kernel"] + probe["bias"]
         return {name: outputs[name] for name in catalog.PARTS[part]}

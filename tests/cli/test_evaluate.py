@@ -4,7 +4,7 @@ import pytest
 
 from simclr_jax.cli import common, evaluate, runtime
 from simclr_jax.experiment import config
-from tests.tools import begin_in
+from tests.tools import begin_in, leave_in
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,6 @@ from tests.tools import begin_in
         (["--config.optim.lr=1.0"], "belongs to the training"),
         (["--config.evaluate.knn.kk=3"], "Did you mean 'k'"),
         (["--protocol=linea"], "Did you mean 'linear'"),
-        (["--features=x"], "--features: unknown 'x'. There are: h, z"),
         (["--features=z"], "needs a --protocol: knn, linear, linear_augmented"),
         (["--protoc=knn"], "Did you mean --protocol?"),
         (["--protocol=knn", "--protocol=linear"], "--protocol: given more than once"),
@@ -28,6 +27,13 @@ def test_usage_errors(tmp_path, in_process, arguments, message, capsys):
     code = getattr(error.value, "code", None) or runtime.report(error.value)
     assert code == common.USAGE
     assert message in capsys.readouterr().err
+
+
+def test_a_feature_that_the_method_lacks(tmp_path, in_process):
+    leave_in(tmp_path, config.load("configs/quickstart.py"))
+    arguments = [f"--workdir={tmp_path}", "--protocol=knn", "--features=x"]
+    with pytest.raises(common.UsageError, match=r"unknown 'x'\. There are: h, z"):
+        evaluate.main(arguments)
 
 
 def test_a_folder_without_a_run(tmp_path, in_process):
