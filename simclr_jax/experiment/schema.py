@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from simclr_jax.data.recipes import RECIPES
 from simclr_jax.evaluate.embedding_2d import map2d
 from simclr_jax.evaluate.knn import knn
-from simclr_jax.evaluate.linear import linear, linear_augmented
+from simclr_jax.evaluate.linear import linear
+from simclr_jax.evaluate.linear_augmented import linear_augmented
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.suggest import check_name

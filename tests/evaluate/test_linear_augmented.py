@@ -11,9 +11,9 @@ import pytest
 
 from simclr_jax.batch import Batch
 from simclr_jax.data.pipeline import eval_batches
-from simclr_jax.evaluate import linear as module
+from simclr_jax.evaluate import linear_augmented as module
 from simclr_jax.evaluate.features import Features, FrozenEncoder, extract
-from simclr_jax.evaluate.linear import linear_augmented
+from simclr_jax.evaluate.linear_augmented import linear_augmented
 from simclr_jax.sharding import make_mesh
 
 SIDE, CLASSES = 8, 3
