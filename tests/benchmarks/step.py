@@ -148,7 +148,6 @@ def ours(folder: pathlib.Path) -> None:
     from simclr_jax.data import pipeline
     from simclr_jax.data.prefetch import feed
     from simclr_jax.experiment import build, config
-    from simclr_jax.tree import paths
 
     c, mesh = config.read("configs/quickstart.py", []), sharding.make_mesh()
     with jax.set_mesh(mesh):
@@ -165,16 +164,7 @@ def ours(folder: pathlib.Path) -> None:
         batch = next(feed(batches, mesh))
         state = run.create()
 
-        # Scales of zero would hide the layers before them.
-        draw = np.random.default_rng(0)
-        flat = {
-            name: draw.uniform(0.5, 1.5, x.shape).astype(x.dtype)
-            if "scale" in name
-            else x
-            for name, x in zip(
-                paths(state.params), jax.tree.leaves(state.params), strict=True
-            )
-        }
+        flat = with_random_scales(state.params)
         params = jax.tree.unflatten(jax.tree.structure(state.params), flat.values())
         state = state.replace(params=jax.device_put(params, run.placement.params))
         np.savez(folder / "weights.npz", **flat)
@@ -196,6 +186,21 @@ def ours(folder: pathlib.Path) -> None:
         python = platform.python_version()
         parameters = sum(x.size for x in flat.values())
         serve(f"jax {jax.__version__} on Python {python}", parameters, step)
+
+
+def with_random_scales(params: Any) -> dict[str, Any]:
+    """Parameters by name; scales of zero would hide the layers before them."""
+    import jax
+    import numpy as np
+
+    from simclr_jax.tree import paths
+
+    draw = np.random.default_rng(0)
+    named = zip(paths(params), jax.tree.leaves(params), strict=True)
+    return {
+        name: draw.uniform(0.5, 1.5, x.shape).astype(x.dtype) if "scale" in name else x
+        for name, x in named
+    }
 
 
 def pytorch(folder: pathlib.Path, *, channels_last: bool) -> None:
