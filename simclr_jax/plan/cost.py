@@ -116,7 +116,7 @@ def _add_computation(
             if op.called() in program.computations:
                 add(op.called(), times)
         elif kind in COLLECTIVES:
-            size, sides = _buffer(op, types), _box(op, coords)
+            size, sides = _buffer(op, types), _extent(op, coords)
             totals.count[kind] += times
             totals.bytes[kind] += times * size
             seconds = collective_seconds(kind, size, sides, chip)
@@ -139,7 +139,7 @@ def _buffer(op: hlo.Op, types: dict[str, str]) -> int:
     return max(hlo.size(op.type), sum(hlo.size(types[name]) for name in op.operands))
 
 
-def _box(op: hlo.Op, coords: Coords) -> tuple[int, ...]:
+def _extent(op: hlo.Op, coords: Coords) -> tuple[int, ...]:
     """The sides of the smallest box that contains a group of the collective."""
     group = [coords[i] for i in hlo.group(op)] or coords
     axes = zip(*group, strict=True)
