@@ -71,7 +71,7 @@ def simclr_ema(path: str) -> ForeignCheckpoint:
 
 
 class Contents(NamedTuple):
-    """The network in a file, as far as its variables tell."""
+    """The network in a file, as determined from its variables."""
 
     scheme: tf_names.Scheme
     names: dict[str, str]  # name in the scheme: name in the file

@@ -46,7 +46,7 @@ LIGHTLY_NAMES = {  # a root: lightly's names of the online network and of the ta
 }
 SMALL_STEM = (
     "The first convolution is 3x3; its stride of 1, the absence of a max-pool and "
-    "images of 32 pixels are assumed, since no shape tells."
+    "images of 32 pixels are assumed: the arrays do not determine them."
 )
 
 
@@ -163,7 +163,7 @@ def _timm(arrays: Arrays, settings: Changes) -> ForeignCheckpoint:
 
 
 def _own_settings(path: str) -> Changes:
-    """Settings that no shape tells, from the metadata of our own exports."""
+    """Settings that arrays do not determine, from the metadata of our own exports."""
     content = metadata(path)
     pixels = {
         key: f"({content[key].strip('[]')})"
@@ -192,7 +192,7 @@ def _supervised(
     ]
     vit = "encoder.patch" in dict(changes)
     if vit and CONFIG_KEYS["num_heads"] not in dict(settings):
-        notes.append("Attention heads of width 64, as usual; no shape tells.")
+        notes.append("Attention heads of width 64 are assumed, as usual.")
     resnet_settings = [] if vit else TORCH_RESNET
     return ForeignCheckpoint(
         "simclr_imagenet.py",

@@ -14,7 +14,7 @@ import pathlib
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -164,11 +164,11 @@ def _check_order(little: bool) -> None:
 class _Unpickler(pickle.Unpickler):
     """Makes trees with a Tensor for each tensor."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: IO[bytes]):
         super().__init__(stream, encoding="utf-8")
         self.dtypes: dict[str, str] = {}  # by key of a storage
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) in ALLOWED:
             return ALLOWED[module, name]
         if module == "torch" and name in DTYPES:
@@ -182,7 +182,7 @@ class _Unpickler(pickle.Unpickler):
             "PyTorch, such a file can run any code; nothing of it was run."
         )
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> Any:
         if pid[0] == "module":  # a class, and its source
             return pid[1]
         _, type_name, key, _, size, *view = pid
@@ -215,15 +215,15 @@ ALLOWED: dict[tuple[str, str], Callable] = {
 }
 
 
-def _arrays(tree: Any, bytes_of: Callable[[str], bytes]) -> dict[str, np.ndarray]:
-    """The tensors of a tree by dotted paths; bytes_of: key -> data of its storage."""
+def _arrays(tree: Any, load: Callable[[str], bytes]) -> dict[str, np.ndarray]:
+    """The tensors of a tree by dotted paths; load: key -> data of its storage."""
     arrays, data = {}, {}
     for name, x in _leaves(tree):
         if name in arrays:
             raise ValueError(f"two tensors have the name {name}.")
         key, dtype, size, offset = x.storage
         if key not in data:
-            data[key] = _decoded(bytes_of(key), dtype)
+            data[key] = _decoded(load(key), dtype)
         row = data[key][offset : offset + size]
         if row.size < size:
             raise ValueError(
