@@ -124,7 +124,7 @@ def test_a_missing_folder(tmp_path):
 
 @pytest.mark.parametrize("made", [(), ("notes.txt",), ("cat/notes.txt",)])
 def test_a_folder_without_pictures(tmp_path, made):
-    with pytest.raises(ValueError, match=r"holds no pictures \(.jpg"):
+    with pytest.raises(ValueError, match=r"has no pictures \(.jpg"):
         Folder(put(tmp_path, *made), "train")
 
 

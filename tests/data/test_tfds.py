@@ -140,7 +140,7 @@ def test_an_unknown_split(tmp_path):
 
 def test_the_error_of_an_unknown_name_lists_prepared_sets(tmp_path):
     prepare(tmp_path)
-    with pytest.raises(ValueError, match=r"it holds toy.*Did you mean 'toy'"):
+    with pytest.raises(ValueError, match=r"it contains toy.*Did you mean 'toy'"):
         open_source("toys", data_dir=str(tmp_path), split="test")
     with pytest.raises(ValueError, match=r"there is no such folder.*'imagenet2012'"):
         open_source("imagenet2021", data_dir=str(tmp_path / "no"), split="train")

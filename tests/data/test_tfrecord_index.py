@@ -1,4 +1,4 @@
-"""The index of TFRecord files: right offsets, kept, renewed, and clear about damage."""
+"""The index of TFRecord files: offsets, saving, renewal, damaged files."""
 
 import os
 import threading
@@ -43,11 +43,11 @@ def build(files, tmp_path, **keywords):
 def test_the_index_gives_the_positions_of_records(files, tmp_path):
     made = build(files, tmp_path)
     assert made.file.tolist() == [1] * 3 + [2] * 5  # the first file is empty
-    index = [
+    payloads = [
         Disk().read(files[f], int(o), int(n))
         for f, o, n in zip(made.file, made.offset, made.length, strict=True)
     ]
-    assert index == PAYLOADS[:3] + PAYLOADS
+    assert payloads == PAYLOADS[:3] + PAYLOADS
 
 
 def test_bytes_and_chunks_give_the_same_index(files, tmp_path):
