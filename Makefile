@@ -4,65 +4,65 @@ VENV := .venv
 WORKDIR := runs/quickstart
 PY := $(VENV)/bin/python
 
-unexport PYTHON # it names what .venv is built with, not what recipes should run
+unexport PYTHON # the interpreter that builds .venv, not the one that recipes run
 
-# The first of these that runs and is supported; .venv's own comes first, so that it is
-# only rebuilt for another interpreter where PYTHON=... asks for one.
+# The first of these that runs and is supported is used. .venv's own comes first, so that
+# .venv is rebuilt for another interpreter only if PYTHON=... names one.
 CANDIDATES = $(if $(PYTHON),"$(PYTHON)",$(PY) python3 python3.12 python3.13 python3.11)
 SUPPORTED := import sys; assert (3, 11) <= sys.version_info < (3, 14); \
   print(sys._base_executable)
 BASE = $(eval BASE := $$(shell for python in $(CANDIDATES); do \
   base=$$$$("$$$$python" -Ic '$(SUPPORTED)' 2>/dev/null) && echo "$$$$base" && break; \
   done))$(BASE)
-FOUND = $(shell for python in $(CANDIDATES); do \
+VERSIONS = $(shell for python in $(CANDIDATES); do \
   version=$$("$$python" -c 'import platform; print(platform.python_version())' \
     2>/dev/null) && echo "$$python is $$version;"; done)
 NEEDED = simclr_jax needs Python 3.11, 3.12 or 3.13 \
-  ($(if $(FOUND),$(FOUND),none found;) name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12)
+  ($(if $(VERSIONS),$(VERSIONS),none found;) name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-long test-buckets test-zoo lint lock clean env env-zoo
 
-help: ## this list
+help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | \
 	  while IFS='|' read -r name what; do printf '%-17s %s\n' "$$name" "$$what"; done
-	@echo 'PYTHON=python3.12 picks the interpreter; .venv is rebuilt when it or the lock changes.'
+	@echo 'PYTHON=python3.12 selects the interpreter; .venv is rebuilt when it or the lock changes.'
 
-# On a processor every step asks for its buffers anew: glibc shall keep the memory that it
-# has and take it in large pages. Worth 1.4 to 1.6 times the images/s on two cores.
+# On a CPU every step allocates its buffers again: these settings let glibc keep freed
+# memory and use huge pages. Worth 1.4 to 1.6 times the images/s on two cores.
 quickstart: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=99999999999
-quickstart: env ## train SimCLR on the embedded pictures and judge it: runs/quickstart
+quickstart: env ## train SimCLR on the embedded images and evaluate it: runs/quickstart
 	@$(PY) -m simclr_jax pretrain --config configs/quickstart.py --workdir $(WORKDIR)
 	@$(PY) -m simclr_jax evaluate --workdir $(WORKDIR)
 
-test: env ## the test suite
+test: env ## run the tests
 	@$(PY) -m pytest -n 2 --dist worksteal
 
-test-long: env ## the tests that take minutes each
+test-long: env ## run the tests that take minutes each
 	@$(PY) -m pytest -m "long and not zoo and not buckets"
 
-test-buckets: env ## whole commands on an emulated bucket; needs Linux and root
+test-buckets: env ## run whole commands on an emulated bucket; needs Linux and root
 	@$(PY) -m pytest -m buckets -n 2 --dist worksteal tests/buckets
 
-test-zoo: env-zoo ## the zoo beside PyTorch, timm, transformers and ONNX Runtime
+test-zoo: env-zoo ## compare the zoo with PyTorch, timm, transformers and ONNX Runtime
 	@.venv-zoo/bin/python -m pytest -m "zoo and not long" -n 2 --dist worksteal tests/zoo
 
-lint: env ## style, format and types
+lint: env ## check style, format and types
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m pyrefly check
 
-lock: ## requirements.txt -> requirements.lock, needs uv
+lock: ## generate requirements.lock from requirements.txt; needs uv
 	@$(if $(shell uv --version >/dev/null 2>&1 && echo yes),,$(error make lock needs uv: pip install uv))\
 	uv pip compile requirements.txt --output-file requirements.lock --quiet --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
 
-clean: ## remove .venv and the caches; runs/ stays
+clean: ## remove .venv and the caches, but not runs/
 	rm -rf $(VENV) .venv-zoo .pytest_cache .ruff_cache .hypothesis
 	find simclr_jax configs tests -name __pycache__ -prune -exec rm -rf {} +
 
-# The environment is fresh while it holds a copy of the lock (written last, so that an
-# interrupted build is not taken for a whole one) and runs the interpreter asked for.
+# The environment is up to date if it has a copy of the lock file (written last, so that
+# an interrupted build is not mistaken for a complete one) and the selected interpreter.
 IDENTITY := import sys; print(sys.version)
 env:
 	@$(if $(BASE),,$(error $(NEEDED)))\
@@ -86,8 +86,8 @@ env:
 	  cp requirements.lock $(VENV)/requirements.lock; \
 	fi
 
-# Triton's LLVM and TensorFlow's do not bear each other in one process; on a processor
-# PyTorch does without.
+# Triton's LLVM and TensorFlow's conflict in one process; PyTorch on a CPU does not need
+# Triton.
 env-zoo:
 	@$(MAKE) --no-print-directory env VENV=.venv-zoo
 	@cmp -s tests/zoo/requirements.txt .venv-zoo/zoo.txt || { \
