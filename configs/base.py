@@ -1,4 +1,4 @@
-"""The skeleton of every experiment: each key is created here, with its type."""
+"""The base config of every experiment: each key is defined here, with its type."""
 
 import ml_collections as mlc
 
@@ -16,29 +16,29 @@ def get_config(
     augment: str = "simclr",
     optim: str = "lars",
 ) -> mlc.ConfigDict:
-    """Returns the config of a run, to be filled in by an experiment's file.
+    """Returns the config of a run, with defaults that an experiment's file changes.
 
-    Every section's `name` brings the keyword arguments of its factory, at the paper's
-    numbers. Keys can be changed, but not added.
+    A section has `name`, a factory, and the keyword arguments of that factory, at the
+    paper's values. Keys can be changed, but not added.
     """
     c = mlc.ConfigDict()
     c.seed = 0
     c.epochs = 100.0
-    c.steps = 0  # 0: from epochs by optim.length; else the whole run's length
-    c.recipe_batch_size = 0  # batch of the recipe, see batch_scaling.py; 0: unscaled
+    c.steps = 0  # length of the run; 0: computed by optim.length
+    c.recipe_batch_size = 0  # of the original recipe, see batch_scaling.py; 0: off
     c.log_every = 50  # steps
     c.init_from = ""  # a work directory: initialise from its newest checkpoint
-    c.patience = 10  # steps in a row without a finite loss before the run gives up
-    c.placement = "replicated"  # of the state; fsdp: big arrays split over the mesh
+    c.patience = 10  # consecutive steps without a finite loss before the run fails
+    c.placement = "replicated"  # of the state; fsdp: large arrays are sharded
     c.data = {
-        "name": "imagenet2012",  # a TFDS name, a folder of pictures, or cifar10_mini
-        "data_dir": "",  # where TFDS keeps its sets; "": its own default
+        "name": "imagenet2012",  # a TFDS name, a folder of images, or cifar10_mini
+        "data_dir": "",  # of TFDS; "": its own default
         "split": "train",
         "eval_split": "validation",
-        "bank_split": "",  # the labelled features of kNN and probes; "": split
+        "bank_split": "",  # labelled images of evaluations; "": split
         "batch_size": 4096,  # images, not views; over all devices
         "image_size": 224,
-        "colour": "host",  # or device: the step colours, and cuts small pictures too
+        "colour": "host",  # or device: colour jitter and blur in the step
     }
     c.augment = schema.section(RECIPES, augment)
     c.encoder = schema.section(ENCODERS, encoder)
@@ -49,23 +49,20 @@ def get_config(
     c.optim.warmup_epochs = 10.0
     c.optim.length = "simclr"  # steps: floor(nE/B)+1; byol: floor(nE/B); whole, moco
     c.optim.schedule = "cosine"  # or dino, epochs, tsimcne, steps: train/schedules.py
-    c.optim.lr_end = 0.0  # final rate of the cosine; not scaled with the batch
-    c.optim.milestones = (
-        120.0,
-        160.0,
-    )  # epochs of "steps": rate / 10
-    c.optim.microbatches = 1  # parts in which a batch is run, one after the other
-    c.optim.clip = 0.0  # largest norm of the gradient of one array; 0: no limit
+    c.optim.lr_end = 0.0  # final rate of the cosine; not scaled by lr_scaling
+    c.optim.milestones = (120.0, 160.0)  # epochs at which "steps" divides by 10
+    c.optim.microbatches = 1  # sequential parts of a batch in a step
+    c.optim.clip = 0.0  # largest norm of the gradient of an array; 0: no limit
     # Regular expressions, searched in paths such as encoder/conv1/kernel, for
     # parameters that
     c.optim.frozen = ()  # are never updated
     c.optim.delayed = ()  # are not updated before delay_epochs
     c.optim.delay_epochs = 0.0
-    c.optim.constant = ()  # have the peak rate throughout the run
+    c.optim.constant = ()  # are updated with the peak rate in every step
     c.probe = {
         "enabled": True,  # trains a linear classifier of h during the run
-        "views": 2,  # how many views it learns from
-        "adapted": False,  # whether weight decay and trust ratio apply to it
+        "views": 2,  # number of views that it is trained on
+        "adapted": False,  # apply weight decay and trust ratio to it
     }
     c.checkpoint = {"every": 1000, "keep": 3, "keep_every": 0}  # steps, number, steps
     c.evaluate = {
@@ -76,17 +73,17 @@ def get_config(
     return c.lock()
 
 
-# What several experiments share.
+# Settings shared by several experiments.
 
 
 def imagenet_pixels(c) -> None:
-    """Pixels of ImageNet's mean and deviation."""
+    """Normalises pixels by ImageNet's mean and standard deviation."""
     c.encoder.mean = (0.485, 0.456, 0.406)
     c.encoder.std = (0.229, 0.224, 0.225)
 
 
 def cifar10_pixels(c) -> None:
-    """Pixels of CIFAR-10's mean and deviation."""
+    """Normalises pixels by CIFAR-10's mean and standard deviation."""
     c.encoder.mean = (0.4914, 0.4822, 0.4465)
     c.encoder.std = (0.2023, 0.1994, 0.2010)
 
@@ -99,14 +96,14 @@ def torchvision(c) -> None:
 
 
 def plain_sgd(c, weight_decay: float) -> None:
-    """PyTorch's SGD with decay of everything: MoCo v1 and v2, SimSiam, t-SimCNE."""
+    """PyTorch's SGD, decay of all parameters: MoCo v1 and v2, SimSiam, t-SimCNE."""
     c.optim.nesterov = False
     c.optim.weight_decay = weight_decay
     c.optim.no_decay = ()
 
 
 def cifar10(c) -> None:
-    """ResNet-18 for pictures of 32 pixels."""
+    """ResNet-18 for images of 32 pixels."""
     c.data.name = "cifar10"
     c.data.eval_split = "test"
     c.data.batch_size = 512
@@ -118,13 +115,13 @@ def cifar10(c) -> None:
 
 
 def tsimcne(c, stage: int, init_from: str, out: int) -> None:
-    """Initialisation, data and trained layers of a stage of t-SimCNE.
+    """Initialisation, data and trained layers for a stage of t-SimCNE.
 
     Args:
       out: width of z in stage 1; 2 in the others.
     """
     if stage not in (1, 2, 3):
-        raise ValueError(f"stage={stage}: there are 1, 2 and 3.")
+        raise ValueError(f"stage={stage}: must be 1, 2 or 3.")
     if stage > 1 and not init_from:
         raise ValueError(
             f"stage={stage} goes on from stage {stage - 1}: give its work directory, "
@@ -135,13 +132,13 @@ def tsimcne(c, stage: int, init_from: str, out: int) -> None:
     c.data.bank_split = "train"
     c.method.out = out if stage == 1 else 2
     c.method.initializer = "normal" if stage == 2 else "torch"
-    if stage == 2:  # trains the new last layer; batch-norm statistics still change
+    if stage == 2:  # only the new last layer; batch-norm statistics still change
         c.optim.frozen = ("^encoder/", "^projector/dense1/")
         c.optim.warmup_epochs = 0.0
 
 
 def quickstart(c) -> None:
-    """Minutes on a laptop: a small ResNet on the pictures of the package."""
+    """A small ResNet on the package's images, for minutes on a laptop."""
     c.epochs = 30.0
     c.log_every = 19
     c.data.name = "cifar10_mini"

@@ -4,8 +4,8 @@ python -m simclr_jax pretrain --config configs/byol_cifar10.py --workdir DIR
 python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
 
 The authors published no recipe; this one is ours: that of 1000 epochs on ImageNet,
-without blur, with the rate and the target's pace of small batches. Others' BYOL on
-ResNet-18 reaches 92.6 % (1000 epochs). Not run here: it asks for an accelerator.
+without blur, with the learning rate and `ema` of small batches. BYOL on ResNet-18 in
+other libraries reaches 92.6 % (1000 epochs). Not run here: it needs an accelerator.
 """
 
 from configs import base

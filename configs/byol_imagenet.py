@@ -3,7 +3,7 @@
 python -m simclr_jax pretrain --config configs/byol_imagenet.py --workdir DIR
 python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
 
-The authors' presets are of 40, 100, 300 and 1000 epochs, and of 1000 at batch 512:
+The authors' presets have 40, 100, 300 and 1000 epochs, and 1000 at batch 512:
 
 python -m simclr_jax pretrain --workdir DIR \
   --config configs/byol_imagenet.py:epochs=1000
@@ -12,7 +12,7 @@ python -m simclr_jax pretrain --workdir DIR \
 
 Published top-1 of linear evaluation: 72.5 % (300 epochs), 74.3 % (1000), 73.7 % (1000
 at batch 512). Here the encoder computes in bfloat16, and running statistics are not
-debiased, which only shows in the first steps.
+debiased, which affects only the first steps.
 """
 
 from configs import base
@@ -28,8 +28,8 @@ PRESETS = {  # (epochs, batch): base rate, weight decay, ema
 
 def get_config(*, epochs: int = 300, batch: int = 4096):
     if (epochs, batch) not in PRESETS:
-        known = ", ".join(f"epochs={e},batch={b}" for e, b in PRESETS)
-        raise ValueError(f"epochs={epochs},batch={batch}: the presets are {known}.")
+        presets = ", ".join(f"epochs={e},batch={b}" for e, b in PRESETS)
+        raise ValueError(f"epochs={epochs},batch={batch}: the presets are {presets}.")
     c = base.get_config("byol", augment="byol")
     base.imagenet_pixels(c)
     c.epochs = float(epochs)

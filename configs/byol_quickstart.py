@@ -1,4 +1,4 @@
-"""BYOL on the 5,000 pictures that come with the package, in minutes on a laptop.
+"""BYOL on the 5,000 images that come with the package, in minutes on a laptop.
 
 python -m simclr_jax pretrain --config configs/byol_quickstart.py --workdir DIR
 python -m simclr_jax evaluate --workdir DIR
@@ -17,5 +17,5 @@ def get_config():
     c.augment.blur = 0.0
     c.method.hidden = 256
     c.method.out = 64
-    c.method.ema = 0.97  # 570 steps are few for a slow target
+    c.method.ema = 0.97  # 570 steps are too few for a slower target
     return c

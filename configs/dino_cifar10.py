@@ -3,9 +3,9 @@
 python -m simclr_jax pretrain --config configs/dino_cifar10.py --workdir DIR
 python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
 
-The authors published no recipe; this one is ours after what others report: few
-prototypes, a teacher that follows slowly, no blur. Others' DINO on ResNet-18, without
-small crops, reaches 89.5 % (1000 epochs). Not run here: it asks for an accelerator.
+The authors published no recipe; this one is ours, based on reported results: few
+prototypes, a slow teacher, no blur. DINO on ResNet-18 in other libraries, without small
+crops, reaches 89.5 % (1000 epochs). Not run here: it needs an accelerator.
 """
 
 from configs import base

@@ -20,9 +20,9 @@ python -m simclr_jax pretrain --workdir DIR \
 | vit_b8      | 300    | 1056  | 77.4           | 80.1   |
 | resnet50    | 800    | 4080  | 67.5           | 75.3   |
 
-Settings of vit_s16_800 and vit_s8 are unverified: their files of arguments were not
-seen. The published linear numbers of ViTs are of features of several blocks; ours are
-of h. Most of the published runs computed in float32; here the encoder computes in
+Settings of vit_s16_800 and vit_s8 are unverified: the files with their arguments were
+not available. The published linear numbers of ViTs use features of several blocks; ours
+use h. Most of the published runs computed in float32; here the encoder computes in
 bfloat16.
 """
 
@@ -86,20 +86,20 @@ RUNS["vit_s8"] = RUNS["vit_s16_800"] | {"encoder": {"name": "vit_s"} | EIGHT}
 
 def get_config(*, run: str = "vit_s16"):
     if run not in RUNS:
-        raise ValueError(f"run={run}: there are {', '.join(RUNS)}.")
-    chosen = RUNS[run]
+        raise ValueError(f"run={run}: must be one of {', '.join(RUNS)}.")
+    settings = RUNS[run]
     vit = run != "resnet50"
     c = base.get_config(
         "dino",
-        encoder=chosen["encoder"]["name"],
+        encoder=settings["encoder"]["name"],
         augment="dino",
         optim="adamw" if vit else "lars",
     )
     for section in ("encoder", "optim", "method", "augment"):
-        c[section].update(chosen[section])
+        c[section].update(settings[section])
     base.imagenet_pixels(c)
-    c.epochs = float(chosen["epochs"])
-    c.data.batch_size = chosen["batch"]
+    c.epochs = float(settings["epochs"])
+    c.data.batch_size = settings["batch"]
     c.data.colour = "device"
     c.encoder.dtype = "bfloat16"
     if vit:

@@ -1,4 +1,4 @@
-"""DINO on the 5,000 pictures that come with the package, in minutes on a laptop.
+"""DINO on the 5,000 images that come with the package, in minutes on a laptop.
 
 python -m simclr_jax pretrain --config configs/dino_quickstart.py --workdir DIR
 python -m simclr_jax evaluate --workdir DIR
@@ -22,9 +22,9 @@ def get_config():
     c.method.hidden = 256
     c.method.out = 64
     c.method.batch_norm = True
-    c.method.prototypes = 1024  # few pictures want few
+    c.method.prototypes = 1024  # few, for few images
     c.method.teacher_temperature_end = 0.04
-    c.method.ema = 0.98  # 570 steps are few for a slow teacher
+    c.method.ema = 0.98  # 570 steps are too few for a slower teacher
     c.optim.clip = 3.0
     c.optim.delayed = ("^prototypes/",)
     c.optim.delay_epochs = 1.0

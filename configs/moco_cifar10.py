@@ -3,10 +3,10 @@
 python -m simclr_jax pretrain --config configs/moco_cifar10.py --workdir DIR
 python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
 
-The authors published no recipe; this one is ours after what others report: a queue that
-is short against the 50,000 pictures, and an encoder that follows it faster. Others'
-MoCo v2 on ResNet-18 reaches 92.9 % (1000 epochs, a longer queue). Not run here: it asks
-for an accelerator.
+The authors published no recipe; this one is ours, based on reported results: a queue
+much shorter than the 50,000 images, and a faster momentum encoder. MoCo v2 on ResNet-18
+in other libraries reaches 92.9 % (1000 epochs, a longer queue). Not run here: it needs
+an accelerator.
 """
 
 from configs import base

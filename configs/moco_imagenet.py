@@ -10,9 +10,9 @@ python -m simclr_jax pretrain --config configs/moco_imagenet.py:epochs=800 --wor
 
 Published top-1 of linear evaluation: v1 60.6 %, v2 67.5 % (200 epochs) and 71.1 %
 (800). The published runs computed in float32; here the encoder computes in bfloat16.
-Their batch norm saw 32 images at a time, one group a GPU; here such groups are part of
-the recipe, whatever the devices and the batch. Their linear evaluation went down by
-steps; ours, at the same first rate, goes by a cosine.
+Their batch norm had groups of 32 images, one group a GPU; here the groups have a fixed
+size for any number of devices and any batch. Their linear evaluation decayed the rate
+by steps; ours decays it by a cosine, from the same first rate.
 """
 
 from configs import base
@@ -20,7 +20,7 @@ from configs import base
 
 def get_config(*, version: str = "v2", epochs: int = 200, batch: int = 256):
     if version not in ("v1", "v2"):
-        raise ValueError(f"version={version}: there are v1 and v2.")
+        raise ValueError(f"version={version}: must be v1 or v2.")
     v1 = version == "v1"
     c = base.get_config("moco", augment=f"moco_{version}", optim="sgd")
     base.imagenet_pixels(c)

@@ -1,4 +1,4 @@
-"""MoCo v2 on the 5,000 pictures that come with the package, in minutes on a laptop.
+"""MoCo v2 on the 5,000 images that come with the package, in minutes on a laptop.
 
 python -m simclr_jax pretrain --config configs/moco_quickstart.py --workdir DIR
 python -m simclr_jax evaluate --workdir DIR
@@ -18,6 +18,6 @@ def get_config():
     c.encoder.bn_group = 32
     c.method.hidden = 256
     c.method.out = 32
-    c.method.queue = 2048  # less than half of the pictures: few meet themselves
+    c.method.queue = 2048  # less than half of the images: few false negatives
     c.method.ema = 0.98  # the queue is eight batches long, not 256
     return c

@@ -19,7 +19,7 @@ ENCODERS = ("resnet50", "vit_s", "vit_b")
 
 def get_config(*, encoder: str = "resnet50", epochs: int = 0, batch: int = 4096):
     if encoder not in ENCODERS:
-        raise ValueError(f"encoder={encoder}: there are {', '.join(ENCODERS)}.")
+        raise ValueError(f"encoder={encoder}: must be one of {', '.join(ENCODERS)}.")
     vit = encoder != "resnet50"
     c = base.get_config(
         "mocov3",

@@ -1,4 +1,4 @@
-"""MoCo v3 on the 5,000 pictures that come with the package, in minutes on a laptop.
+"""MoCo v3 on the 5,000 images that come with the package, in minutes on a laptop.
 
 python -m simclr_jax pretrain --config configs/mocov3_quickstart.py --workdir DIR
 python -m simclr_jax evaluate --workdir DIR
@@ -18,5 +18,5 @@ def get_config():
     c.method.hidden = 256
     c.method.out = 32
     c.method.temperature = 0.2
-    c.method.ema = 0.97  # 570 steps are few for a slow target
+    c.method.ema = 0.97  # 570 steps are too few for a slower target
     return c

@@ -4,7 +4,7 @@ python -m simclr_jax pretrain --config configs/simclr_cifar10.py --workdir DIR
 python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
 
 Published: about 91 % top-1 of linear evaluation (1000 epochs at batch 512; README of
-the released code). Not run here: it asks for an accelerator.
+the released code). Not run here: it needs an accelerator.
 """
 
 from configs import base

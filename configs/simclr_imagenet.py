@@ -24,8 +24,8 @@ Published top-1 of linear evaluation in %, linear rate / square-root rate:
 
 1000 epochs at 4096: 1x 69.3, 2x 74.2, 4x 76.5. v2 (version=v2: 800 epochs, three-layer
 head, multiplicative brightness, weight decay 1e-4): 71.7 with the unreleased momentum
-queue, 71.1 without it, which is what this is. The published runs computed in float32;
-here the encoder computes in bfloat16 (--config.encoder.dtype=float32 for theirs).
+queue, 71.1 without it, as here. The published runs computed in float32; here the
+encoder computes in bfloat16 (--config.encoder.dtype=float32 for theirs).
 """
 
 from configs import base
@@ -42,12 +42,12 @@ def get_config(
     sk: bool = False,  # selective kernels and the ResNet-D stem (v2)
 ):
     if version not in ("v1", "v2"):
-        raise ValueError(f"version={version}: there are v1 and v2.")
+        raise ValueError(f"version={version}: must be v1 or v2.")
     v2 = version == "v2"
     if v2 and lr_scaling not in ("", "sqrt"):
-        raise ValueError(f"lr_scaling={lr_scaling}: v2 has only the sqrt one.")
+        raise ValueError(f"lr_scaling={lr_scaling}: must be sqrt for version=v2.")
     if sk and not v2:
-        raise ValueError("sk=true belongs to version=v2.")
+        raise ValueError("sk=true needs version=v2.")
     c = base.get_config("simclr", encoder=encoder)
     c.epochs = float(epochs or (800 if v2 else 100))
     c.data.batch_size = batch

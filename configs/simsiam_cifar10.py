@@ -4,7 +4,7 @@ python -m simclr_jax pretrain --config configs/simsiam_cifar10.py --workdir DIR
 python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
 
 Published: 91.8 % top-1 of linear evaluation (800 epochs at batch 512). Not run here: it
-asks for an accelerator.
+needs an accelerator.
 """
 
 from configs import base

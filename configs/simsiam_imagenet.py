@@ -7,8 +7,8 @@ python -m simclr_jax pretrain --workdir DIR \
   --config configs/simsiam_imagenet.py:epochs=800,batch=256
 
 Published top-1 of linear evaluation: 68.1 % (100 epochs), 70.0 % (200), 70.8 % (400)
-and 71.3 % (800), at batch 256; 68.1 % for this command. The predictor keeps its rate,
-as in the released command. Here the encoder computes in bfloat16.
+and 71.3 % (800), at batch 256; 68.1 % for this command. The predictor's rate is
+constant, as in the released command. Here the encoder computes in bfloat16.
 """
 
 from configs import base

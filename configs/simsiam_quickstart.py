@@ -1,4 +1,4 @@
-"""SimSiam on the 5,000 pictures that come with the package, in minutes on a laptop.
+"""SimSiam on the 5,000 images that come with the package, in minutes on a laptop.
 
 python -m simclr_jax pretrain --config configs/simsiam_quickstart.py --workdir DIR
 python -m simclr_jax evaluate --workdir DIR

@@ -1,4 +1,4 @@
-"""t-SimCNE, ResNet-18, CIFAR-10 on a plane, in the paper's three stages.
+"""t-SimCNE, ResNet-18, CIFAR-10 in two dimensions, in the paper's three stages.
 
 python -m simclr_jax pretrain --workdir runs/one \
   --config configs/tsimcne_cifar10.py
@@ -8,13 +8,13 @@ python -m simclr_jax pretrain --workdir runs/three \
   --config configs/tsimcne_cifar10.py:stage=3,init_from=runs/two
 python -m simclr_jax evaluate --workdir runs/three
 
-It trains on the train and the test pictures, without labels, and maps all of them; when
-it is judged, the labels of the train pictures vote for those of the test pictures.
+It trains on the train and the test images, without labels, and embeds all of them; in
+the evaluation, the labels of the train images vote for those of the test images.
 
 Published: kNN (k = 15) on the plane 88.8 % on this split, 89.0 to 89.7 % on random
 ones, computed from the coordinates that the authors published; about 26 hours on an RTX
 2080 Ti. The released code trains on the last, short batch of an epoch too; here those
-608 pictures, others in every epoch, are left out. Not run here: it asks for an
+608 images, different ones in every epoch, are left out. Not run here: it needs an
 accelerator.
 """
 

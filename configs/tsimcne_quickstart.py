@@ -1,4 +1,4 @@
-"""t-SimCNE on the 6,000 pictures that come with the package: a map in three stages.
+"""t-SimCNE on the 6,000 images that come with the package, in three stages.
 
 python -m simclr_jax pretrain --workdir runs/one \
   --config configs/tsimcne_quickstart.py
@@ -9,9 +9,9 @@ python -m simclr_jax pretrain --workdir runs/three \
 python -m simclr_jax evaluate --workdir runs/three
 
 Measured: kNN (k = 15) on the plane 32.1 % of z, 18.1 % of PCA and 32.3 % of t-SNE of
-the pixels; linear (quick) accuracy 41.6 % of h, kNN 37.5 %. After stage 2 it is 26.0 %
-on the plane, and kNN of h is 35.9 % after stage 1. So short a run, on so few pictures,
-groups the classes without setting them apart: t-SNE of the pixels is still ahead.
+the pixels; linear (quick) accuracy 41.6 % of h, kNN 37.5 %. After stage 2 kNN is 26.0 %
+on the plane, and kNN of h is 35.9 % after stage 1. So short a run on so few images
+groups the classes without separating them: t-SNE of the pixels is still better.
 """
 
 from configs import base

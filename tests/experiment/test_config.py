@@ -153,7 +153,7 @@ def test_tsimcne_cifar10_has_the_recipe_of_the_paper(stage, total, rates):
 def test_later_stages_need_init_from(name):
     with pytest.raises(ValueError, match=r"goes on from stage 1: .*init_from=DIR"):
         config.load(f"configs/{name}.py:stage=2")
-    with pytest.raises(ValueError, match="stage=4: there are 1, 2 and 3"):
+    with pytest.raises(ValueError, match="stage=4: must be 1, 2 or 3"):
         config.load(f"configs/{name}.py:stage=4,init_from=x")
 
 
