@@ -2,31 +2,37 @@
 
 import json
 import os
+import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
+import optax
 
 from simclr_jax import sharding
 from simclr_jax.batch import Batch
 from simclr_jax.data.sources import open_source
 from simclr_jax.experiment import build
 from simclr_jax.experiment.workdir import data_sizes, record_run
+from simclr_jax.methods.base import Method
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.methods.probe import with_probe
 from simclr_jax.models.norm import BatchNorm, pixels
 from simclr_jax.models.resnet import Conv
 from simclr_jax.models.rows import WHOLE, Rows
+from simclr_jax.state import TrainState
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.optim import NORMS_AND_BIASES, sgd
 from simclr_jax.train.step import make_train_step
 
 CLASSES = 10
 CLOCK = {"total_steps": 100, "steps_per_epoch": 10}
-METHOD_WIDTHS = {  # arguments of each method's factory
+METHOD_WIDTHS: dict[str, dict[str, Any]] = {  # arguments of each method's factory
     "simclr": {"hidden": 16, "out": 8},
     "moco": {"hidden": 16, "out": 8, "queue": 40},  # no batch of 16 or 32 divides it
     "mocov3": {"hidden": 16, "out": 8, "total_steps": 10},
@@ -70,14 +76,14 @@ def with_devices(count: int) -> dict[str, str]:
 
 def last_of_each(arguments: Sequence[str]) -> list[str]:
     """Arguments of a command; of several `--key=value`, the last one only."""
-    last = {}
+    last: dict[str | int, str] = {}
     for i, argument in enumerate(arguments):
         key, equals, _ = argument.partition("=")
         last[key if equals and key.startswith("--") else i] = argument
     return list(last.values())
 
 
-def small_method(name: str, probe: bool = True, encoder=None):
+def small_method(name: str, probe: bool = True, encoder: Any = None) -> Method:
     """A method of the catalogue around an encoder, Tiny by default."""
     method = METHODS[name](encoder or Tiny(groups=2), **METHOD_WIDTHS[name])
     return with_probe(method, CLASSES) if probe else method
@@ -93,7 +99,12 @@ def small_batch(n: int = 16, side: int = 8, seed: int = 0) -> Batch:
     return Batch(label=label, views=views)
 
 
-def small_state(method, tx, batch, mesh):
+def small_state(
+    method: Method,
+    tx: optax.GradientTransformationExtraArgs,
+    batch: Batch,
+    mesh: jax.sharding.Mesh,
+) -> TrainState:
     """The state at step 0, replicated."""
 
     def create(rng):
@@ -105,17 +116,17 @@ def small_state(method, tx, batch, mesh):
     return jax.jit(create, out_shardings=sharding.replicated(mesh))(jax.random.key(0))
 
 
-def small_optimiser():
+def small_optimiser() -> optax.GradientTransformationExtraArgs:
     """SGD without decay of norms, biases and the probe."""
     return sgd(weight_decay=1e-4, no_decay=(*NORMS_AND_BIASES, "^probe/"))
 
 
-def begin_in(workdir, c):
+def begin_in(workdir: pathlib.Path, c: ml_collections.ConfigDict) -> None:
     """Makes a folder the work directory of a run before its first step."""
     record_run(c, open_source("cifar10_mini", split="train"), workdir)
 
 
-def leave_in(workdir, c):
+def leave_in(workdir: pathlib.Path, c: ml_collections.ConfigDict) -> TrainState:
     """Makes a folder the work directory of a run of 3 steps; returns its state.
 
     Parameters, targets and statistics are noise, all different.
@@ -137,20 +148,26 @@ def leave_in(workdir, c):
     return state
 
 
-def losses(workdir):
+def losses(workdir: pathlib.Path) -> list[float]:
     """The losses that a run has logged, in order."""
     text = (workdir / "metrics.jsonl").read_text()
     return [json.loads(line)["loss"] for line in text.splitlines()]
 
 
-def compiled_step(method, tx, mesh, rate=0.1, prepare=lambda batch: batch):
+def compiled_step(
+    method: Method,
+    tx: optax.GradientTransformationExtraArgs,
+    mesh: jax.sharding.Mesh,
+    rate: float = 0.1,
+    prepare: Callable[[Batch], Batch] = lambda batch: batch,
+) -> Any:
     """The jitted train step, donating its state."""
     replicated = sharding.replicated(mesh)
     step = make_train_step(method, tx, lambda step: jnp.float32(rate), prepare)
     return jax.jit(step, donate_argnums=0, out_shardings=(replicated, replicated))
 
 
-def plain(tree):
+def plain(tree: Any) -> list[np.ndarray]:
     """The leaves as numpy arrays, keys as their bits."""
     return [
         np.asarray(
@@ -169,12 +186,17 @@ COLLECTIVE = re.compile(
 )
 
 
-def collectives(compiled) -> list[tuple[str, str]]:
+def temporary_bytes(compiled: Any) -> int:
+    """The memory of the temporaries of a compiled program."""
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def collectives(compiled: Any) -> list[tuple[str, str]]:
     """(kind, result type) of every collective of a compiled program."""
     return [(name, result) for result, name in COLLECTIVE.findall(compiled.as_text())]
 
 
-def convolve_by_hand(x, kernel, stride):
+def convolve_by_hand(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
     """The convolution, evenly padded, as a sum over the taps, in float64."""
     size = kernel.shape[0]
     around = ((size - 1) // 2, size // 2)

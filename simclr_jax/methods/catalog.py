@@ -1,5 +1,8 @@
 """The methods by name."""
 
+from collections.abc import Callable
+
+from simclr_jax.methods.base import Method
 from simclr_jax.methods.byol import byol
 from simclr_jax.methods.dino import dino
 from simclr_jax.methods.moco import moco
@@ -8,7 +11,8 @@ from simclr_jax.methods.simclr import simclr
 from simclr_jax.methods.simsiam import simsiam
 from simclr_jax.methods.tsimcne import tsimcne
 
-METHODS = {
+# name -> factory (encoder, options, ...); its keywords are the config section
+METHODS: dict[str, Callable[..., Method]] = {
     "simclr": simclr,
     "moco": moco,
     "mocov3": mocov3,

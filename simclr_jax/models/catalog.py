@@ -1,9 +1,12 @@
 """The encoders that a config can name."""
 
+from collections.abc import Callable
+from typing import Any
+
 from simclr_jax.models import resnet, vit
 
 # name -> factory; its keywords are the config section, its module x, train -> h [N, F]
-ENCODERS = {
+ENCODERS: dict[str, Callable[..., Any]] = {
     "resnet10": resnet.resnet10,
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from simclr_jax.models.rows import WHOLE, Rows
 from simclr_jax.sharding import split_rows
 
 DROPOUT = zlib.crc32(b"dropout")  # the stream of random numbers inside the layers
 
+Array = jax.Array | np.ndarray
 Params = Any  # nested dicts of arrays; their paths are the names in checkpoints
 Stats = Any  # nested dicts of batch-norm statistics
 
@@ -59,9 +61,9 @@ class Apply(Protocol):
         self,
         params: Params,
         stats: Stats,
-        views: Sequence[jax.Array],
+        views: Sequence[Array],
         rng: jax.Array | None = None,
-        shuffle: jax.Array | None = None,
+        shuffle: Array | None = None,
     ) -> tuple[Outputs, Stats]:
         """The training-mode features of V views, and the statistics after them.
 
@@ -78,7 +80,7 @@ class Encode(Protocol):
         self,
         params: Params,
         stats: Stats,
-        images: jax.Array,
+        images: Array,
         token_blocks: tuple[int, ...] = (),
     ) -> Outputs:
         """The evaluation-mode features of images [N, H, W, 3], with V = 1.
@@ -223,9 +225,7 @@ def _fold_in(rng, *numbers):
     return rng
 
 
-def _passes(
-    views: Sequence[jax.Array], joint: bool
-) -> Iterator[tuple[list[int], jax.Array]]:
+def _passes(views: Sequence[Array], joint: bool) -> Iterator[tuple[list[int], Array]]:
     """Yields (numbers of W views, [N, W, H, W, 3] of them), one per forward pass."""
     if not joint:
         yield from (([v], x[:, None]) for v, x in enumerate(views))

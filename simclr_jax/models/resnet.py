@@ -12,7 +12,9 @@ released SimCLR code's; others differ in details that matter for their checkpoin
 | `zero_init` last scales | yes | no (MoCo v3, SimSiam: yes) | yes |
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -53,8 +55,8 @@ class Block(nn.Module):
     bottleneck: bool
     sk_ratio: float
     zero_init: bool  # of the last scale
-    conv: partial
-    norm: partial
+    conv: Callable[..., Any]  # (filters, size, ...) -> module
+    norm: Callable[..., Any]  # (name, ...) -> module
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, rows: Rows = WHOLE) -> jax.Array:
