@@ -122,11 +122,12 @@ def test_target_and_online_do_not_alias(name):
 
 def test_the_target_follows_the_updated_network(name):
     """ema * target + (1 - ema) * online, online as it is after the update."""
-    if method_of(name).ema is None:
+    schedule = method_of(name).ema
+    if schedule is None:
         assert _beginning(name).target_params is None
         return
     step, state, batch = begin(name)
-    ema, before = method_of(name).ema(0), plain(state.target_params)
+    ema, before = schedule(0), plain(state.target_params)
     state, _ = step(state, batch)
     online = {branch: state.params[branch] for branch in state.target_params}
     for old, new, now in zip(

@@ -117,21 +117,22 @@ def bans(tree: ast.AST, name: str) -> list[str]:
     """Uses of assert, of a config's .get, and others that a layer must not have."""
     lines = []
     for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
         if isinstance(node, ast.Assert):
-            lines.append(f"{name}:{node.lineno}: assert is for tests; raise ValueError")
+            lines.append(f"{name}:{line}: assert is for tests; raise ValueError")
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             has_default = len(node.args) + len(node.keywords) > 1
             parts = set(ast.unparse(node.func.value).lower().split("."))
             of_config = "c" in parts or any("config" in part for part in parts)
             if node.func.attr == "get" and has_default and of_config:
                 lines.append(
-                    f"{name}:{node.lineno}: a config's .get hides misspelt keys; "
+                    f"{name}:{line}: a config's .get hides misspelt keys; "
                     "define the default where the key is defined"
                 )
         if name.startswith("losses.") and _attribute(node) == "stop_gradient":
-            lines.append(f"{name}:{node.lineno}: stop_gradient belongs to the method")
+            lines.append(f"{name}:{line}: stop_gradient belongs to the method")
         if name.startswith("experiment.") and _called(node) == "print":
-            lines.append(f"{name}:{node.lineno}: only cli prints")
+            lines.append(f"{name}:{line}: only cli prints")
     return lines
 
 
@@ -140,8 +141,9 @@ def _attribute(node: ast.AST) -> str:
 
 
 def _called(node: ast.AST) -> str:
-    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    return node.func.id if named else ""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return node.func.id
+    return ""
 
 
 def test_the_table_has_no_cycle():

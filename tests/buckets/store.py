@@ -204,7 +204,7 @@ class Store:
             headers = (("Range", f"bytes=0-{arrived - 1}"),) if arrived else ()
             return Response(308, b"", headers)
         if upload.result is None:
-            self._finish(upload, request.header("X-Goog-Hash"))
+            upload.result = self._finish(upload, request.header("X-Goog-Hash"))
         return Response(200, upload.result)
 
     def _receive(self, upload: Upload, request: HttpRequest) -> bool:
@@ -212,18 +212,22 @@ class Store:
         whole = f"bytes 0-0/{len(request.body)}"
         content_range = request.header("Content-Range") or whole
         pattern = r"bytes (?:\*|(\d+)-\d+)/(\*|\d+)"
-        first, total = re.fullmatch(pattern, content_range).groups()
+        match = re.fullmatch(pattern, content_range)
+        if not match:
+            raise ValueError(f"Content-Range is malformed: {content_range}")
+        first, total = match.groups()
         if first:  # else it only asks how much has arrived
             if int(first) > len(upload.data):
                 raise ApiError(400, f"{first} is beyond what has arrived.")
             upload.data = upload.data[: int(first)] + request.body
         return total == str(len(upload.data))
 
-    def _finish(self, upload: Upload, hashes: str) -> None:
+    def _finish(self, upload: Upload, hashes: str) -> dict:
         metadata = dict(upload.metadata)
         if match := re.search(r"crc32c=([^,]+)", hashes):
             metadata["crc32c"] = match[1]
-        upload.result = self._objects.write(
+        result = self._objects.write(
             upload.bucket, upload.name, upload.data, metadata, upload.query
         )
         upload.data = b""
+        return result

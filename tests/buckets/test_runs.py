@@ -62,8 +62,9 @@ class Command:
     def __init__(self, emulator, folder, *arguments, **variables):
         self.log = folder / f"log-{time.monotonic_ns()}"
         with self.log.open("wb") as log:
+            options = last_of_each([str(argument) for argument in arguments])
             self.process = subprocess.Popen(
-                emulator.command([sys.executable, *last_of_each(map(str, arguments))]),
+                emulator.command([sys.executable, *options]),
                 env=with_devices(1) | emulator.environment | variables,
                 stdout=log,
                 stderr=log,

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -310,11 +311,13 @@ def test_the_log_describes_the_run(capsys):
     mesh, source = sharding.make_mesh(), build.open_data(c, "train", "")
     run = build.assemble(c, mesh, images=5000, classes=10)
     assert run.warmup > run.total
-    log = SimpleNamespace(say=print)
+    log: Any = SimpleNamespace(say=print)
     ready = training.Training(c, run, source, None, mesh, "work")
     training.describe(ready, 0, log)
     output = capsys.readouterr().out
-    rate = float(re.search(r"a rate up to ([\d.e+-]+);", output)[1])
+    match = re.search(r"a rate up to ([\d.e+-]+);", output)
+    assert match
+    rate = float(match[1])
     assert rate == pytest.approx(float(run.schedule(run.total - 1)), rel=1e-3)
     assert rate > 0
     assert "a queue of 4900 keys from 5000 pictures" in output

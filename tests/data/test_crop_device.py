@@ -1,6 +1,7 @@
 """Crops on the device against those of the host, TensorFlow and PIL."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -55,7 +56,7 @@ def test_windows_of_every_shape():
 def test_weights_of_a_row():
     """The numbers of test_augment.py's fixture, by hand."""
     row = np.array((0, 0, 1, 0, 0, 0, 0, 0), np.float32)
-    offset, length = np.zeros(1, np.int32), np.full(1, 8, np.int32)
+    offset, length = jnp.zeros(1, jnp.int32), jnp.full(1, 8, jnp.int32)
     result = weights(offset, length, 8, View(size=4))[0] @ row
     np.testing.assert_allclose(result, (-0.05882353, 0.5625, 0, 0), atol=1e-6)
 

@@ -1,6 +1,7 @@
 """Small decoded sets: the same views as on the host, without rounding."""
 
 import io
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,8 @@ def source():
 
 
 def train(source, views, *, start=0, steps=1, batch=N, colour="device", **options):
-    options = {"batch_size": batch, "seed": 1, "colour": colour} | options
+    defaults: dict[str, Any] = {"batch_size": batch, "seed": 1, "colour": colour}
+    options = defaults | options
     return list(train_batches(source, views, first_step=start, steps=steps, **options))
 
 
@@ -98,13 +100,14 @@ def test_processes_share_the_global_batch(source, processes):
         for p in range(processes)
     ]
     joined = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
-    equal(*train(source, views), joined)
+    equal(train(source, views)[0], joined)
 
 
 class Files:
     """A source of files in memory, without labels."""
 
-    name, classes, class_names, block = "files", 0, (), 1
+    name, classes, block = "files", 0, 1
+    class_names: tuple[str, ...] = ()
 
     def __init__(self, arrays):
         self.files = np.empty(len(arrays), object)

@@ -1,6 +1,7 @@
 """Batches depend on the step number alone, on host and device, in any process."""
 
 import io
+from typing import Any
 
 import jax
 import numpy as np
@@ -184,9 +185,8 @@ def test_several_views_of_different_sizes(source):
 @pytest.mark.long
 def test_multi_crop(source):
     """Two global and two local views, on host and device; preview equals them."""
-    plain = {"blur": (0.0,) * 3, "solarise": (0.0,) * 2}  # builds in half the time
-    options = {"local_size": 8, "locals": 2} | plain
-    views = dino(size=SIZE, **options)
+    plain: Any = {"blur": (0.0,) * 3, "solarise": (0.0,) * 2}  # builds in half the time
+    views = dino(size=SIZE, local_size=8, locals=2, **plain)
     shown = {}
     for colour in ("host", "device"):
         (batch,) = train(source, views, steps=1, batch=24, colour=colour)

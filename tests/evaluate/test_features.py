@@ -4,6 +4,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -175,7 +176,8 @@ def process(port, i, folder):
     jax.distributed.initialize(f"localhost:{port}", 2, int(i))
     rows = batches(37, 16, process=int(i), processes=2)
     values, label, index = extract(encoder(), rows, make_mesh())
-    np.savez(pathlib.Path(folder) / f"{i}.npz", label=label, index=index, **values)
+    arrays: Any = {"label": label, "index": index, **values}
+    np.savez(pathlib.Path(folder) / f"{i}.npz", **arrays)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ ENCODER = FrozenEncoder(
 class Colours:
     """Noisy pictures whose class is their strongest channel, as PNGs in memory."""
 
-    name, classes, class_names, block = "colours/train", CLASSES, (), 1
+    name, classes, block = "colours/train", CLASSES, 1
+    class_names: tuple[str, ...] = ()
 
     def __init__(self, n, seed):
         rng = np.random.default_rng(seed)

@@ -124,6 +124,8 @@ def test_dino_s_teacher_and_centre():
     small = {"method__prototypes": 16, "method__hidden": 16, "augment__locals": 0}
     method, _, off = after_a_step(at("dino_quickstart", 8, 0, **small))
     scaled, _, on = after_a_step(at("dino_quickstart", 8, 16, **small))
+    assert method.ema
+    assert scaled.ema
     assert float(method.ema(0)) == pytest.approx(0.98, rel=1e-6)
     assert float(scaled.ema(0)) == pytest.approx(0.98**0.5, rel=1e-6)
     assert np.abs(off.method_state).max() > 1e-3
@@ -138,6 +140,7 @@ def test_the_age_of_moco_s_queue_in_images_is_the_same():
     for batch in (8, 16):
         c = at("quickstart", batch, 32, method__name="moco", **small)
         method, old, new = after_a_step(c)
+        assert method.ema
         assert method.ema(0) == pytest.approx(0.999 ** (batch / 32), rel=1e-12)
         queue, before = new.method_state["queue"], old.method_state["queue"]
         steps = len(queue) / np.sum(np.any(queue != before, axis=1))

@@ -1,5 +1,7 @@
 """From a config to a state on the mesh."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from simclr_jax.train.step import make_train_step
 from tests.tools import small_batch
 
 
-def one_step(placement):
+def one_step(placement) -> tuple[Any, dict[str, float]]:
     """Metrics and state after a step of a small run on all devices."""
     c, mesh = config.load("configs/quickstart.py"), sharding.make_mesh()
     config.override(c, [("placement", placement), ("data.batch_size", "32")])
@@ -58,7 +60,7 @@ def test_the_probe_has_no_decay_or_adaptation_unless_adapted():
             "encoder": {"conv": {"kernel": ones}, "bn": {"scale": ones}},
         }
         grads = jax.tree.map(jnp.ones_like, params)
-        updates, _ = tx.update(grads, tx.init(params), params, rate=1.0, step=0)
+        updates: Any = tx.update(grads, tx.init(params), params, rate=1.0, step=0)[0]
         moved[adapted] = -np.asarray(updates["probe"]["kernel"])[0, 0]
     np.testing.assert_allclose(moved[False], 1, rtol=1e-6)  # rate * gradient, no more
     np.testing.assert_allclose(moved[True], 0.001 * 3, rtol=1e-6)  # eta |w|/|g'| g'
@@ -70,6 +72,7 @@ def test_a_method_gets_the_steps_of_the_run():
     c.optim.length = "moco"
     config.override(c, [("method.name", "dino"), ("method.prototypes", "64")])
     method = build.build_method(c, images=5000, classes=10)
+    assert method.ema
     np.testing.assert_allclose(method.ema(0), 0.996, rtol=1e-6)
     np.testing.assert_allclose(method.ema(30 * 19 // 2), 0.998, rtol=1e-6)
     assert method.ema(30 * 19) == 1

@@ -66,7 +66,7 @@ def test_parts_of_the_prototypes_make_no_difference(k):
         p = sharpen(waves(6, k, 2).reshape(2, 3, k), jnp.zeros(k), 0.2)
         own, expected = (
             jax.value_and_grad(loss, (0, 1))(z, w, p)
-            for loss in (lambda *x: distil(*x, 0.1), pairs)
+            for loss in (lambda z, w, p: distil(z, w, p, 0.1), pairs)
         )
         for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)

@@ -28,11 +28,13 @@ QUEUE = unit(wave(4, 6, 1.0), axis=0).T  # [6, 4]
 )
 def test_info_nce(temperature, expected):
     with jax.enable_x64(True):
-        loss, metrics = info_nce(*map(jnp.asarray, (Q, K, QUEUE)), temperature)
+        q, k, queue = map(jnp.asarray, (Q, K, QUEUE))
+        loss, metrics = info_nce(q, k, queue, temperature)
     np.testing.assert_allclose(loss, expected, rtol=1e-7)
     assert float(metrics["contrast_accuracy"]) == 1
-    arrays = (jnp.asarray(x, jnp.float32) for x in (Q, K, QUEUE))
-    np.testing.assert_allclose(info_nce(*arrays, temperature)[0], expected, atol=5e-5)
+    q, k, queue = (jnp.asarray(x, jnp.float32) for x in (Q, K, QUEUE))
+    loss, _ = info_nce(q, k, queue, temperature)
+    np.testing.assert_allclose(loss, expected, atol=5e-5)
 
 
 def test_info_nce_of_a_loop_and_its_gradient():

@@ -1,5 +1,7 @@
 """DINO with views of two sizes: algorithm 1, meshes, and the two ways to collapse."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ KEY = jax.random.key(1)
 
 
 def small(**changes):
-    keywords = {
+    keywords: dict[str, Any] = {
         "hidden": 16,
         "out": 8,
         "prototypes": 16,
@@ -181,6 +183,7 @@ def trained(steps=40, **changes):
     mesh = make_mesh(jax.devices()[:1])
     state = small_state(method, tx, Batch(views=views), mesh)
     step = compiled_step(method, tx, mesh, rate=0.02)
+    metrics = {}
     for _ in range(steps):
         state, metrics = step(state, Batch(views=views))
     return {name: float(x) for name, x in metrics.items()}

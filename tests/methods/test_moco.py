@@ -54,7 +54,8 @@ def test_the_released_module():
     queue = jnp.asarray(unit(wave(3, 6, 1.0), 0).T, jnp.float32)
     memory = {"queue": queue, "oldest": jnp.int32(4)}
     state = state.replace(target_params=target, method_state=memory)
-    loss, (new, _, _) = method.loss(online, state, Batch(views=(x_q, x_k)), KEY)
+    batch = Batch(views=(x_q, x_k))
+    loss, (new, _, _) = method.loss(online, state.for_loss(), batch, KEY)
     np.testing.assert_allclose(loss, 0.7933281232, rtol=1e-5)
     assert int(new.method_state["oldest"]) == 0
     newest = [

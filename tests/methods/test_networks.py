@@ -1,5 +1,7 @@
 """The networks of each method have the sizes and the layers of the released ones."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,11 @@ def shapes(name, encoder, side=224, **keywords):
     method = METHODS[name](encoder, **keywords)
     views = [jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)] * 2
     return jax.eval_shape(method.init, jax.random.key(0), views)
+
+
+def initial(module, *inputs) -> Any:
+    """The initial parameters of a module."""
+    return module.init(jax.random.key(0), *inputs)["params"]
 
 
 def count(tree):
@@ -107,7 +114,7 @@ def test_torchvision_s_resnet18():
 )
 def test_first_weights_of_heads(initializer, std, bound):
     head = MLP((Layer(512, bias=True, norm=""),), initializer)
-    params = head.init(jax.random.key(0), jnp.ones((1, 64)), False)["params"]["dense1"]
+    params = initial(head, jnp.ones((1, 64)), False)["dense1"]
     assert np.std(params["kernel"]) == pytest.approx(std, rel=0.02)
     assert np.abs(params["kernel"]).max() <= bound
     assert (np.abs(params["bias"]).max() > 0) == (initializer in ("torch", "normal"))
@@ -116,7 +123,7 @@ def test_first_weights_of_heads(initializer, std, bound):
 
 def test_a_layer_may_start_in_its_own_way():
     layers = (Layer(64, norm=""), Layer(64, norm="", initializer="normal"))
-    params = MLP(layers).init(jax.random.key(0), jnp.ones((1, 64)), False)["params"]
+    params = initial(MLP(layers), jnp.ones((1, 64)), False)
     assert np.std(params["dense1"]["kernel"]) == pytest.approx(192**-0.5, rel=0.05)
     assert np.std(params["dense2"]["kernel"]) == pytest.approx(1, rel=0.05)
     with pytest.raises(ValueError, match="initializer = 'wide' is not one of 'simclr'"):
@@ -127,7 +134,7 @@ def test_a_layer_may_start_in_its_own_way():
 def test_first_kernels_of_resnets(initializer):
     x = jnp.zeros((1, 4, 4, 64))
     conv = resnet.Conv(128, 3, initializer=initializer)
-    kernel = conv.init(jax.random.key(0), x)["params"]["kernel"]
+    kernel = initial(conv, x)["kernel"]
     unit = (9 * 64) ** -0.5
     std = {"he": (2 / (9 * 128)) ** 0.5, "haiku": 0.8796 * unit}[initializer]
     assert np.std(kernel) == pytest.approx(std, rel=0.02)
@@ -138,7 +145,7 @@ def test_first_kernels_of_resnets(initializer):
 def test_last_scales_start_as_asked(zero):
     x = jnp.zeros((1, 4, 4, 8))
     block = resnet.Block(8, 1, False, False, 0.0, zero, resnet.Conv, BatchNorm)
-    params = block.init(jax.random.key(0), x, False)["params"]
+    params = initial(block, x, False)
     assert (params["bn2"]["scale"] == (0 if zero else 1)).all()
     assert (params["bn1"]["scale"] == 1).all()
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +72,7 @@ def test_widths():
 
 def test_starts_at_the_published_scale():
     h = jnp.zeros((1, 512))
-    params = projector().init(jax.random.key(0), h, False)["params"]
+    params: Any = projector().init(jax.random.key(0), h, False)["params"]
     assert np.std(params["dense1"]["kernel"]) == pytest.approx(0.01, rel=0.01)
 
 
@@ -91,7 +93,8 @@ def test_dinos_head_and_prototypes_are_the_released_ones():
         }
 
     params = {"dense1": dense(7, 8), "dense2": dense(7, 7), "dense3": dense(4, 7)}
-    z = DistillationHead(7, 4).apply({"params": params}, waves(2, 8, 0), train=True)
+    head, x = DistillationHead(7, 4), waves(2, 8, 0)
+    z: Any = head.apply({"params": params}, x, train=True)
     np.testing.assert_allclose(jnp.linalg.norm(z, axis=-1), 1, rtol=1e-6)
     expected = [
         [0.08419681, 0.18934483, -0.46280773, 0.70140394, -0.85318937, 0.87983591],

@@ -17,7 +17,7 @@ from simclr_jax.models.norm import BatchNorm
 from simclr_jax.models.rows import WHOLE, Rows
 from simclr_jax.models.transformer import INITIALIZERS, Block
 from simclr_jax.sharding import by_batch, make_mesh
-from tests.tools import METHOD_WIDTHS, Tiny, plain, small_batch
+from tests.tools import METHOD_WIDTHS, Tiny, plain, small_batch, temporary_bytes
 
 KEY = jax.random.key(1)
 
@@ -173,7 +173,7 @@ class Deep(nn.Module):
         return x.mean((1, 2))
 
 
-def compiled(k, batch, devices=1):
+def compiled(k, batch, devices=1) -> Any:
     mesh = make_mesh(jax.devices()[:devices])
     method = METHODS["simclr"](Deep(), BatchOptions(k), **METHOD_WIDTHS["simclr"])
     state = method.init(jax.random.key(0), batch.views)
@@ -182,16 +182,14 @@ def compiled(k, batch, devices=1):
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), batch
     )
     with jax.set_mesh(mesh):
-        gradient = jax.grad(lambda p, b: method.loss(p, state, b, KEY)[0])
+        gradient = jax.grad(lambda p, b: method.loss(p, state.for_loss(), b, KEY)[0])
         return jax.jit(gradient).lower(state.params, shapes).compile()
 
 
 def test_a_kth_of_the_activations():
     """On the compiled plan, beside the pictures themselves and z."""
     batch = small_batch(256, side=16)
-    temporaries = {
-        k: compiled(k, batch).memory_analysis().temp_size_in_bytes for k in (1, 8)
-    }
+    temporaries = {k: temporary_bytes(compiled(k, batch)) for k in (1, 8)}
     pictures = sum(view.nbytes for view in batch.views)
     assert temporaries[8] < 1.1 * temporaries[1] / 8 + 3 * pictures
 

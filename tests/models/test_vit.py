@@ -1,6 +1,7 @@
 import math
 import re
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +29,8 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def tiny(depth=2, **keywords):
-    return vit.vit(DIM, depth, HEADS, **{"patch": PATCH, **keywords})
+def tiny(depth=2, patch=PATCH, **keywords):
+    return vit.vit(DIM, depth, HEADS, patch=patch, **keywords)
 
 
 def pictures(*shape):
@@ -171,7 +172,7 @@ def attend(p, x):
     return dense(p["out"], np.concatenate(y, -1)), np.stack(weights)
 
 
-def by_hand(params, image, positions, depth=2):
+def by_hand(params, image, positions, depth=2) -> tuple[np.ndarray, Any]:
     """h [D] of one picture [H, W, 3] in [0, 1], and the last block's attention."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     tokens = [p["class_token"][0, 0]]
@@ -180,7 +181,7 @@ def by_hand(params, image, positions, depth=2):
             cut = image[row : row + PATCH, column : column + PATCH]
             tokens.append(np.tensordot(cut, p["patch"]["kernel"], 3))
             tokens[-1] += p["patch"]["bias"]
-    x = np.stack(tokens) + positions
+    x, weights = np.stack(tokens) + positions, None
     for i in range(depth):
         block = p[f"block{i}"]
         y, weights = attend(block["attention"], norm(block["norm1"], x))

@@ -3,6 +3,7 @@
 import itertools
 import pathlib
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def grid(*sides):
     return list(itertools.product(*map(range, sides)))
 
 
-def compiled(function, *shapes):
+def compiled(function, *shapes) -> Any:
     args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     return jax.jit(function).lower(*args).compile()
 
@@ -106,7 +107,8 @@ def test_the_flops_of_a_network():
     assert 0.96 * 4.09e9 < flops(forward.jaxpr) / 2 / 2 < 4.09e9
 
     def loss(params, x):
-        return encoder.apply(params, x, train=False).sum()
+        h: Any = encoder.apply(params, x, train=False)
+        return h.sum()
 
     both = jax.make_jaxpr(jax.grad(loss))(params, x)
     assert flops(both.jaxpr) == pytest.approx(3 * flops(forward.jaxpr), rel=0.005)
@@ -207,7 +209,7 @@ def test_a_collective_is_charged_its_whole_buffer_over_the_box_of_its_group(
 
 def test_a_plan_as_text():
     step = cost(MATMULS, V5E, grid(2, 2))
-    plan = {
+    plan: dict[str, Any] = {
         "fits": True,
         "hbm_bytes_per_chip": 3 * 2**30,
         "hbm_capacity_bytes": V5E.hbm,

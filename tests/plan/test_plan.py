@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from simclr_jax.losses.contrastive import nt_xent
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.plan import compiler
 from simclr_jax.plan.report import input_text
+from tests.tools import temporary_bytes
 
 ROW = re.compile(
     r"^\| `(\w+_imagenet\S*)` \| (\d+) \| (v\S+) \| ([\d.]+) "
@@ -192,7 +194,7 @@ def test_nt_xent_of_a_million_images_needs_memory_for_z_only(n, gather):
         step = jax.jit(jax.value_and_grad(lambda z: nt_xent(z, 0.1, gather=gather)[0]))
         compiled = step.lower(z).compile()
     gathered = 2 * n * 128 * jnp.dtype(gather).itemsize
-    assert compiled.memory_analysis().temp_size_in_bytes <= gathered + 2**20
+    assert temporary_bytes(compiled) <= gathered + 2**20
 
 
 def test_a_plan_may_measure_the_input():
@@ -201,7 +203,7 @@ def test_a_plan_may_measure_the_input():
     with pytest.raises(common.UsageError, match="cifar10_mini"):
         plan.main([*argv, "--input=cifar10_mni"])
     source = open_source("cifar10_mini", split="train")
-    measured = planning.measure_input(c, source, seconds=0.1)
+    measured: dict[str, Any] = planning.measure_input(c, source, seconds=0.1)
     assert measured["name"] == "cifar10_mini/train"
     assert measured["images_per_core_second"] > 0
     measured["images_per_core_second"] = 50.0

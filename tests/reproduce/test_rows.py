@@ -87,7 +87,7 @@ def test_a_row_describes_its_config(name):
     assert row.protocol in schema.PROTOCOLS
     family, _, rest = row.model.partition("-")
     prefix = FAMILIES[f"{family}-{rest[0]}" if family == "ViT" else family]
-    depth = re.match(r"\d+", rest)[0] if family == "ResNet" else ""
+    depth = "".join(re.findall(r"^\d+", rest)) if family == "ResNet" else ""
     assert last.encoder.name == prefix + depth
     width = re.search(r"(\d)x", row.model)
     assert last.encoder.to_dict().get("width", 1) == int(width[1] if width else 1)
@@ -147,14 +147,18 @@ def test_plans_agree_with_the_readme(plan):
         rf"^\| `{re.escape(plan.config)}` \| (\d+) \| {plan.topology} .* "
         rf"{plan.roof_ms} to {plan.estimate_ms} \| (.*) \|"
     )
-    batch, hours = re.search(line, pathlib.Path("README.md").read_text(), re.M).groups()
+    match = re.search(line, pathlib.Path("README.md").read_text(), re.M)
+    assert match
+    batch, hours = match.groups()
     stem, _, arguments = plan.config.partition(":")
     c = config.load(f"configs/{stem}.py:{arguments}")
     rows = [row for row in ROWS.values() if row.plan == plan]
     assert rows
     for row in rows:  # the chip-hours follow from the README's hours by the steps
         ratio = plan.chips * row.steps / build.length(c, row.images)[0]
-        for ours, text in zip(chip_hours(row), hours.split(" to "), strict=True):
+        estimate = chip_hours(row)
+        assert estimate
+        for ours, text in zip(estimate, hours.split(" to "), strict=True):
             assert abs(ours - float(text) * ratio) <= 0.05 * ratio + 0.5
         assert row.batch == int(batch)
 

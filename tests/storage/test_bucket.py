@@ -14,6 +14,13 @@ from tests.buckets.emulator import Fault
 NAMES = ("a", "a b", "50%+x=1&y", "ä/ö", "#?[x]", "x//y")
 
 
+def stat(path: str) -> bucket.Stat:
+    """The object or folder at a path, which must exist."""
+    result = bucket.find(path)
+    assert result
+    return result
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_operations_on_names_with_special_characters(cloud, name):
     path = f"gs://bucket/{name}"
@@ -21,7 +28,7 @@ def test_operations_on_names_with_special_characters(cloud, name):
     assert cloud.objects("bucket") == {name: b"0123456789"}
     assert bucket.read(path) == b"0123456789"
     assert bucket.read(path, 2, 3) == b"234"
-    assert bucket.find(path).size == 10
+    assert stat(path).size == 10
     assert [*bucket.under(path)] == [path]
     bucket.copy(path, f"{path}.copy")
     bucket.append(f"{path}.copy", b"ab", 10)
@@ -48,9 +55,9 @@ def test_folders_exist_while_objects_lie_in_them(cloud):
     assert bucket.listing("gs://bucket/run")[0] == ["b"]
     assert [*bucket.listing("gs://bucket/run")[1]] == ["a"]
     assert bucket.listing("gs://bucket/e") == ([], {})
-    assert bucket.find("gs://bucket/run").is_folder
-    assert bucket.find("gs://bucket/run/b").is_folder
-    assert not bucket.find("gs://bucket/run.txt").is_folder
+    assert stat("gs://bucket/run").is_folder
+    assert stat("gs://bucket/run/b").is_folder
+    assert not stat("gs://bucket/run.txt").is_folder
     assert bucket.find("gs://bucket/ru") is None
     assert bucket.is_folder("gs://bucket/e")
     assert not bucket.is_folder("gs://bucket/run/a")
@@ -73,9 +80,9 @@ def test_long_lists_have_pages(cloud):
 
 def test_the_version_changes_with_the_content(cloud):
     bucket.write("gs://bucket/x", b"1")
-    before = bucket.find("gs://bucket/x")
+    before = stat("gs://bucket/x")
     bucket.write("gs://bucket/x", b"2")
-    assert before.version < bucket.find("gs://bucket/x").version
+    assert before.version < stat("gs://bucket/x").version
 
 
 @pytest.mark.usefixtures("broken_connections")

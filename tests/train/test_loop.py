@@ -1,6 +1,7 @@
 """The order of steps, logs, evaluations and saves, without a network."""
 
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,7 +39,7 @@ class Recorder:
 def train(total, recorder, *, evaluate=None, **periods):
     """The state is the number of steps, the loss the number of the batch."""
 
-    def step(state, batch):
+    def step(state, batch) -> Any:
         return state + 1, {"loss": np.float32(batch), "streak": np.int32(0)}
 
     plan = loop.Plan(start=0, total=total, batch_size=1, **periods)

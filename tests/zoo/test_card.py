@@ -1,6 +1,7 @@
 """The content of an export's card."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def card(exported):
 
 
 def test_its_code_draws_the_sample_images(card):
-    variables = {"np": np}
+    variables: dict[str, Any] = {"np": np}
     exec(card["pictures"]["drawn by"], variables)
     images = variables["sample_images"](32)
     np.testing.assert_array_equal(images, verify.sample_images(32))

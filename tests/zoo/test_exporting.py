@@ -102,7 +102,7 @@ def test_stablehlo_runs_without_flax_for_any_batch_size(workdir, tmp_path):
 
 
 def test_an_export_is_in_float32_and_can_take_normalised_input(tmp_path):
-    mean, std = np.float32((0.4, 0.5, 0.6)), np.float32((0.2, 0.3, 0.25))
+    mean, std = np.array([(0.4, 0.5, 0.6), (0.2, 0.3, 0.25)], np.float32)
     workdir = random_workdir(
         tmp_path / "run",
         "quickstart.py",

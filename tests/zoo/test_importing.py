@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_the_arrays_of_the_file_are_those_of_the_checkpoint(tmp_path):
     assert saved.step == saved.run.total == saved.state.step
     ours = {k: np.asarray(x) for k, x in by_path(saved.state.params).items()}
     namings = {"encoder": vit, "probe": under("head.", linear)}
-    entries = {}
+    entries: dict[str, Any] = {}
     for path in ours:
         part, _, inner = path.partition("/")
         if part in namings:

@@ -1,5 +1,7 @@
 """Reading the names and arrays of TensorFlow's files."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -88,8 +90,8 @@ def test_layers_are_ordered_by_number():
 
 
 def test_two_variables_of_one_name_are_refused(tmp_path):
-    module = tf.Module()
-    module.both = [tf.Variable(1.0, name="x"), tf.Variable(2.0, name="x")]
+    module: Any = tf.Module()
+    module.both = [tf.Variable(tf.constant(x), name="x") for x in (1.0, 2.0)]
     tf.saved_model.save(module, str(tmp_path))
     with pytest.raises(ValueError, match="several variables have the same name"):
         tf_read.open_file(str(tmp_path))

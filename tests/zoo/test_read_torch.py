@@ -7,6 +7,7 @@ import pickle
 import struct
 import warnings
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,9 @@ class Call:
     """Pickles as the result of a call, possibly with a state that is set afterwards."""
 
     def __init__(self, function, *args, state=None):
-        self.reduced = (function, args) if state is None else (function, args, state)
+        self.reduced: tuple[Any, ...] = (function, args)
+        if state is not None:
+            self.reduced += (state,)
 
     def __reduce__(self):
         return self.reduced
@@ -45,8 +48,10 @@ class Call:
 class Writer(pickle._Pickler):
     def save(self, obj, save_persistent_id=True):
         if isinstance(obj, Global):
+            # pyrefly: ignore[missing-attribute]  # not in the stubs of pickle
             self.write(f"c{obj.module}\n{obj.name}\n".encode())
         else:
+            # pyrefly: ignore[missing-attribute]
             super().save(obj, save_persistent_id)
 
     def persistent_id(self, obj):

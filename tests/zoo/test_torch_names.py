@@ -107,7 +107,7 @@ def test_heads():
     naming = torch_names.under(
         "fc.", torch_names.mlp({"dense1": 0, "bn1": 1, "dense2": "last"})
     )
-    assert naming("bn1/mean").name == "fc.1.running_mean"
+    assert naming("bn1/mean") == name_map.Entry("fc.1.running_mean", "identity")
     assert naming("dense2/kernel") == name_map.Entry("fc.last.weight", "dense")
     assert naming("dense3/kernel") is None
     assert torch_names.NORMED["dense3"] == 6

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -177,7 +178,7 @@ def test_dino(twins, vit, tmp_path):
     for branch, (net, params) in branches.items():
         y = outputs(workdir, images, branch)
         weight = weight_normalised(**params["prototypes"])
-        scores = prototype_logits(y["z"][None], weight)[0]
+        scores = prototype_logits(jnp.asarray(y["z"][None]), weight)[0]
         with torch.no_grad():
             compare({"h": y["h"], "z": y["z"], "logits": scores}, net(x))
     centre = tree["dino_loss"]["center"][0]

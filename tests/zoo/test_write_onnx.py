@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,14 +19,16 @@ TOLERANCE = 1e-5
 
 def test_without_onnx_the_error_tells_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    network: Any = None
     with pytest.raises(ValueError, match="pip install onnx"):
-        onnx_write.write_onnx(None, tmp_path / "x")
+        onnx_write.write_onnx(network, tmp_path / "x")
 
 
 def test_networks_of_more_than_two_gibibytes_are_refused():
     arrays = {"params/x": np.broadcast_to(np.float32(0), (3 * 2**28,))}
+    network: Any = SimpleNamespace(arrays=arrays)
     with pytest.raises(ValueError, match=r"onnx holds at most 2 GiB, .* has 3.0"):
-        check_size(SimpleNamespace(arrays=arrays), "onnx")
+        check_size(network, "onnx")
 
 
 @pytest.mark.zoo

@@ -1,5 +1,7 @@
 """SavedModel and TFLite: TensorFlow computes the same as Flax."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -43,7 +45,7 @@ def test_tflite_takes_one_image_at_a_time(workdir, tmp_path):
         str(workdir), "tflite", "encoder", "float"
     )
     file = tf_write.write_tflite(network, tmp_path / "x.tflite")
-    variables = {"path": f"{tmp_path}/x.tflite"}
+    variables: dict[str, Any] = {"path": f"{tmp_path}/x.tflite"}
     with pytest.warns(UserWarning, match="LiteRT"):  # TensorFlow's plans
         exec(file.load, variables)
     actual = variables["network"](network.preprocess(IMAGES))

@@ -3,6 +3,7 @@
 import functools
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +152,7 @@ def export_and_run(folder, to, part="encoder", **changes):
     shape, mean, std = (card["input"][k] for k in ("shape", "mean", "std"))
     images = verify.sample_images(shape[1])
     x = (images / np.float32(255) - np.float32(mean)) / np.float32(std)
-    variables = {"path": f"{folder}/x"}
+    variables: dict[str, Any] = {"path": f"{folder}/x"}
     exec(card["load"][0], variables)
     assert "torch" in result.verification
     assert "not run" not in result.verification

@@ -5,6 +5,7 @@ compute.
 """
 
 import collections
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -242,9 +243,10 @@ def write_model(folder, arrays):
         tf.Variable(x, name=name, trainable="moving" not in name)
         for name, x in arrays.items()
     ]
-    module = tf.Module()
-    module.model = tf.Module()
-    module.model.resnet_model = tf.Module()
+    module: Any = tf.Module()
+    model: Any = tf.Module()
+    trunk: Any = tf.Module()
+    module.model, model.resnet_model = model, trunk
     module.trainable_variables_list = [v for v in variables if v.trainable]
-    module.model.resnet_model.weights = variables  # a second path to each
+    trunk.weights = variables  # a second path to each
     tf.saved_model.save(module, str(folder))
