@@ -1,4 +1,4 @@
-"""What the input pipeline hands to a train step or to an encoder."""
+"""The type of the batches that the input pipeline makes."""
 
 import dataclasses
 from typing import Any
@@ -15,12 +15,12 @@ class Batch:
     by rows over the mesh, or their shapes.
 
     Attributes:
-      draws: V dicts of arrays with N rows: the random numbers from which the device
-        colours the views and cuts them (see `data.augment_device.prepare`).
+      draws: V dicts of arrays with N rows: the random numbers with which the device
+        crops and colours the views (see `data.augment_device.prepare`).
       index: int32 [N], positions in the split.
       label: int32 [N].
-      picture: uint8 [N, S, S, 3], whole pictures from which the device cuts the views.
-      valid: bool [N], False for rows that only fill up the last batch of an evaluation.
+      picture: uint8 [N, S, S, 3], whole pictures from which the device crops the views.
+      valid: bool [N], False for padding rows of the last batch of an evaluation.
       views: V of uint8 or float32 [N, S, S, 3]; float32 is in [0, 1]. An evaluation has
         one.
     """

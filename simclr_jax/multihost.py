@@ -1,4 +1,4 @@
-"""Coordination of the processes of a run: process 0 first, and one shared storage."""
+"""Coordination of the processes of a run: running in order, and checking storage."""
 
 import contextlib
 import itertools
@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-PATIENCE = 24 * 3600  # seconds; a data set may have to be downloaded and prepared
+PATIENCE = 24 * 3600  # seconds to wait; a data set may be downloaded and prepared
 
 _barriers = itertools.count()  # the same number in every process
 
@@ -24,8 +24,8 @@ class StorageNotShared(ValueError):
 def process_0_first() -> Iterator[None]:
     """Process 0 runs the body before the others do, so that they read what it wrote.
 
-    If it fails, the others run the body all the same and meet the same error. They wait
-    at the coordination service, as a collective would give up after half a minute.
+    If it fails there, the others still run the body and get the same error. They wait
+    in the coordination service, as a collective would time out after half a minute.
     """
     barrier = f"simclr_jax barrier {next(_barriers)}"
 

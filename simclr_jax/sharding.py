@@ -12,13 +12,13 @@ DATA = "data"  # the only axis of the mesh
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices in a row along the batch axis, in the compiler's (Auto) mode.
+    """A one-dimensional mesh of all devices, whose only axis is in Auto mode.
 
     The default of `jax.make_mesh` is Explicit, but Linen's layers need Auto.
 
     The devices of a slice (a TPU slice, a node of GPUs) are adjacent, so that sums over
-    all devices are first computed within slices, and few bytes cross the slow network
-    between them. `jax.make_mesh` does not support several slices.
+    all devices are first computed within slices, and few bytes are sent over the slow
+    network between them. `jax.make_mesh` does not support several slices.
 
     Args:
       devices: all devices of the run by default.

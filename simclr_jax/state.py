@@ -1,4 +1,4 @@
-"""The pytree that training carries from step to step, and what a loss gets of it."""
+"""The state of training, a pytree, and the part of it that a loss gets."""
 
 import dataclasses
 from typing import Any
@@ -9,10 +9,10 @@ import jax
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LossState:
-    """What a loss may read and change beside the parameters.
+    """What a loss may read and change in addition to the parameters.
 
-    The step and the target's parameters are only read: the train step takes
-    nothing but `model_state` and `method_state` from the state that a loss returns.
+    The step and the target's parameters are only read: of the state that a loss
+    returns, the train step uses only `model_state` and `method_state`.
     """
 
     step: Any  # int32 [], updates done
@@ -37,7 +37,7 @@ class TrainState:
     target_params: Any = None  # updated by EMA: BYOL's target, DINO's teacher
     model_state: Any = None  # batch-norm statistics of both branches
     method_state: Any = None  # a method's own memory: MoCo's queue, DINO's centre
-    skipped: Any = 0  # steps whose loss or gradient was not finite, in all
+    skipped: Any = 0  # steps whose loss or gradient was not finite, in total
     streak: Any = 0  # the number of such steps since the last finite one
 
     def replace(self, **changes: Any) -> "TrainState":

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-MOST_SHOWN = 50  # of more names than these, a message shows the nearest only
+MOST_SHOWN = 50  # if more names are allowed, a message lists only the nearest
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -25,7 +25,7 @@ def check_name(name: str, allowed: Iterable[str], field: str) -> None:
       field: what it names, such as "method.name"; the message starts with it.
 
     Raises:
-      ValueError: it is not, with the nearest spelling and what is allowed.
+      ValueError: it is not; the message has the nearest and the allowed names.
     """
     allowed = list(allowed)
     if name in allowed:

@@ -20,7 +20,7 @@ def by_path(tree: Any) -> dict[str, Any]:
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """{path: leaf} as dicts of dicts, the inverse of `by_path` for such trees."""
+    """Nested dicts of {path: leaf}: the inverse of `by_path` for nested dicts."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *parents, name = path.split("/")
@@ -32,6 +32,6 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
-    """The tree with {path: leaf} in place of its own leaves at these paths."""
+    """A copy of the tree whose leaves at these paths are replaced: {path: leaf}."""
     new = [leaves.get(path, leaf) for path, leaf in by_path(tree).items()]
     return jax.tree.unflatten(jax.tree.structure(tree), new)

@@ -1,25 +1,25 @@
-"""How many columns of a similarity matrix are processed together, by its shape."""
+"""The number of columns of a similarity matrix that are processed together."""
 
 from typing import NamedTuple
 
 from simclr_jax.sharding import mesh_size
 
-DENSE = 2**26  # bytes of similarities on a device up to which all are computed at once
-TILE = 2**23  # bytes of a block of them where they are more
-REACH = 60.0  # exp(-REACH) is far from float32's smallest number
+DENSE = 2**26  # bytes on a device of the largest matrix that is computed at once
+TILE = 2**23  # bytes on a device of one block of a larger matrix
+REACH = 60.0  # exp(-REACH) is far above float32's smallest number
 
 
 class Matrix(NamedTuple):
-    """The shape of a matrix of similarities, and how many columns are asked for."""
+    """The shape of a similarity matrix, and the requested size of its blocks."""
 
     rows: int  # of all views, over all devices
-    columns: int  # M, of each of W views
+    columns: int  # M, for each of the W views
     views: int = 1  # W
-    block: int = 0  # columns of each view processed together; 0 has them chosen
+    block: int = 0  # columns of each view in a block; 0: chosen by `block_size`
 
 
 def pairs_matrix(images: int, block: int = 0) -> Matrix:
-    """All 2N views of N images against all: NT-Xent, t-SimCNE."""
+    """All 2N views of N images against each other: NT-Xent, t-SimCNE."""
     return Matrix(2 * images, images, views=2, block=block)
 
 
@@ -31,7 +31,8 @@ def queries_matrix(queries: int, keys: int, block: int = 0) -> Matrix:
 def block_size(matrix: Matrix, devices: int) -> int:
     """The number of columns of each view that are processed together.
 
-    With `matrix.block` = 0 all of them, where the matrix is not too large for that.
+    With `matrix.block` = 0: all of them if the matrix has at most DENSE bytes on a
+    device, otherwise as many as fit into TILE bytes.
 
     Raises:
       ValueError: the block is negative.
@@ -60,12 +61,12 @@ def block_on_mesh(matrix: Matrix) -> int:
 
 
 def shared_maximum(low: float, high: float) -> float | None:
-    """An upper bound that serves as the maximum of every log-sum-exp.
+    """An upper bound to subtract in every log-sum-exp, instead of each row's maximum.
 
     Args:
       low, high: the range of the log-similarities.
 
     Returns:
-      `high`, or None where exp(low - high) could be lost in float32.
+      `high`, or None if exp(low - high) could underflow in float32.
     """
     return high if high - low <= REACH else None

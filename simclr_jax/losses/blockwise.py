@@ -1,9 +1,8 @@
 """Sums over all columns of a similarity matrix that is never in memory as a whole.
 
-The columns are processed a block at a time, in the forward and in the backward pass,
-where similarities are computed again. The result is that of the dense matrix up to
-rounding: nothing is left out or sampled. Rows stay on their devices; every device holds
-all columns.
+The columns are processed one block at a time; the backward pass computes the
+similarities again. The result equals that of the dense matrix up to rounding: nothing
+is left out or sampled. Rows stay on their devices; every device holds all columns.
 """
 
 from collections.abc import Callable
@@ -28,20 +27,20 @@ def mean_log_sum_of_others(
 ) -> jax.Array:
     """Mean over all points of the log of their summed similarities to all others.
 
-    As the similarity is symmetric, the gradient that a point gets as a column is that
-    which it gives as a row: with the log-sums of all points, each device computes the
-    whole gradient of its own rows, and no gradient is sent.
+    The similarity is symmetric. So a device that has the log-sums of all points can
+    compute the whole gradient of its own points, as rows and as columns, and no
+    gradients are sent between devices.
 
     Args:
-      z: [V, N, D]; the V * N points are rows and columns.
-      similarity: a symmetric one.
+      z: [V, N, D]; the V * N points are both rows and columns.
+      similarity: must be symmetric.
       block: columns of each view that are processed together.
       maximum: from `block_size.shared_maximum`; None computes one for each row, at a
         higher cost.
       gather: dtype in which the columns are sent; "": that of z.
 
     Returns:
-      [].
+      [] the mean.
     """
     return _others_forward(z, similarity, block, maximum, gather)[0]
 
@@ -69,7 +68,7 @@ mean_log_sum_of_others.defvjp(_others_forward, _others_backward)
 
 
 def _without_self(similarity):
-    """The similarity of rows to a tile of the same points, -inf of each to itself."""
+    """The similarity of rows to a tile of the same points; -inf of each to itself."""
 
     def masked(rows, tile, offset):
         s = similarity(rows, tile)
@@ -118,7 +117,7 @@ log_sum.defvjp(_forward, _backward)
 
 
 def _pull_back(rows, columns, similarity, block, weights):
-    """The gradients of rows and columns, given weights(s, offset), that of each s."""
+    """The gradients of rows and columns; weights(s, offset) is the gradient of s."""
 
     def add(totals, tile, offset):
         s, pullback = jax.vjp(similarity, rows, tile)
@@ -143,8 +142,8 @@ def most_similar(
 ) -> jax.Array:
     """The largest similarity of each row to any column.
 
-    Its gradient goes to the most similar column, in equal parts to several that are
-    equally similar, as that of `jnp.max`.
+    The gradient goes to the most similar column; equally similar columns share it
+    equally, as in `jnp.max`.
 
     Args:
       rows, columns, similarity, block: as in `log_sum`.
@@ -187,7 +186,7 @@ most_similar.defvjp(_most_forward, _most_backward)
 def retrieve(
     rows: jax.Array, columns: jax.Array, similarity: Similarity, block: int
 ) -> tuple[jax.Array, jax.Array]:
-    """How well each row retrieves its own column, row i's being column i.
+    """Whether row i is more similar to column i than to all others, and the entropy.
 
     A metric: it has no gradient.
 
@@ -197,8 +196,8 @@ def retrieve(
       similarity, block: as in `log_sum`.
 
     Returns:
-      correct: bool [N], the own column is more similar than every other one.
-      entropy: [N] of the softmax over the columns, in nats.
+      correct: bool [N], True if column i is more similar to row i than every other one.
+      entropy: [N], of the softmax over the columns, in nats.
 
     Raises:
       NotImplementedError: if differentiated.
@@ -225,7 +224,7 @@ def retrieve(
 
 
 def _retrieve_forward(rows, columns, similarity, block):
-    # Nothing is saved: a gradient of the loss beside it must not keep all blocks.
+    # Nothing is saved: otherwise differentiating the loss would keep all blocks.
     return retrieve(rows, columns, similarity, block), None
 
 
@@ -256,7 +255,7 @@ def _log_sum(rows, columns, similarity, block, maximum):
 def _fold(add, carry, columns, block):
     """Folds add(carry, tile, offset) over tiles [V, block, ...] of columns, in order.
 
-    The last tile is smaller where the block does not divide the columns.
+    The last tile is smaller if the block does not divide the number of columns.
 
     Args:
       columns: tree of [V, M, ...].
@@ -270,7 +269,7 @@ def _fold(add, carry, columns, block):
         )
 
     def one(carry, i):
-        # The compiler does not infer that the rows can stay where they are.
+        # The compiler does not infer that the rows can stay on their devices.
         carry = jax.tree.map(split_rows, carry)
         return add(carry, tile(i * block, block), i * block), None
 

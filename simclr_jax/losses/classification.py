@@ -8,10 +8,9 @@ def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
     """Mean of -log softmax(logits)[label], in nats.
 
     Args:
-      logits: [..., C] of any float dtype; the arithmetic is in the wider of it and
-        float32.
+      logits: [..., C] of any float dtype; computed in at least float32.
       label: [...] integer classes in [0, C); any other value makes the loss NaN, so
-        that a wrong number of classes is not mistaken for a hard problem.
+        that a wrong number of classes is noticed.
 
     Returns:
       [] the mean over all rows.

@@ -24,14 +24,14 @@ def nt_xent(
     """NT-Xent, SimCLR (arXiv:2002.05709) eq. 1, over the global batch.
 
     The gradient flows through both sides of every similarity, through the anchors and
-    through the gathered copies, so it is that of one machine with the whole batch.
+    through the gathered copies, so it equals that of one device with the whole batch.
 
     Args:
-      z: [2, N, D] projections; z[0, i] and z[1, i] are two views of image i. Of any
-        float dtype; the arithmetic is in the wider of it and float32.
+      z: [2, N, D] projections; z[0, i] and z[1, i] are two views of image i. Any float
+        dtype; computed in at least float32.
       temperature: tau > 0; the smaller, the larger the weight of hard negatives.
-      block: images whose similarities to all anchors are in memory together; 0 has
-        the number chosen (see losses/block_size.py).
+      block: the number of images that are compared with all anchors at a time; 0:
+        chosen by `block_size`.
       gather: "bfloat16" rounds z before the products: half the bytes between devices,
         faster products; gradients are within 1e-2 of the exact ones. Sums are float32
         in both cases. "float32" does not round.
@@ -40,7 +40,7 @@ def nt_xent(
       loss: [] mean over the 2N anchors (Algorithm 1; the released code sums the two
         views instead, which is twice this).
       metrics: of view 0 against the N images of view 1, as the released code logs
-        them: contrast_accuracy [] is how often the positive is the nearest,
+        them: contrast_accuracy [] is the share of images whose positive is the nearest,
         contrast_entropy [] the mean entropy in nats of the softmax over the images.
 
     Raises:
@@ -59,7 +59,7 @@ def nt_xent(
     others = blockwise.mean_log_sum_of_others(z, similarity, block, maximum, dtype.name)
     loss = others - jnp.mean(jnp.sum(z[0] * z[1], -1)) / temperature
 
-    columns = all_gather(z.astype(dtype))  # view 0 against view 1, as released
+    columns = all_gather(z.astype(dtype))  # view 0 against view 1, as in released code
     correct, entropy = blockwise.retrieve(z[:1], columns, similarity, block)
     metrics = {
         "contrast_accuracy": jnp.mean(correct, dtype=loss.dtype),
@@ -71,11 +71,11 @@ def nt_xent(
 def cosine_by(
     temperature: float, dtype: Any = None
 ) -> tuple[blockwise.Similarity, float | None]:
-    """cos / tau of unit vectors, and its `shared_maximum`.
+    """The similarity cos / tau of unit vectors, and its `shared_maximum`.
 
     Args:
       temperature: tau.
-      dtype: of the factors, where they are rounded to it already; None leaves them.
+      dtype: in which to multiply vectors that are already rounded to it; None: theirs.
     """
 
     def similarity(a, b):  # [V, N, D], [W, M, D] -> [V, N, W, M]
@@ -100,8 +100,7 @@ def info_nce(
     """InfoNCE against a queue, MoCo (arXiv:1911.05722) eq. 1.
 
     Args:
-      q: [N, D] queries of any float dtype; the arithmetic is in the wider of it and
-        float32.
+      q: [N, D] queries of any float dtype; computed in at least float32.
       k: [N, D] keys; k[i] is the positive of q[i].
       queue: [K, D] unit vectors, the negatives of every query.
       temperature: tau > 0.
@@ -109,7 +108,7 @@ def info_nce(
 
     Returns:
       loss: [] mean over the N queries of the cross-entropy among 1 + K classes.
-      metrics: contrast_accuracy [], how often the positive is the nearest.
+      metrics: contrast_accuracy [], the share of queries whose positive is the nearest.
     """
     q, k = (
         normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32))) for x in (q, k)
@@ -153,18 +152,18 @@ def enqueue(
 def ctr(q: jax.Array, k: jax.Array, temperature: float, *, block: int = 0) -> jax.Array:
     """MoCo v3's contrastive term, arXiv:2104.02057, Algorithm 1.
 
-    Every query is compared with the keys of the whole global batch, of which that of
-    its own image is the positive; other queries are no negatives.
+    Every query is compared with the keys of the whole global batch. The key of the same
+    image is the positive; other queries are not negatives.
 
     Args:
-      q: [N, D] predictions of one view, of any float dtype; the arithmetic is in the
-        wider of it and float32.
+      q: [N, D] predictions of one view, of any float dtype; computed in at least
+        float32.
       k: [N, D] the momentum encoder's projections of the other view.
       temperature: tau > 0.
       block: keys that are processed together, as in `nt_xent`.
 
     Returns:
-      [] 2 tau times the mean cross-entropy; 2 tau log N where all keys are equal.
+      [] 2 tau times the mean cross-entropy; 2 tau log N if all keys are equal.
     """
     q, k = (
         normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32))) for x in (q, k)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from simclr_jax.losses.geometry import normalize
 
-PARTS = 16  # most parts into which the prototypes are split; about as many as crops
+PARTS = 16  # largest number of parts of the prototypes; about the number of crops
 
 
 def weight_normalised(v: jax.Array, g: jax.Array | None = None) -> jax.Array:
-    """The prototypes [K, D], of directions v [K, D] and lengths g [K], or 1."""
+    """The prototypes [K, D] of directions v [K, D] and lengths g [K], 1 if None."""
     w = normalize(v)
     return w if g is None else w * g[:, None]
 
@@ -27,8 +27,8 @@ def sharpen(
 ) -> jax.Array:
     """The teacher's distribution, softmax((logits - centre) / temperature).
 
-    The centre prevents that one prototype dominates for all images; a temperature below
-    the student's prevents uniform distributions.
+    The centre keeps one prototype from dominating for all images; a temperature below
+    the student's keeps the distributions from being uniform.
 
     Args:
       logits: [..., K].
@@ -45,9 +45,10 @@ def distil(z: jax.Array, w: jax.Array, p: jax.Array, temperature: float) -> jax.
 
     A pair is a teacher's view t and a student's view v other than t.
 
-    The logits of all views, [V, N, K], would be most of a step's memory. So they are
-    computed for one part of the prototypes at a time, and again for the gradient. View
-    by view would need as little, but sum the gradient of w over devices for each view.
+    The logits of all views, [V, N, K], would take most of a step's memory. So they are
+    computed for one part of the prototypes at a time, and again for the gradient. One
+    view at a time would need as little memory, but the gradient of w would have to be
+    summed over devices once for each view.
 
     Args:
       z: [V, N, D] the student's projections; its first T views are the teacher's.
@@ -81,7 +82,7 @@ def recentre(centre: jax.Array, logits: jax.Array, momentum: float) -> jax.Array
 
     Args:
       centre: [K].
-      logits: [T, N, K] the teacher's, as they are before centre and temperature.
+      logits: [T, N, K] the teacher's, before centring and sharpening.
     """
     return momentum * centre + (1 - momentum) * jnp.mean(logits, (0, 1))
 

@@ -19,9 +19,10 @@ def spread(z: jax.Array) -> jax.Array:
       z: [V, N, D].
 
     Returns:
-      [] the mean deviation of a coordinate of normalised z over the batch, divided by
-      1/sqrt(D), its value for directions drawn uniformly from the sphere: about 1
-      for these, 0 when all are equal (SimSiam, arXiv:2011.10566, section 4.1).
+      [] the standard deviation over the batch of each coordinate of normalised z,
+      averaged and divided by 1/sqrt(D), its value for directions drawn uniformly from
+      the sphere: about 1 for those, 0 if all directions are equal (SimSiam,
+      arXiv:2011.10566, section 4.1).
     """
     z = normalize(z)
     return jnp.mean(jnp.std(z, axis=1)) * z.shape[-1] ** 0.5
@@ -32,10 +33,10 @@ def effective_rank(x: jax.Array, eps: float = 1e-7) -> jax.Array:
 
     Args:
       x: [N, D], neither centred nor normalised.
-      eps: added to each share of the singular values.
+      eps: added to each singular value after division by their sum.
 
     Returns:
-      [] exp of the entropy of the singular values' shares, between 1 and min(N, D).
+      [] exp of the entropy of these shares, between 1 and min(N, D).
     """
     sigma = jnp.linalg.svd(x, compute_uv=False)
     share = sigma / jnp.sum(sigma) + eps

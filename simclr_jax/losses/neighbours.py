@@ -11,21 +11,21 @@ from simclr_jax.sharding import all_gather
 def cauchy(z: jax.Array, *, block: int = 0) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Contrastive loss with a Cauchy similarity, t-SimCNE (arXiv:2210.09879), sec. 3.
 
-    s(a, b) = 1 / (1 + |a - b|^2), the kernel of t-SNE, stands where NT-Xent has
-    exp(cos / tau): of each of the 2N points it is -log of the positive's share among
-    the other 2N - 1, over the global batch. z is not normalised.
+    NT-Xent over the global batch, with the kernel of t-SNE, s(a, b) = 1 / (1 +
+    |a - b|^2), instead of exp(cos / tau): the mean over the 2N points of -log(s of the
+    positive / sum of s over the other 2N - 1 points). z is not normalised.
 
     Args:
-      z: [2, N, D] embeddings; z[0, i] and z[1, i] are two views of image i. Of any
-        float dtype; the arithmetic is in the wider of it and float32.
-      block: images whose distances to all points are in memory together; 0 has the
-        number chosen (see losses/block_size.py).
+      z: [2, N, D] embeddings; z[0, i] and z[1, i] are two views of image i. Any float
+        dtype; computed in at least float32.
+      block: the number of images that are compared with all points at a time; 0: chosen
+        by `block_size`.
 
     Returns:
       loss: [] mean over the 2N points: attraction + repulsion.
       metrics: attraction [], the mean of log(1 + d^2) of the positives; repulsion [],
-        the mean log of the summed similarities to all others; contrast_accuracy [],
-        how often the positive is the nearest of the N images of view 1 to view 0.
+        the mean log of the summed similarities to all others; contrast_accuracy [], the
+        share of images in view 0 whose positive is the nearest of the N in view 1.
 
     Raises:
       ValueError: if z is not [2, N, D].
@@ -51,12 +51,12 @@ def log_cauchy(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def squared_distances(a: jax.Array, b: jax.Array) -> jax.Array:
-    """|a - b|^2 of all pairs, exact to rounding also far from the origin.
+    """|a - b|^2 of all pairs, accurate also far from the origin.
 
-    t-SimCNE's coordinates grow to hundreds while neighbours stay within one, where
-    |a|^2 - 2 ab + |b|^2 cancels; so the differences themselves are squared, coordinate
-    by coordinate and again for the gradient: a [2, N, 2, M, D], 2 GB for 1024 images in
-    128 dimensions, is never in memory.
+    t-SimCNE's coordinates grow to hundreds while neighbours are less than 1 apart, so
+    |a|^2 - 2 ab + |b|^2 would lose its leading digits. Instead the differences are
+    squared, one coordinate at a time, and computed again for the gradient: an array
+    [2, N, 2, M, D], 2 GB for 1024 images in 128 dimensions, is never in memory.
 
     Args:
       a: [V, N, D] float.

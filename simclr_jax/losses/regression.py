@@ -10,8 +10,7 @@ def cosine(p: jax.Array, z: jax.Array) -> jax.Array:
     """Mean cosine of predictions and projections, SimSiam (arXiv:2011.10566) eq. 1.
 
     Args:
-      p: [N, D] predictions of any float dtype; the arithmetic is in the wider of it and
-        float32.
+      p: [N, D] predictions of any float dtype; computed in at least float32.
       z: [N, D] projections.
 
     Returns:

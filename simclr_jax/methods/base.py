@@ -29,7 +29,7 @@ class Loss(Protocol):
     def __call__(
         self, params: Any, state: LossState, batch: Batch, rng: jax.Array
     ) -> tuple[jax.Array, tuple[LossState, Outputs, Metrics]]:
-        """The loss to be differentiated by `params`.
+        """The loss, to be differentiated with respect to `params`.
 
         Args:
           params: of the online branch.
@@ -48,7 +48,7 @@ class Features(Protocol):
     def __call__(self, outputs: Outputs) -> dict[str, jax.Array]:
         """The features that may be evaluated and exported: {name: [V, N, D]}.
 
-        "h" comes first; the last one is the one whose spread the step reports.
+        "h" comes first; the train step reports the spread of the last one.
         """
         ...
 
@@ -59,15 +59,15 @@ def h_and_z(outputs: Outputs) -> dict[str, jax.Array]:
 
 
 class Method(NamedTuple):
-    """A method as pure functions, as an optax transformation is."""
+    """A method as pure functions, like an optax transformation."""
 
     init: Init
     loss: Loss
     network: Network  # of the branch to evaluate and export
-    ema: Callable[[Any], Any] | None = None  # step -> share of the target that stays
+    ema: Callable[[Any], Any] | None = None  # step -> weight of the old target
     keep: str = "online"  # the branch to evaluate and export: "online" or "target"
     features: Features = h_and_z
-    # Images in a batch -> the similarities that the loss computes, for the log.
+    # Images in a batch -> shape of the loss's similarity matrix, for the log.
     similarities: Callable[[int], Matrix] | None = None
 
     def kept(self, state: TrainState) -> tuple[Any, Any]:
@@ -91,7 +91,7 @@ def plain_init(network: Network) -> Init:
 
 
 def target_init(network: Network) -> Init:
-    """The init of a method whose target is a copy of the online network without q."""
+    """The init of a method whose target is the online network without the predictor."""
 
     def init(rng, views):
         params, stats = network.init(rng, views)
@@ -136,7 +136,7 @@ def target_forward(
     """The target branch's features of the views, in training mode.
 
     Args:
-      rng: None drops nothing.
+      rng: key of dropout and stochastic depth; None: nothing is dropped.
       shuffle: int [N], a permutation of the rows for batch norm (`rows.Rows`).
     """
     stats = state.model_state
@@ -150,7 +150,7 @@ def target_forward(
 
 
 def cosine_to_one(start: float, total_steps: int) -> Callable[[Any], jax.Array]:
-    """The share of the target that stays at each step k of K, from `start` to 1.
+    """The weight of the old target in the EMA at step k of K, from `start` to 1.
 
     1 - (1 - start) (cos(pi k / K) + 1) / 2: tau of BYOL (arXiv:2006.07733, section
     3.3), m of MoCo v3, lambda of DINO.
@@ -168,7 +168,7 @@ def cosine_to_one(start: float, total_steps: int) -> Callable[[Any], jax.Array]:
 
 
 def constant(ema: float) -> Callable[[Any], float]:
-    """The same share of the target stays at each step: m of MoCo v1 and v2.
+    """The same weight of the old target at each step: m of MoCo v1 and v2.
 
     Raises:
       ValueError: it is not in [0, 1].

@@ -27,8 +27,8 @@ def byol(
     *,
     hidden: int = 4096,
     out: int = 256,
-    bias: bool = False,  # of the heads' last layers, which lightly and solo-learn have
-    ema: float = 0.996,  # tau_base for 1000 epochs; it grows to 1. 0.99 for 100 and 300
+    bias: bool = False,  # of the heads' last layers; True in lightly and solo-learn
+    ema: float = 0.996,  # tau_base for 1000 epochs (0.99 for 100 and 300); grows to 1
     total_steps: int,
 ) -> Method:
     layers = (Layer(hidden, bias=True), Layer(out, bias=bias, norm=""))

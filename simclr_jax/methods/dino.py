@@ -1,9 +1,9 @@
 """DINO (Caron et al. 2021, arXiv:2104.14294).
 
-The student sees all views, the teacher, its EMA, the first two, which are large. Each
-view gets a distribution over K prototypes, and the student's of one view must equal the
-teacher's of another. Centring the teacher's logits keeps one prototype from dominating;
-sharpening them keeps the distributions from being uniform.
+The student sees all views; the teacher, an EMA of the student, sees the first two,
+which are large. Each view gets a distribution over K prototypes; the student's for one
+view is trained to match the teacher's for another. Centring the teacher's logits keeps
+one prototype from dominating; sharpening keeps the distributions from being uniform.
 """
 
 import zlib
@@ -41,13 +41,13 @@ def dino(
     *,
     temperature: float = 0.1,  # of the student
     teacher_temperature: float = 0.04,  # in the first epoch
-    teacher_temperature_end: float = 0.07,  # from the end of its warm-up on
+    teacher_temperature_end: float = 0.07,  # after its warm-up
     teacher_warmup_epochs: int = 30,
     hidden: int = 2048,
     out: int = 256,
     batch_norm: bool = False,  # in the head; the released ResNet-50 has it
     prototypes: int = 65536,  # K
-    norm_last_layer: bool = True,  # the prototypes' lengths stay 1
+    norm_last_layer: bool = True,  # the prototypes have length 1, which is not trained
     centre_momentum: float = 0.9,
     ema: float = 0.996,  # lambda; it grows to 1
     total_steps: int,
@@ -83,7 +83,7 @@ def dino(
         mean_entropy = jnp.mean(entropy(p))
         metrics = {
             "teacher_entropy": mean_entropy,  # 0 or ln K: collapsed
-            "prototype_entropy": entropy(jnp.mean(p, (0, 1))),  # of the mean image
+            "prototype_entropy": entropy(jnp.mean(p, (0, 1))),  # of their mean
             "kl": loss - mean_entropy,
         }
         return loss, (state, y, metrics)
@@ -120,9 +120,9 @@ def _init(net: Network, prototypes: int, out: int, *, learn_lengths: bool) -> In
 def temperature_warmup(
     start: float, end: float, *, epochs: int, steps_per_epoch: int
 ) -> Callable[[Any], jax.Array]:
-    """step -> the teacher's temperature: linear in the epoch, which is a whole number.
+    """step -> the teacher's temperature: linear in the integer epoch number.
 
-    It is `start` in the first of the warm-up's epochs and `end` in its last.
+    It is `start` in the first epoch of the warm-up and `end` from its last epoch on.
     """
 
     def temperature(step):
@@ -134,7 +134,7 @@ def temperature_warmup(
 
 
 def check_widths(prototypes: int, hidden: int, out: int) -> None:
-    """Raises a ValueError unless there are prototypes to choose from and layers."""
+    """Raises a ValueError unless prototypes >= 2 and both widths >= 1."""
     if prototypes < 2 or min(hidden, out) < 1:
         raise ValueError(
             "DINO needs two prototypes or more and layers of width 1 or more, got "
@@ -153,7 +153,7 @@ def check_temperatures(student: float, teacher: float, teacher_end: float) -> No
 
 
 def check_views(views: Sequence[Any]) -> None:
-    """Raises a ValueError unless the first two views can be the teacher's."""
+    """Raises a ValueError unless there are two or more, the first two of one size."""
     shapes = [view.shape for view in views]
     if len(shapes) < 2 or shapes[0] != shapes[1]:
         raise ValueError(

@@ -37,7 +37,7 @@ def moco(
     queue: int = 65536,  # K, the number of keys
     ema: float = 0.999,  # m of the paper
     shuffle: bool = True,  # keys have other batch-norm groups than queries
-    block: int = 0,  # keys compared at a time, 0: chosen
+    block: int = 0,  # keys compared at a time; 0: chosen by `block_size`
 ) -> Method:
     check_temperature(temperature)
     if queue < 1:
@@ -54,7 +54,7 @@ def moco(
     def loss(params, state, batch, rng):
         query, key = pair(batch.views)
         y, state = online_forward(net, params, state, [query], rng)
-        # Statistics of the same few images would reveal which key belongs to a query.
+        # Shared batch-norm statistics would reveal which key belongs to a query.
         order = jax.random.permutation(rng, key.shape[0]) if shuffle else None
         t, state = target_forward(net, state, [key], rng, order)
         q = y.heads["projector"][0]

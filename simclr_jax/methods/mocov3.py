@@ -1,8 +1,8 @@
 """MoCo v3 (Chen, Xie and He 2021, arXiv:2104.02057).
 
-No queue: in large batches the keys of the same batch are enough negatives. A predictor
-on the online side, a momentum encoder on the other, and each view is query once and key
-once.
+No queue: in large batches the keys of the same batch are enough negatives. The online
+network has a predictor, the target is its momentum encoder, and each view is used once
+as query and once as key.
 """
 
 from functools import partial
@@ -30,12 +30,12 @@ def mocov3(
     options: BatchOptions = WHOLE_BATCH,
     *,
     temperature: float = 1.0,  # of ResNet-50; ViTs have 0.2
-    layers: int = 2,  # of the projector; with ViTs 3
+    layers: int = 2,  # of the projector; ViTs have 3
     hidden: int = 4096,
     out: int = 256,
-    predictor_norm: bool = False,  # with ViTs a batch norm ends the predictor, too
-    ema: float = 0.99,  # at first; it grows to 1. 0.996 for 1000 epochs
-    block: int = 0,  # keys compared at a time, 0: chosen
+    predictor_norm: bool = False,  # whether the predictor ends in a batch norm (ViTs)
+    ema: float = 0.99,  # at first (0.996 for 1000 epochs); grows to 1
+    block: int = 0,  # keys compared at a time; 0: chosen by `block_size`
     total_steps: int,
 ) -> Method:
     check_temperature(temperature)

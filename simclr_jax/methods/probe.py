@@ -12,15 +12,15 @@ def with_probe(
 ) -> Method:
     """The method and a linear classifier of h, whose gradient stops at h.
 
-    The batch must have labels. The metrics gain `probe_loss` and `probe_accuracy`, and
-    `loss` becomes the method's own, without the probe's.
+    The batch must have labels. `probe_loss` and `probe_accuracy` are added to the
+    metrics; the metric `loss` is the method's, without the probe's.
 
     Args:
       classes: C.
-      views: how many of the views it learns from: both in the released SimCLR code,
-        the first in BYOL's.
-      weight_decay: lambda of an L2 term on the kernel, lambda/2 |w|^2, where the
-        optimiser leaves the probe's decay to the loss (SimCLR, supervised head).
+      views: the number of views that it is trained on: both in the released SimCLR
+        code, the first in BYOL's.
+      weight_decay: lambda of an L2 term in the loss, lambda/2 |kernel|^2, for an
+        optimiser that does not decay the probe (SimCLR's supervised head).
     """
     width = method.network.width
 

@@ -28,8 +28,8 @@ def simclr(
     hidden: int = 0,  # 0: as wide as h
     out: int = 128,
     directions: float = 2.0,  # the released code sums the two directions: twice eq. 1
-    block: int = 0,  # images compared with all at a time, 0: chosen
-    gather: str = "float32",  # dtype of z between devices, or bfloat16
+    block: int = 0,  # images compared with all at a time; 0: chosen by `block_size`
+    gather: str = "float32",  # dtype of z sent between devices; or "bfloat16"
 ) -> Method:
     check_temperature(temperature)
     head = projector(layers=layers, hidden=hidden, out=out)

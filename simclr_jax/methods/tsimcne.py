@@ -1,8 +1,8 @@
 """t-SimCNE (Böhm, Berens and Kobak 2023, arXiv:2210.09879).
 
-SimCLR whose z has two dimensions and t-SNE's similarity, so that two views of an image
-are neighbours on a plane. Two dimensions are too few to learn in from the beginning, so
-there are three runs, each initialised from the one before:
+SimCLR with a two-dimensional z and t-SNE's similarity, so that the two views of an
+image are neighbours on a plane. Two dimensions are too few at the beginning of
+training, so there are three runs, each initialised from the previous one:
 
 | stage | trains                    | `out` | `initializer` |
 |-------|---------------------------|-------|---------|
@@ -26,8 +26,8 @@ def tsimcne(
     *,
     hidden: int = 1024,
     out: int = 128,  # 2 from stage 2 on
-    initializer: str = "torch",  # the last layer's first weights; "normal" in stage 2
-    block: int = 0,  # images compared with all at a time, 0: chosen
+    initializer: str = "torch",  # of the last layer; "normal" in stage 2
+    block: int = 0,  # images compared with all at a time; 0: chosen by `block_size`
 ) -> Method:
     last = Layer(out, bias=True, norm="", initializer=initializer)
     head = MLP((Layer(hidden, bias=True, norm=""), last), "torch")

@@ -5,7 +5,7 @@ from typing import Any
 
 from simclr_jax.models import resnet, vit
 
-# name -> factory; its keywords are the config section, its module x, train -> h [N, F]
+# name -> factory; its keywords are the config section, its module (x, train) -> [N, F]
 ENCODERS: dict[str, Callable[..., Any]] = {
     "resnet10": resnet.resnet10,
     "resnet18": resnet.resnet18,

@@ -1,7 +1,7 @@
-"""A square convolution with its own gradients, for two reasons.
+"""A square convolution with custom gradients, for two reasons.
 
-They fix the dtype in which a kernel's gradient is summed over devices; and XLA's own
-gradients are slow on a processor (README, "On processors").
+They fix the dtype in which a kernel's gradient is summed over devices, and they are
+faster than XLA's on a CPU (README, "On processors").
 """
 
 import math
@@ -27,7 +27,7 @@ def padding(size: int, stride: int, side: int, pad: str) -> tuple[int, int]:
 
 
 def _paddings(x, kernel, stride, pad):
-    """Of height and width."""
+    """The paddings of height and width."""
     return [padding(kernel.shape[0], stride, side, pad) for side in x.shape[1:3]]
 
 
@@ -35,11 +35,11 @@ def _paddings(x, kernel, stride, pad):
 def convolve(
     x: jax.Array, kernel: jax.Array, stride: int, pad: str = "even"
 ) -> jax.Array:
-    """Convolves [N, H, W, I] with [K, K, I, O], in the type of x.
+    """Convolves [N, H, W, I] with [K, K, I, O], in the dtype of x.
 
-    The kernel's gradient is rounded to the type of x, too, and summed over devices in
-    that type where all views run as one batch: in bfloat16 that is half the bytes, for
-    an error far below that of computing in bfloat16.
+    The kernel's gradient is rounded to the dtype of x, too. If all views run as one
+    batch, it is summed over devices in that dtype: bfloat16 halves the bytes, and its
+    error is far below that of computing in bfloat16.
     """
     return _slide(x, kernel, _paddings(x, kernel, stride, pad), stride=stride)
 
@@ -47,8 +47,8 @@ def convolve(
 def _slide(x, kernel, pads, *, stride: int = 1, dilation: int = 1):
     """Slides a kernel over pictures whose pixels lie `dilation` apart."""
     if x.shape[1] * x.shape[2] < kernel.shape[0] * kernel.shape[1]:
-        # XLA swaps the operands where the picture is the smaller one, and on a CPU runs
-        # that in a slow loop (40 times slower on 2x2). So the picture is padded first.
+        # XLA swaps the operands if the picture is smaller than the kernel, and on a CPU
+        # runs that in a slow loop (40 times slower on 2x2). So it is padded first.
         x = _pad(x, *((*pad, dilation - 1) for pad in pads))
         x, pads, dilation = jax.lax.optimization_barrier(x), [(0, 0)] * 2, 1
     return jax.lax.conv_general_dilated(
@@ -62,7 +62,7 @@ def _slide(x, kernel, pads, *, stride: int = 1, dilation: int = 1):
 
 
 def _pad(x, rows, columns):
-    """Adds zeros before, after and between rows and columns; below 0: removes rows."""
+    """Adds zeros before, after and between rows and columns; below 0: removes them."""
     edges = [NONE, rows, columns, NONE]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
 
@@ -86,15 +86,15 @@ def _gradients(stride, pads, x, kernel, dy):
     before = [b for b, _ in pads]
     sides = list(zip(x.shape[1:3], dy.shape[1:3], before, strict=True))
 
-    # Of the pictures: dy, its pixels `stride` apart, with the rotated kernel.
+    # Pictures: dy, with its pixels `stride` apart, convolved with the rotated kernel.
     dx = _slide(
         dy,
         _rotated(kernel),
         [(size - 1 - b, n + b - 1 - stride * (m - 1)) for n, m, b in sides],
         dilation=stride,
     )
-    # Of the kernel: for each of its taps x times dy, summed over images: a convolution
-    # with images in the role of channels.
+    # Kernel: for each tap, x times dy summed over images, which is a convolution with
+    # the images as channels.
     dk = jax.lax.conv_general_dilated(
         x,
         dy,
@@ -111,7 +111,7 @@ def _rotated(kernel):
 
 
 def _gradients_on_cpu(stride, pads, x, kernel, dy):
-    """The same on one CPU, without zeros between pixels and without transposes.
+    """The gradients on one CPU, without zeros between pixels and without transposes.
 
     Tap i connects row h of dy with row stride * h + i - before of x.
     """
@@ -125,7 +125,7 @@ def _gradients_on_cpu(stride, pads, x, kernel, dy):
 def _picture_gradient(stride, before, kernel, dy, shape):
     """[N, H, W, I]: each pixel is connected to every `stride`-th tap only.
 
-    To which ones depends on its row and column modulo the stride. So there is one
+    Which taps depends on its row and column modulo the stride. So there is one
     convolution for each pair of residues, with its part of the kernel, and the results
     are interleaved.
     """
@@ -197,7 +197,7 @@ convolve.defvjp(_forward, _backward)
 
 
 def _haiku(key, shape, dtype=jnp.float32):
-    """A normal of 1 / sqrt(fan_in), truncated at two of these without rescaling."""
+    """Normal, deviation 1 / sqrt(fan_in), truncated at two of these, not rescaled."""
     scale = (shape[0] * shape[1] * shape[2]) ** -0.5
     return nn.initializers.truncated_normal(scale)(key, shape, dtype)
 
@@ -210,7 +210,7 @@ INITIALIZERS = {  # of kernels
 
 
 class Conv(nn.Module):
-    """A square convolution without bias; float32 kernel, computes in the type of x."""
+    """A square convolution without bias; float32 kernel, computes in the dtype of x."""
 
     features: int
     size: int

@@ -29,7 +29,7 @@ class MLP(nn.Module):
     initializer: of the Dense layers, one of INITIALIZERS.
 
     Raises:
-      ValueError: a width that no layer can have, or an unknown initializer.
+      ValueError: a negative width, or an unknown initializer.
     """
 
     layers: tuple[Layer, ...]
@@ -83,7 +83,7 @@ class MLP(nn.Module):
 
 
 def _simclr(fan_in: int):
-    """The released SimCLR code's normal of fixed width."""
+    """The released SimCLR code's: a normal of fixed deviation."""
     del fan_in
     return nn.initializers.normal(0.01), nn.initializers.zeros
 
@@ -94,12 +94,12 @@ def _torch(fan_in: int):
 
 
 def _haiku(fan_in: int):
-    """Haiku's default: a normal of 1 / sqrt(fan_in), cut off at two of these."""
+    """Haiku's default: normal, deviation 1 / sqrt(fan_in), cut off at two of these."""
     return nn.initializers.truncated_normal(fan_in**-0.5), nn.initializers.zeros
 
 
 def _normal(fan_in: int):
-    """t-SimCNE's last layer on a plane: kernel N(0, 1), so that z starts wide."""
+    """t-SimCNE's last layer of width 2: kernel N(0, 1), so that z is widely spread."""
     return nn.initializers.normal(1.0), _torch(fan_in)[1]
 
 
@@ -107,7 +107,7 @@ INITIALIZERS = {"simclr": _simclr, "torch": _torch, "haiku": _haiku, "normal": _
 
 
 def inner(layer: Layer, layers: int) -> tuple[Layer, ...]:
-    """What comes before the last of a head's layers.
+    """The layers of a head before the last one: layers - 1 times `layer`.
 
     Raises:
       ValueError: fewer than one layer in all.
@@ -123,12 +123,12 @@ def projector(*, layers: int = 2, hidden: int = 0, out: int = 128) -> MLP:
     Each has a batch norm; the last one scales but does not shift.
 
     Args:
-      layers: how many.
-      hidden: width of all but the last; 0 is as wide as h.
+      layers: the number of layers.
+      hidden: width of all layers but the last; 0: as wide as h.
       out: D.
 
     Raises:
-      ValueError: fewer than one layer, or a width that none can have.
+      ValueError: fewer than one layer, hidden below 0 or out below 1.
     """
     if hidden < 0 or out < 1:
         raise ValueError(
@@ -142,7 +142,7 @@ class DistillationHead(nn.Module):
     """DINO's head up to the bottleneck (arXiv:2104.14294, appendix C): h -> z.
 
     Three Dense layers with bias, a GELU after the first two, and z on the unit sphere.
-    The layer of prototypes that follows is the method's. All of it is float32.
+    The layer of prototypes that follows is in `methods/dino.py`. All is float32.
 
     hidden: width of the first two layers.
     out: D.
@@ -158,7 +158,7 @@ class DistillationHead(nn.Module):
         """[N, F] -> [N, D] unit vectors."""
         x = h.astype(jnp.float32)
         for i, width in enumerate((self.hidden, self.hidden, self.out), start=1):
-            # The released code cuts its normal off at 100 deviations, so not at all.
+            # The released code truncates at 100 deviations, which has no effect.
             init = nn.initializers.normal(0.02)
             x = nn.Dense(width, kernel_init=init, name=f"dense{i}")(x)
             if i == 3:

@@ -25,17 +25,17 @@ class Outputs(NamedTuple):
 
     h: jax.Array  # [V, N, F] representation: kept after pretraining
     heads: dict[str, jax.Array]  # [V, N, D] by head: "projector", "predictor"
-    tokens: dict[int, Any]  # by block, where asked for: `vit.Tokens`, [V, N, ...]
+    tokens: dict[int, Any]  # by block, if requested: `vit.Tokens`, [V, N, ...]
 
 
 class BatchOptions(NamedTuple):
     """How a network runs a training batch.
 
-    With K = `microbatches` it runs in K parts, one after the other. The losses get all
-    features at once, as without: their gradient is that of the whole batch. Only one
-    part's activations are in memory at a time; the backward pass computes them again,
-    for a third more arithmetic. Batch norm has the statistics of each part; groups keep
-    their size, and the running statistics are the means over the parts.
+    The batch runs in `microbatches` parts, one after the other. The loss still gets the
+    features of the whole batch at once, so its gradient is that of the whole batch.
+    Only one part's activations are in memory at a time; the backward pass computes them
+    again, which costs a third more arithmetic. Batch norm uses the statistics of each
+    part; groups keep their size, and running statistics are the means over the parts.
     """
 
     microbatches: int = 1
@@ -69,7 +69,7 @@ class Apply(Protocol):
 
         Args:
           views: V of [N, H, W, 3], uint8 or float in [0, 1]; sizes may differ.
-          rng: of dropout and stochastic depth; None drops nothing.
+          rng: key of dropout and stochastic depth; None: nothing is dropped.
           shuffle: int [N], as in `rows.Rows`.
         """
         ...
@@ -101,7 +101,7 @@ class Network(NamedTuple):
 
 
 class EncoderWithHeads(nn.Module):
-    """Its modules are (x, train, rows) -> y; a predictor follows the projector."""
+    """An encoder, projector and optional predictor, each (x, train, rows) -> y."""
 
     encoder: nn.Module
     projector: nn.Module
@@ -140,8 +140,8 @@ def network(
       projector: a Flax module, (h, train, rows) -> z [n, D].
       predictor: a Flax module, (z, train, rows) -> p [n, D].
       options: how a training batch is run.
-      joint: all views of one size run as a single batch, so that batch norm sees them
-        together (SimCLR); otherwise view by view (BYOL, MoCo, SimSiam).
+      joint: whether all views of one size run as a single batch, so that they share
+        batch-norm statistics (SimCLR), or view by view (BYOL, MoCo, SimSiam).
     """
     module = EncoderWithHeads(encoder, projector, predictor)
 
@@ -173,10 +173,10 @@ def network(
 
 
 class _Part(NamedTuple):
-    """W views each of some images of a batch: of all, or of a microbatch."""
+    """W views of each of the n images of a batch or of a microbatch."""
 
     x: Any  # [n, W, H, W, 3]
-    rows: Any  # int [n, W], their numbers in the whole batch
+    rows: Any  # int [n, W], their row numbers in the whole batch
     shuffle: Any  # int [n] or None, see `rows.Rows`
 
 

@@ -18,7 +18,7 @@ def pixels(
       dtype: of the result; the arithmetic is float32.
 
     Raises:
-      ValueError: x has another type, or another number of channels than mean.
+      ValueError: x has another dtype, or another number of channels than mean.
     """
     if x.ndim != 4 or x.shape[-1] != len(mean) or len(mean) != len(std):
         raise ValueError(
@@ -35,17 +35,17 @@ def pixels(
     return x.astype(dtype)
 
 
-MOMENTUM = 0.9  # the share of the running statistics that stays at a pass
+MOMENTUM = 0.9  # weight of the old running statistics in an update
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation with one-pass statistics in float32.
 
     Under jit the statistics are those of the whole batch, over all devices. With
-    `groups` > 1 each run of N / groups consecutive rows has its own statistics: a
-    number of the recipe, not of the devices, and as a sharded batch keeps its rows
-    together, no image is moved for it. The running statistics are then the means over
-    the groups.
+    `groups` > 1 each group of N / groups consecutive rows has its own statistics. The
+    groups do not depend on the number of devices; consecutive rows of a sharded batch
+    are on one device, so no image is moved. The running statistics are then the means
+    over the groups.
 
     The variance is biased (divided by the count), in the running statistics too.
     """
@@ -137,8 +137,8 @@ def _moments(x):
 def _shuffled_moments(x, shuffle, groups: int):
     """The moments of each row's group after a shuffle: [N, ..., C] -> two [N, 1, C].
 
-    Row i belongs to group shuffle[i] // (N / G). Its sums are products with the one-hot
-    [N, G] of that: [G, C] is sent between devices, where permuted rows would be images.
+    Row i is in group shuffle[i] // (N / G). The sums of the groups are products with
+    the one-hot matrix [N, G], so devices exchange [G, C] numbers instead of images.
     """
     size = _group_size(x, groups)
     member = jax.nn.one_hot(shuffle // size, groups)

@@ -10,12 +10,12 @@ import numpy as np
 def sincos(rows: int, columns: int, dim: int) -> np.ndarray:
     """Fixed positions of MoCo v3, [1 + rows * columns, dim] float32, row by row.
 
-    The class token's position is zero. The first half of the others encodes the row and
-    the second the column, each as dim / 4 sines and then cosines of it times
-    10000^(-4i / dim).
+    The class token's position is zero. In those of the patches, the first half of the
+    channels encodes the row and the second half the column, each by dim / 4 sines and
+    then dim / 4 cosines of the row or column times 10000^(-4i / dim).
 
     Rows and columns are counted in patches for every size of picture, so that the
-    distance between neighbours is always the same; the released code has one size, 224.
+    distance between neighbours is always the same; the released code only has size 224.
     """
     frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
     angles = np.indices((rows, columns)).reshape(2, -1, 1) * frequencies
@@ -24,11 +24,11 @@ def sincos(rows: int, columns: int, dim: int) -> np.ndarray:
 
 
 def bicubic(old: int, new: int) -> np.ndarray:
-    """The matrix [new, old] of DINO's resize, that of PyTorch with a = -0.75.
+    """The matrix [new, old] of DINO's bicubic resize: PyTorch's, with a = -0.75.
 
     The scale is (new + 0.1) / old, as in the released code, where it avoids a rounding
-    error; released weights were trained with it. No antialiasing; values beyond the
-    border are those of the border.
+    error; released weights were trained with it. No antialiasing; the border is
+    repeated.
     """
     a = -0.75
     source = (np.arange(new) + 0.5) * old / (new + 0.1) - 0.5

@@ -24,19 +24,20 @@ def uniform(bound: float) -> nn.initializers.Initializer:
 
 
 def xavier(fan_in: int, fan_out: int) -> nn.initializers.Initializer:
-    """Glorot's uniform."""
+    """Glorot's uniform initialisation."""
     return uniform(math.sqrt(6 / (fan_in + fan_out)))
 
 
 def torch_default(fan_in: int, _: int) -> nn.initializers.Initializer:
-    """PyTorch's default of linear layers and convolutions."""
+    """PyTorch's default for linear layers and convolutions."""
     return uniform(1 / math.sqrt(fan_in))
 
 
 class Initializers(NamedTuple):
     """Initialisers by (fan_in, fan_out). All other biases are 0.
 
-    DINO truncates its normals at a hundred standard deviations, so they are not.
+    DINO truncates its normals at 100 standard deviations, which has no effect and is
+    left out.
     """
 
     dense: Callable
@@ -63,10 +64,10 @@ INITIALIZERS = {
 
 @jax.custom_vjp
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """[..., I] times [I, O] plus [O], in the type of x.
+    """[..., I] times [I, O] plus [O], in the dtype of x.
 
-    The kernel's gradient is rounded to the type of x, as in `convolution.convolve`; the
-    bias and its gradient are float32.
+    The kernel's gradient is rounded to the dtype of x, as in `convolution.convolve`;
+    the bias and its gradient are float32.
     """
     y = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=kernel.dtype)
     return (y + bias).astype(x.dtype)
@@ -88,7 +89,7 @@ affine.defvjp(_affine_fwd, _affine_bwd)
 
 
 class Dense(nn.Module):
-    """[..., I] -> [..., O]; float32 parameters, computes in the type of x."""
+    """[..., I] -> [..., O]; float32 parameters, computes in the dtype of x."""
 
     features: int
     kernel_init: nn.initializers.Initializer
@@ -104,7 +105,7 @@ class Dense(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention, [N, T, D] -> [N, T, D]; softmax in float32.
 
-    Sows its weights [N, heads, T, T], which costs nothing unless they are asked for.
+    Sows its weights [N, heads, T, T]; this costs nothing unless they are requested.
     """
 
     heads: int
@@ -113,7 +114,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         n, tokens, dim = x.shape
-        init = self.initializers.dense(dim, dim)  # q, k and v have a matrix each
+        init = self.initializers.dense(dim, dim)  # the fans of q, k and v separately
         qkv = Dense(3 * dim, init, name="qkv")(x)
         qkv = qkv.reshape(n, tokens, 3, self.heads, dim // self.heads)
         q, k, v = (qkv[:, :, i] for i in range(3))
@@ -140,8 +141,8 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """A pre-norm block, [N, T, D] -> [N, T, D].
 
-    drop: the probability with which each of its two branches is dropped, by image, in
-      training where there is a "dropout" stream; a teacher without one drops nothing.
+    drop: the probability of dropping each of its two branches, per image, in training
+      with a "dropout" stream of random numbers; without one (teacher) none is dropped.
     """
 
     heads: int
@@ -159,7 +160,7 @@ class Block(nn.Module):
     def _drop_path(self, y, index, train):
         """Stochastic depth (arXiv:1603.09382); the scale 1 / keep preserves the mean.
 
-        Each image has its own key, so that its draw is the same in any part of a batch.
+        Each image has its own key, so that microbatches do not change the draws.
         """
         if not (train and self.drop and self.has_rng("dropout")):
             return y
@@ -170,5 +171,5 @@ class Block(nn.Module):
 
 
 def layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
-    """Over the channels; the arithmetic is float32, dtype is the output's."""
+    """A layer norm over the channels in float32; `dtype` is that of the output."""
     return nn.LayerNorm(EPSILON, dtype, use_fast_variance=False, name=name)

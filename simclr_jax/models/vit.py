@@ -57,7 +57,7 @@ class Patches(nn.Module):
         bias = self.param("bias", self.initializers.patch_bias(*fans), shape[3:])
         if self.frozen:
             kernel, bias = jax.lax.stop_gradient((kernel, bias))
-        # A product of matrices instead of a convolution: contiguous pixels stay so.
+        # A matrix product instead of a convolution; contiguous pixels stay contiguous.
         x = x.reshape(n, height // side, side, width // side, side * channels)
         x = x.swapaxes(2, 3).reshape(n, -1, fans[0])
         return affine(x, kernel.reshape(fans), bias)
@@ -70,14 +70,14 @@ class ViT(nn.Module):
     parameters, norms, softmax and h stay float32.
 
     Learned positions have the grid of the square pictures that the network was
-    initialised with, and are resampled for any other; see `bicubic`. The sides of
-    pictures must be multiples of the patch's.
+    initialised with, and are resampled for any other; see `positions.bicubic`. The
+    sides of pictures must be multiples of the patch's.
     """
 
     dim: int
     depth: int
     heads: int
-    patch_side: int  # "patch" and "positions" are the names of parameters
+    patch_side: int  # the names "patch" and "positions" are used for parameters
     position_kind: str
     initializer: str
     frozen_patch: bool
@@ -126,7 +126,7 @@ class ViT(nn.Module):
         token_init = nn.initializers.normal(initializers.class_token)
         token = self.param("class_token", token_init, (1, 1, self.dim))
         token = jnp.broadcast_to(token, (x.shape[0], 1, self.dim))
-        # In float32, as are the gradients of both, which are sums over the images.
+        # In float32, because the gradients of token and positions sum over all images.
         x = jnp.concatenate([token, x.astype(jnp.float32)], axis=1)
         x = (x + self._positions(*grid)).astype(self.dtype)
         outputs = {}
@@ -175,7 +175,7 @@ def attention(encoder: ViT, params: Any, images: jax.Array) -> jax.Array:
 
     Args:
       params: of the encoder alone.
-      images: [N, H, W, 3] as the encoder takes them.
+      images: [N, H, W, 3], as for the encoder.
 
     Returns:
       [N, heads, 1 + T, 1 + T] float32, rows sum to one. Row 0 is the class token's;
