@@ -1,23 +1,23 @@
 """From picture files to views, on the host.
 
-Every number of a view is a hash of (seed, epoch, index, view); there is no generator
-with a state, so any process can make any view of any step. A picture is decoded once,
-each view is cropped and resized alone (`crop`), and a chunk of views is then coloured
+Every random number of a view is a hash of (seed, epoch, index, view); no generator has
+a state, so any process can make any view of any step. A picture is decoded once, each
+view is cropped and resized by itself (`crop`), and several views are then coloured
 together (`augment_host.apply_colour`), because at 32 pixels the call of an operation
 costs more than its arithmetic.
 
-With colour on the host the views are rounded to uint8 after all steps, with colour on
-the device only after the crop; small pictures, which the device crops too
-(`decoded_cache`), are not rounded. Measured differences of the encoder's input from
-that with colour on the host, in [0, 1], additive then multiplicative brightness (a
-level is 1/255 = 0.0039), all cropped on the host:
+With colour on the host the views are rounded to uint8 after all operations, with colour
+on the device after the crop; small pictures, which the device crops too
+(`decoded_cache`), are not rounded. Measured differences of the encoder's input, in
+[0, 1], between colour on the device and on the host, with additive and then with
+multiplicative brightness (a level is 1/255 = 0.0039), all cropped on the host:
 
 | pictures | maximum | 99.9th percentile | mean |
 |---|---|---|---|
 | embedded, 32 pixels, s = 0.5, no blur | .075, .086 | .0061, .0065 | .0010, .0011 |
 | photographs, 224 pixels, s = 1, blur | .089, .062 | .0066, .0077 | .0008, .0010 |
 
-The mean is that of rounding. The maxima come from the overshoot of the bicubic resize,
+The mean is due to rounding. The maxima come from the overshoot of the bicubic resize,
 which is clipped before it is sent to the device.
 """
 
@@ -39,7 +39,7 @@ def _bits(count, *key):
     """Random uint64 [n, count] of a key of integers and int arrays [n]."""
     h = np.zeros(1, np.uint64)
     for part in key:
-        part = np.atleast_1d(part).astype(np.uint64)  # arrays wrap, scalars warn
+        part = np.atleast_1d(part).astype(np.uint64)  # scalars would warn of overflow
         h = mix(h ^ mix(part + GOLDEN))
     return mix(h[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)
 
@@ -80,7 +80,7 @@ def draw(
       views: V single views (see `recipes.expand`).
       seed: of the run.
       epoch: of these pictures; an integer or int64 [N].
-      step: of their batch, likewise; only `blur_sigma = "batch"` reads it.
+      step: of their batch, likewise; only `blur_sigma = "batch"` uses it.
       index: int64 [N], positions of the pictures in the split.
 
     Returns:
@@ -152,7 +152,7 @@ def window(shape: Any, key: Any, view: View) -> tuple[Any, Any]:
         u = tf.random.stateless_uniform([UNIFORMS[view.crop]], key)
         begin, size = windows_from_uniform(shape[:2], u, view)
         return tf.concat([begin, [0]], 0), tf.concat([size, [3]], 0)
-    # The object to cover is the whole picture: no crop falls below a tenth of it.
+    # The bounding box is the whole picture: a crop has at least a tenth of its area.
     begin, size, _ = tf.raw_ops.StatelessSampleDistortedBoundingBox(
         image_size=shape,
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -167,7 +167,7 @@ def window(shape: Any, key: Any, view: View) -> tuple[Any, Any]:
 
 
 def windows_from_uniform(side: Any, u: Any, view: View) -> tuple[Any, Any]:
-    """Crops from uniform numbers, by the samplers that are not TensorFlow's.
+    """Crops from uniform numbers, by all samplers except TensorFlow's.
 
     Args:
       side: int [..., 2], heights and widths of the pictures.
@@ -194,7 +194,7 @@ def _torch(side, u, view):
     """torchvision's RandomResizedCrop: ten tries, then the largest central crop."""
     tries = _sides(side[..., None, :], u[..., 0:20:2], u[..., 1:20:2], view)
     fits = tf.reduce_all((tries >= 1) & (tries <= side[..., None, :]), -1)
-    first = tf.argmax(tf.cast(fits, tf.int32), -1)  # the first of all if none fits
+    first = tf.argmax(tf.cast(fits, tf.int32), -1)  # 0 if none fits
     axes = first.shape.rank
     low, high = view.aspect
     wide = tf.constant([1 / low, high], tf.float64)
@@ -207,7 +207,7 @@ def _torch(side, u, view):
 
 
 def _sides(side, u, v, view):
-    """Height and width of crops [..., 2]: area uniform by u, log of aspect by v."""
+    """Height and width of crops [..., 2]; u draws the area, v the log of the aspect."""
     share = view.area[0] + (view.area[1] - view.area[0]) * u
     area = side[..., 0] * side[..., 1] * share
     low, high = np.log(view.aspect)
@@ -226,10 +226,10 @@ def resize(image: Any, size: int, method: str = "bicubic") -> Any:
     Args:
       image: uint8 [H, W, 3].
       size: S, side of the result.
-      method: as `View.resize`. "bicubic" has no antialias, and its overshoot is not
-        clipped here. PIL's methods have antialias and are clipped to [0, 255]; they
-        equal PIL up to rounding, except that PIL clips the overshoot of the bicubic's
-        rows before it processes the columns (some levels at sharp edges).
+      method: as `View.resize`. "bicubic" has no antialiasing, and its overshoot is not
+        clipped here. PIL's methods have antialiasing and are clipped to [0, 255]. They
+        equal PIL up to rounding, except that PIL's bicubic clips the overshoot between
+        its two passes (a difference of some levels at sharp edges).
 
     Returns:
       float32 [S, S, 3], around 0 to 255.
@@ -259,7 +259,7 @@ def crop(image: Any, key: Any, view: View) -> Any:
 def centre(image: Any, size: int) -> Any:
     """SimCLR's crop for evaluation: central 7/8 of the shorter side, resized.
 
-    At 32 pixels and below nothing is cropped, and only a picture of another size is
+    If size is 32 or less, nothing is cropped, and only pictures of another size are
     resized.
 
     Args:
@@ -283,7 +283,7 @@ def centre(image: Any, size: int) -> Any:
 
 def to_uint8(x: Any) -> Any:
     """Rounds float32 around 0 to 255 to uint8."""
-    # One pass over the pixels; clipping, adding a half and casting would be four.
+    # One pass over the pixels, instead of four to clip, add a half and cast.
     rounded = tf.raw_ops.QuantizeV2(
         input=x, min_range=0.0, max_range=255.0, T=tf.quint8
     )

@@ -1,9 +1,9 @@
 """The colours of a batch on the device: flip, jitter, grey, blur, solarise.
 
-The same arithmetic as on the host (`augment_host.apply_colour`) from the same draws,
-equal to 1e-6; except for the blur, where a TPU is within 1e-5 and a GPU within a ninth
-of a level of 255. No operation mixes images, so a batch that is split by rows needs no
-communication.
+The same arithmetic as on the host (`augment_host.apply_colour`) from the same draws.
+Results differ by at most 1e-6; after the blur by 1e-5 on a TPU and by a ninth of a
+level (1/255) on a GPU. No operation mixes images, so a batch that is split by rows
+needs no communication.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,21 +53,21 @@ def apply_colour(x: jax.Array, draws: Mapping[str, jax.Array], view: View) -> ja
     Args:
       x: float32 [N, H, W, 3] around 0 to 1.
       draws: of this view, as `augment.draw` returns them.
-      view: static; what has probability 0 in it is not compiled.
+      view: static; operations of probability 0 are not compiled.
 
     Returns:
       float32 [N, H, W, 3] in [0, 1].
     """
     if view.flip > 0:
         x = jnp.where(_spread(draws["flip"])[..., None], x[:, :, ::-1], x)
-    rgb = tuple(x[..., c] for c in range(3))  # planes: a last axis of 3 fills no lanes
+    rgb = tuple(x[..., c] for c in range(3))  # a last axis of 3 wastes vector lanes
     for step in colour_ops.steps(view):
         rgb = _STEPS[step](rgb, draws, view)
     return jnp.stack(rgb, -1)
 
 
 def _spread(row):
-    """[N] -> [N, 1, 1], against planes."""
+    """[N] -> [N, 1, 1], to broadcast with planes [N, H, W]."""
     return row[:, None, None]
 
 
@@ -82,9 +82,9 @@ def _clip(rgb):
 def _jitter(rgb, draws, view):
     """The four slots, one after the other; images without jitter are unchanged.
 
-    On CPUs as a loop: with all slots unrolled the compiler made a program that computes
-    them again for each plane of the next, 40 to 200 times slower. On a TPU the loop
-    would write to main memory between the slots.
+    A loop on CPUs: if it is unrolled, the compiled program computes each slot again for
+    every plane of the next one and is 40 to 200 times slower. Unrolled elsewhere: on a
+    TPU a loop would write to main memory between the slots.
     """
 
     def body(rgb, operation):
@@ -99,7 +99,7 @@ def _jitter(rgb, draws, view):
 
 
 def _slot(rgb, operation, factors, view):
-    """Computes all four operations and selects each image's one, clipped."""
+    """Computes all four operations and selects one for each image, clipped."""
     operation = _spread(operation)
     b, c, s, h = (_spread(factors[:, i]) for i in range(4))
     pil = view.colours == "pil"
@@ -109,7 +109,7 @@ def _slot(rgb, operation, factors, view):
         saturation = tuple(colour_ops.blend(p, g, s) for p, g in pairs)
     else:
         saturation = colour_ops.scale_saturation(jnp, rgb, s)
-    # Brightness and contrast are a factor and a shift: selected before, not by pixel.
+    # Brightness and contrast are factor * p + shift: selected before, by image.
     bright, contrast, none = (operation == i for i in (BRIGHTNESS, CONTRAST, NONE))
     if view.brightness_mode == "additive":
         factor, shift = 1, jnp.where(bright, b, 0)
@@ -126,7 +126,7 @@ def _slot(rgb, operation, factors, view):
 
 
 def _means(rgb):
-    """[N, 1, 1] of each plane, the three summed by one operation."""
+    """The mean [N, 1, 1] of each plane; one operation sums all three."""
 
     def add(a, b):
         return tuple(x + y for x, y in zip(a, b, strict=True))
@@ -156,8 +156,8 @@ def _solarise(rgb, draws, view):
 def _blur(rgb, draws, view):
     """Two products with a banded matrix for each image.
 
-    Beyond the border lies 0, as in the released code, or as in PIL the last pixel
-    repeated.
+    Beyond the border, pixels are 0 as in the released code, or with PIL's colours the
+    last pixel is repeated, as in PIL.
     """
     side, radius = rgb[0].shape[1], view.taps // 2
     margin = radius if view.colours == "pil" else 0
@@ -168,8 +168,8 @@ def _blur(rgb, draws, view):
     band = jnp.where(jnp.abs(distance) <= radius, band, 0)
 
     def product(spec, a, b):
-        # Three products of bfloat16 on a TPU, or one of TF32, for pixels that had 256
-        # levels: emulated in float64, both are within 1.2e-5 and 4.4e-4.
+        # Three bfloat16 products on a TPU, or one TF32 product on a GPU. Their errors
+        # are below 1.2e-5 and 4.4e-4 (emulated in float64); a level is 1/255.
         return jnp.einsum(spec, a, b, precision="high")
 
     ends = ((0, 0), (margin, margin), (margin, margin))

@@ -1,13 +1,13 @@
 """The colours of a chunk of views on the host: flip, jitter, grey, blur, solarise.
 
 The same arithmetic as on the device, from the same draws; `augment_device` gives the
-differences. An operation processes only the rows that it was drawn for; a single image
-is not copied, but branched around the operation.
+differences. An operation processes only the rows for which it was drawn; for a single
+image, a branch skips the operation without a copy.
 
 PIL's colours are computed in float, too. torchvision on PIL rounds to uint8 after every
-operation, mostly down, turns the hue in 256 steps and blurs by three boxes. Measured on
-photographs of 224 pixels, `moco_v2`, in levels of 255: its views are darker by 1.1 in
-the mean, and differ by 1.2 in the mean and by 7 at the 99.9th percentile.
+operation, mostly down, rotates the hue in 256 steps and blurs by three box filters.
+Measured on photographs of 224 pixels, `moco_v2`, in levels of 1/255: its views are
+darker by 1.1 on average, and differ by 1.2 on average and 7 at the 99.9th percentile.
 """
 
 import functools
@@ -19,7 +19,7 @@ from simclr_jax.data.colour_ops import BRIGHTNESS, CONTRAST, HUE, NONE, SATURATI
 from simclr_jax.data.tensorflow import tf
 from simclr_jax.data.view import View
 
-STRIP = 56  # about how many rows or columns are blurred by one product
+STRIP = 56  # approximate number of rows or columns that one product blurs
 
 
 def apply_colour(x: Any, draws: Mapping[str, Any], view: View) -> Any:
@@ -49,7 +49,7 @@ def _clip(x):
 
 
 def _apply_to_rows(selected, f, x, *rows):
-    """Applies f to the selected rows of x alone; `rows` are more arguments of f."""
+    """Applies f to the selected rows of x and of `rows`, further arguments of f."""
     if x.shape[0] == 1:
         result = tf.cond(selected[0], lambda: f(x, *rows), lambda: x)
         return tf.ensure_shape(result, x.shape)
@@ -159,9 +159,9 @@ def _solarise(x, draws, view):
 def _blur(x, draws, view):
     """Blurs the selected rows by products with a banded matrix.
 
-    Beyond the border lies 0, as in the released code, or as in PIL the last pixel
-    repeated. A band is mostly zeros: an image is cut into strips, all multiplied by the
-    same small matrix.
+    Beyond the border, pixels are 0 as in the released code, or with PIL's colours the
+    last pixel is repeated, as in PIL. A banded matrix is mostly zeros, so an image is
+    cut into strips that are all multiplied by the same small matrix.
     """
     size, radius = view.size, view.taps // 2
     strip = -(-size // max(1, size // STRIP))

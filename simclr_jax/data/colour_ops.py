@@ -32,12 +32,12 @@ def luma(planes: Sequence[Any], colours: str) -> Any:
 
 
 def blend(x: Any, other: Any, factor: Any) -> Any:
-    """From `other` (factor 0) through x itself (1) and beyond."""
+    """`other` for factor 0, x for factor 1; extrapolates for larger factors."""
     return (x - other) * factor + other
 
 
 def extremes(xp: Any, planes: Sequence[Any]) -> tuple[Any, Any]:
-    """HSV's V, and its chroma: V less the smallest plane."""
+    """HSV's V, and the chroma: V minus the smallest of the planes."""
     red, green, blue = planes
     value = xp.maximum(xp.maximum(red, green), blue)
     return value, value - xp.minimum(xp.minimum(red, green), blue)
@@ -52,7 +52,7 @@ def scale_saturation(xp: Any, planes: Sequence[Any], factor: Any) -> list[Any]:
 
 
 def rotate_hue(xp: Any, planes: Sequence[Any], turns: Any, clip: Any) -> list[Any]:
-    """The planes with HSV's H plus `turns`: three triangle waves of one angle.
+    """The planes with HSV's H plus `turns`: each is a triangle wave of the hue's angle.
 
     Args:
       clip: the library's function that clips an array to [0, 1].
@@ -65,6 +65,6 @@ def rotate_hue(xp: Any, planes: Sequence[Any], turns: Any, clip: Any) -> list[An
     angle = difference / xp.maximum(chroma, 1e-30)  # in sixths of a turn, 0 is red
     angle += xp.where(largest_red, 0.0, xp.where(largest_green, 2.0, -2.0))
     angle += 6 * turns
-    angle -= 6 * xp.round(angle / 6)  # [-3, 3], the most exact range
+    angle -= 6 * xp.round(angle / 6)  # to [-3, 3], where rounding errors are smallest
     waves = (2 - xp.abs(angle), xp.abs(angle + 1) - 1, xp.abs(angle - 1) - 1)
     return [value - chroma * (1 - clip(wave)) for wave in waves]

@@ -1,7 +1,8 @@
-"""Crops of small pictures on the device, resized: two products with a matrix each.
+"""Crops and resizes small pictures on the device, by two matrix products each.
 
-Equal to those of the host (`augment.crop`) up to rounding, from the same windows. No
-operation mixes pictures, so a batch that is split by rows needs no communication.
+The results equal those of the host (`augment.crop`) for the same windows, up to
+rounding. No operation mixes pictures, so a batch that is split by rows needs no
+communication.
 """
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from simclr_jax.data.view import View
 
-TABLE = 1024  # TensorFlow's bicubic reads its weights from a table of so many entries
+TABLE = 1024  # entries per pixel in the table of TensorFlow's bicubic weights
 
 
 def crop(pictures: jax.Array, windows: jax.Array, view: View) -> jax.Array:
@@ -18,11 +19,11 @@ def crop(pictures: jax.Array, windows: jax.Array, view: View) -> jax.Array:
     Args:
       pictures: uint8 [N, H, W, 3].
       windows: int32 [N, 4]: y, x, height and width of the crops.
-      view: static; read are its size S and `resize`.
+      view: static; only its size S and `resize` are used.
 
     Returns:
-      float32 [N, S, S, 3] around 0 to 1: as on the host, the overshoot of "bicubic" is
-      not clipped, that of PIL's methods is.
+      float32 [N, S, S, 3] around 0 to 1; as on the host, the overshoot of PIL's methods
+      is clipped, that of "bicubic" is not.
     """
     y, x, height, width = windows.T
     rows = weights(y, height, pictures.shape[1], view)
@@ -30,7 +31,7 @@ def crop(pictures: jax.Array, windows: jax.Array, view: View) -> jax.Array:
     planes = pictures.astype(jnp.float32).transpose(0, 3, 1, 2) / 255
 
     def product(spec, a, b):
-        return jnp.einsum(spec, a, b, precision="highest")  # a TPU rounds otherwise
+        return jnp.einsum(spec, a, b, precision="highest")  # else a TPU rounds them
 
     planes = product("nij,ncjk->ncik", rows, planes)
     planes = product("nij,nckj->ncki", columns, planes)
@@ -40,19 +41,19 @@ def crop(pictures: jax.Array, windows: jax.Array, view: View) -> jax.Array:
 
 
 def weights(offset: jax.Array, length: jax.Array, side: int, view: View) -> jax.Array:
-    """The weights of a line's pixels in the pixels of its crop, resized.
+    """The matrices that crop and resize the rows, or the columns, of N pictures.
 
     Args:
-      offset: int32 [N], the first pixel of the crop.
-      length: int32 [N], of the crop, in pixels.
-      side: of the line, in pixels.
-      view: read are its size S and `resize`.
+      offset: int32 [N], the first row of the crop.
+      length: int32 [N], the number of rows of the crop.
+      side: the number of rows of a picture.
+      view: only its size S and `resize` are used.
 
     Returns:
-      float32 [N, S, side]; the weights of a pixel add up to 1.
+      float32 [N, S, side]; the weights of each of the S results add up to 1.
     """
     size, antialias = view.size, view.resize != "bicubic"
-    pixel = jnp.arange(side) - offset[:, None, None]  # from the crop's first
+    pixel = jnp.arange(side) - offset[:, None, None]  # its position in the crop
     length = length[:, None, None]
     centre = (2 * jnp.arange(size)[:, None] + 1) * length  # in pixels times 2 S
     distance = (2 * pixel + 1) * size - centre
@@ -71,7 +72,7 @@ def _triangle(x):
 
 
 def _cubic(x):
-    """Keys's, a = -1/2."""
+    """Keys's cubic kernel with a = -1/2."""
     near = ((1.5 * x - 2.5) * x) * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return jnp.where(x < 1, near, jnp.where(x < 2, far, 0))

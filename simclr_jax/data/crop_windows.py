@@ -1,8 +1,8 @@
 """Crop windows of many square pictures at once, equal to those of `augment.window`.
 
-TensorFlow draws for one picture a call. Here its generator, a counter through Philox
-4x32-10 (Salmon et al., 2011), and its sampler of crops work on rows of numpy arrays, so
-that a picture has the same window whether it is cropped on host or device.
+TensorFlow draws one window in a call. Here its generator, the counter-based Philox
+4x32-10 (Salmon et al., 2011), and its sampler of crops work on numpy arrays of many
+pictures, and give the same window for a crop on the device as for one on the host.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def draw_windows(side: int, keys: np.ndarray, view: View) -> np.ndarray:
     Args:
       side: of the pictures, in pixels.
       keys: int64 [N, 2], of this view, from `augment.crop_keys`.
-      view: read are `crop`, `area` and `aspect`.
+      view: only `crop`, `area` and `aspect` are used.
 
     Returns:
       int32 [N, 4]: y, x, height, width.
@@ -37,7 +37,7 @@ def draw_windows(side: int, keys: np.ndarray, view: View) -> np.ndarray:
 
 
 def _tf_bbox(random, n, side, view):
-    """TensorFlow's sampler, in the same arithmetic: float32, half to even."""
+    """TensorFlow's sampler, in the same arithmetic: float32, rounds half to even."""
     low, high = map(np.float32, view.aspect)
     smallest, largest = (np.float32(share) * side * side for share in view.area)
     crops = np.tile(np.array([0, 0, side, side], np.int32), (n, 1))
@@ -54,7 +54,7 @@ def _tf_bbox(random, n, side, view):
         height = np.minimum(height, top)
         count = np.where(height < top, top - height + 1, 0)
         height += random.take_below(pending, count).astype(np.float32)
-        # Out of bounds by the rounding: one pixel more, or one less.
+        # If rounding put the area out of bounds: one pixel more, or one less.
         height += height * np.rint(height * aspect) < smallest
         height -= height * np.rint(height * aspect) > largest
         width = np.rint(height * aspect)
@@ -73,7 +73,7 @@ def _tf_bbox(random, n, side, view):
 
 
 class _Philox:
-    """TensorFlow's stateless numbers: a row for each key, and a position in each row.
+    """TensorFlow's stateless random numbers: a sequence (row) for each of N keys.
 
     Args:
       keys: int64 [N, 2].
@@ -101,7 +101,7 @@ class _Philox:
         while len(pending):
             bits, m = self._take(rows[pending]), n[pending]
             power = m & (m - np.uint64(1)) == 0
-            good = power | (bits > U32 % m)  # the lowest would be too frequent
+            good = power | (bits > U32 % m)  # else small results were too frequent
             drawn[pending] = bits % m
             pending = pending[~good]
         return drawn
@@ -114,7 +114,7 @@ class _Philox:
 
 
 def _bits(key, counter, position):
-    """uint64 below 2^32, four from each state of the counter."""
+    """Random uint64 below 2^32; each value of the counter gives four of them."""
     block = _philox((position >> np.uint64(2), np.zeros_like(position), *counter), key)
     return np.choose((position & np.uint64(3)).astype(np.intp), block)
 

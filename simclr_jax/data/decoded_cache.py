@@ -1,10 +1,10 @@
-"""Small data sets, decoded in memory: the device crops their pictures too.
+"""Small data sets, decoded in memory, whose pictures are cropped on the device.
 
-If the device colours, a set is decoded once and kept in memory if all its pictures are
-as large as the largest view, that view has at most 64 pixels a side, and all pictures
-fit into memory. The host then only gathers rows of an array and draws numbers for a
-whole batch: at this size a call for each picture costs more than its arithmetic. Each
-picture is sent to the device once, and no pixel is rounded.
+With colour on the device, a set is decoded once and kept in memory if all its pictures
+are as large as the largest view, that view has at most 64 pixels a side, and all
+pictures fit into memory. The host then only gathers rows of an array and draws numbers
+for a whole batch: at this size a call for each picture would cost more than its
+arithmetic. Each picture is sent to the device once, and no pixel is rounded.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +42,7 @@ def load(source: Source, views: Sequence[View]) -> DecodedPictures | None:
     """Decodes all pictures of a source; None if the device cannot crop them.
 
     Raises:
-      UnreadablePicture: naming it.
+      UnreadablePicture: a picture cannot be read or decoded.
     """
     n, side = len(source), required_side(views)
     if not side or n * side * side * 3 > MEMORY_BYTES:
@@ -61,7 +61,7 @@ def load(source: Source, views: Sequence[View]) -> DecodedPictures | None:
 
 
 def _decoded_chunks(source, side) -> Iterator[dict[str, Any]]:
-    """All pictures, by chunks; `fits` is False for those of another size."""
+    """All pictures, in chunks; `fits` is False for those of another size."""
     n = len(source)
 
     def rows(step):

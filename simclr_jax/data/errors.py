@@ -2,7 +2,7 @@
 
 from simclr_jax.data.tensorflow import tf
 
-STORAGE = (OSError, tf.errors.OpError)  # of disks, of buckets
+STORAGE = (OSError, tf.errors.OpError)  # raised by disks, by buckets
 
 
 class UnreadablePicture(ValueError):

@@ -23,19 +23,19 @@ class Folder:
 
     Sub-folders named train, val, validation or test are splits; without any of them the
     whole folder is the split "train", or "all". In a split, pictures lie at the top and
-    have no label, or in sub-folders, at any depth, that are the classes; a single
-    sub-folder distinguishes nothing, so its pictures have no label either. Hidden files
-    and folders and files that are not pictures are ignored, links are followed. The
-    order is that of the sorted names. The classes are those of all splits together, so
-    that a class has the same number in a split without pictures of it.
+    have no label, or in sub-folders, at any depth, that are the classes. With only one
+    sub-folder there is only one class, so its pictures have no label either. Hidden
+    files and folders and files that are not pictures are ignored, links are followed.
+    The order is that of the sorted names. The classes are those of all splits together,
+    so that a class has the same number in all splits, even if one has none of it.
 
     Args:
       root: the folder, on a disk or in a bucket.
       split: "train", "validation" or "val", "test"; "train" or "all" without splits.
 
     Raises:
-      ValueError: the folder or the split is missing or empty, or pictures lie both
-        beside and inside of class folders.
+      ValueError: the folder or the split is missing or empty, or a split has pictures
+        both at the top and in class folders.
     """
 
     block = 1
@@ -84,7 +84,7 @@ class Folder:
           indices: int64 [n], in any order.
 
         Raises:
-          UnreadablePicture: naming the file.
+          UnreadablePicture: a file cannot be read.
         """
         parts = np.array_split(indices, min(THREADS, max(1, len(indices))))
         read = self._pool.map(lambda part: [self._read_one(i) for i in part], parts)
@@ -153,7 +153,7 @@ def _layout(storage, path):
 
 
 def _walk(storage, path, above=()):
-    """All pictures under a folder by name; a folder's own before its sub-folders'."""
+    """All pictures under a folder, by name; its own before those of its sub-folders."""
     real = path if storage.remote else os.path.realpath(path)
     if real in above:
         return []  # a link to a folder that contains it

@@ -1,7 +1,7 @@
 """From a source of pictures to numpy batches of this process's rows.
 
 The step number is the whole state of the pipeline: examples (`sampler`) and random
-numbers (`augment`) follow from it, so that a run can start at any step, and any number
+numbers (`augment`) are functions of it, so a run can start at any step, and any number
 of processes makes the same global batches.
 """
 
@@ -21,8 +21,8 @@ from simclr_jax.data.tensorflow import tf
 from simclr_jax.data.tfdata import PictureReader, parallel_map
 from simclr_jax.data.view import View
 
-CHUNK = 2**18  # pixels of small views that are coloured together, at most
-LARGE = 128  # pixels of a side; larger views are coloured one by one, which is cheaper
+CHUNK = 2**18  # largest number of pixels of small views that are coloured together
+LARGE = 128  # pixels a side from which views are coloured one by one, which is cheaper
 
 
 def train_batches(
@@ -59,7 +59,8 @@ def train_batches(
     Raises:
       ValueError: at once, if the batch does not fit the source or the processes, or
         for an unknown `colour`.
-      UnreadablePicture: naming it; at once with `decoded_cache`, else later.
+      UnreadablePicture: a picture cannot be read; at once with `decoded_cache`,
+        otherwise by the iterator.
     """
     if colour not in ("host", "device"):
         raise ValueError(f'data.colour is "host" or "device", got {colour!r}.')
@@ -106,12 +107,12 @@ def eval_batches(
 
     Returns:
       An iterator of batches with one view, uint8 [N, S, S, 3], `index`, `valid`, and
-      `label` if there are labels; equally many in every process. The last batch is
-      filled with repetitions of the last picture, whose `valid` is False.
+      `label` if there are labels; every process gets the same number of batches. The
+      last batch is filled with repetitions of the last picture, whose `valid` is False.
 
     Raises:
       ValueError: at once, if the processes do not divide the batch.
-      UnreadablePicture: later, naming it.
+      UnreadablePicture: by the iterator, if a picture cannot be read.
     """
     n, remainder = divmod(batch_size, process_count)
     if remainder or n < 1:
@@ -138,7 +139,7 @@ def decoded_shapes(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Reads and decodes the pictures of a run and yields only their shapes.
 
-    For measuring the time of that. Arguments as those of `train_batches`.
+    For measuring the time of reading and decoding. Arguments as for `train_batches`.
 
     Returns:
       An iterator of {"shape": int32 [N, 3], "index": int32 [N]}.
@@ -209,7 +210,7 @@ def _check_pictures(images):
 
 
 def _rows(views, seed, epoch, step, index, colour) -> dict[str, Any]:
-    """The random numbers that the host needs for these pictures, by rows."""
+    """The random numbers that the host needs for these pictures, a row for each."""
     keys = augment.crop_keys(len(views), seed, epoch, index)
     rows = {"index": index, "key": keys}
     if colour == "host":
@@ -225,7 +226,7 @@ def _with_draws(batches, views, seed, indices, steps) -> Iterator[Batch]:
 
 
 def _augment(pictures, views, colour, n):
-    """A dataset of single pictures with their `_rows` -> of batches of n with views."""
+    """Single pictures with their `_rows` -> batches of n with views; both datasets."""
 
     def crop(row):
         image, keys = augment.decode(row.pop("image")), row.pop("key")

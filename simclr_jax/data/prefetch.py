@@ -16,11 +16,11 @@ def feed(
 ) -> Generator[Any, None, None]:
     """Yields global batches, split by rows over the mesh.
 
-    A separate thread makes them and sends them to the devices, `ahead` of their use.
+    A separate thread makes them and sends them to the devices in advance.
 
     Args:
       batches: trees of numpy arrays [rows of this process, ...].
-      ahead: batches in flight.
+      ahead: the number of batches that are made in advance.
     """
     sharding, local = by_batch(mesh), iter(batches)
 

@@ -1,4 +1,4 @@
-"""The papers' views, from their tables and released codes.
+"""The views of the papers, from their tables and released code.
 
 | | `crop`, least area | `resize` | jitter: b, c, s, h | grey | blur | solarise |
 |---|---|---|---|---|---|---|
@@ -25,7 +25,7 @@ from simclr_jax.data.view import View, check_range
 
 
 def expand(views: Sequence[View]) -> tuple[View, ...]:
-    """Single views: each view is repeated as often as its `copies` say."""
+    """Single views: a view with `copies` = n is repeated n times."""
     single = (dataclasses.replace(view, copies=1) for view in views)
     pairs = zip(single, views, strict=True)
     return tuple(view for view, copied in pairs for _ in range(copied.copies))
@@ -71,8 +71,8 @@ def byol(
 ) -> tuple[View, ...]:
     """Two unequal views, BYOL appendix B with the released code's numbers.
 
-    That code clips the overshoot of the resize before the colours; here, as in SimCLR's
-    code, the first clip among the colours does.
+    That code clips the overshoot of the resize before the colours are changed; here, as
+    in SimCLR's code, the first colour operation that clips does it.
 
     Args:
       size: side of the views in pixels.
@@ -181,7 +181,7 @@ def tsimcne(*, size: int) -> tuple[View, ...]:
 
 
 def crop_flip(*, size: int, crop: str = "tf_bbox") -> tuple[View, ...]:
-    """One view without colour, SimCLR appendix B.6: trains linear classifiers."""
+    """One view without colour operations, for linear classifiers: SimCLR app. B.6."""
     return (View(size=size, crop=crop),)
 
 

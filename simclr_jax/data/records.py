@@ -19,7 +19,7 @@ from simclr_jax.storage.files import storage_of
 
 MEMORY_BYTES = 2**28  # the largest set that is loaded into memory, encoded
 BLOCK_BYTES = 2**22  # about as much as a request to a bucket should read
-BLOCK_RECORDS = 256  # at most, so that small records still mix well
+BLOCK_RECORDS = 256  # largest number of records in a block, so that they mix well
 CACHE_BYTES = 2**30  # of cached blocks; more for large batches, see BlockCache
 THREADS = 32
 
@@ -87,8 +87,7 @@ class Records:
           indices: int64 [n], in any order.
 
         Raises:
-          UnreadablePicture: naming a record that cannot be parsed, or that is missing
-            in a changed file.
+          UnreadablePicture: a record cannot be parsed, or its file has become shorter.
         """
         image, label = self._load(np.asarray(indices))
         return {"image": image, "label": label} if self._label else {"image": image}
@@ -107,7 +106,7 @@ class Records:
         return lambda indices: (image[indices], label[indices])
 
     def _load_records(self, indices):
-        """One read for each record, by several threads: a disk may be remote, too."""
+        """One read for each record, by several threads: the disk may be a network's."""
         parts = np.array_split(indices, min(THREADS, max(1, len(indices))))
         payloads = self._pool.map(lambda part: [*map(self._payload, part)], parts)
         return self._parse([p for part in payloads for p in part], indices)
@@ -170,14 +169,14 @@ class Records:
 
 
 class BlockCache:
-    """The most recent blocks; each is fetched once, also if several threads need it.
+    """The most recent blocks; each is fetched once, even if several threads need it.
 
     Most blocks of a step are needed by the next one, too. So if a read needs many, more
-    than `capacity` remain: one and a half times the number it needs.
+    than `capacity` are kept: one and a half times the number it needs.
 
     Args:
       fetch: number of a block -> its content; runs on the pool.
-      capacity: the number of blocks that remain.
+      capacity: the number of blocks that are kept.
       pool: runs the requests concurrently.
     """
 

@@ -19,8 +19,8 @@ STRIDE = 39  # odd and near 64 / golden ratio: neighbouring lanes begin far apar
 def permute(i: ArrayLike, n: ArrayLike, *keys: ArrayLike) -> np.ndarray:
     """A pseudorandom bijection of [0, n), selected by the keys, at the positions i.
 
-    A Feistel network on the smallest power of four that holds n; positions that land
-    outside [0, n) follow their cycle until they are inside.
+    A Feistel network on the smallest power of four that is at least n; it is applied
+    again to results outside [0, n) until they are inside.
 
     Args:
       i: integers in [0, n).
@@ -75,12 +75,12 @@ class Sampler:
 
     With block = 1 an epoch is one permutation of all n examples, cut into batches.
 
-    With block > 1, for storage where one request costs more than many records, the
-    batch consists of lanes: equal runs of neighbouring rows, so that a process has
-    whole lanes and shares no block with others. The epoch permutes the blocks of
-    consecutive records, each lane reads its share of them and permutes the records
-    within a window of blocks. The lanes' windows begin at different steps, which
-    spreads the requests evenly.
+    With block > 1, for storage where one request costs more than many records, the rows
+    of a batch are divided into lanes of equally many consecutive rows. A process has
+    whole lanes and shares no block with other processes. In each epoch the blocks of
+    consecutive records are permuted, and each lane reads its part of them and permutes
+    the records within a window of blocks. The windows of different lanes begin at
+    different steps, which spreads the requests evenly.
 
     The last n % batch_size examples of an epoch's order are dropped; they differ from
     epoch to epoch (with block > 1 as well, because the short last block moves too).

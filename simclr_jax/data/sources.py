@@ -1,4 +1,4 @@
-"""Random access to pictures: one interface, opened by name.
+"""Random access to pictures: one interface for all sources, opened by name.
 
 A source reads any indices in any order and has no position; the order of a run is
 computed by `simclr_jax.data.sampler`.
@@ -25,7 +25,7 @@ TERM = re.compile(r"([\w\-.]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 
 
 class Source(Protocol):
-    """Pictures by number.
+    """Pictures, read by their index.
 
     Attributes:
       name: the set and its split, "imagenet2012/train".
@@ -65,8 +65,9 @@ def open_source(
       name: "cifar10_mini", the embedded pictures; a folder of pictures by its path, or
         "folder" for the one that data_dir names; or a TFDS set, "imagenet2012".
       data_dir: where TFDS keeps its prepared sets; "" for its default folder.
-      split: the split's name; "train+test" joins, "train[:1000]" and "train[10%:]" cut.
-      workdir: for an index that cannot be written beside the data.
+      split: the split's name; "train+test" joins splits, "train[:1000]" and
+        "train[10%:]" are parts of one.
+      workdir: folder for an index that cannot be written beside the data.
 
     Raises:
       ValueError: unknown or missing set, folder or split, with a list of those that
@@ -82,12 +83,12 @@ def open_source(
 
 
 class Joined:
-    """Sources, or runs of their pictures, one after the other.
+    """Sources, or ranges of their pictures, one after the other.
 
     There are labels if all parts have them.
 
     Args:
-      parts: (source, first index, end) of each.
+      parts: (source, start, stop) of each.
       name: of the joined source.
     """
 

@@ -1,6 +1,6 @@
 """TensorFlow, imported without its start-up messages and kept off the accelerator.
 
-All of `data` imports it from here: `from simclr_jax.data.tensorflow import tf`.
+All modules of `data` import it from here: `from simclr_jax.data.tensorflow import tf`.
 """
 
 import contextlib

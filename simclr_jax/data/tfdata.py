@@ -14,12 +14,12 @@ from simclr_jax.data.sources import Source
 from simclr_jax.data.tensorflow import tf
 
 # TensorFlow's AUTOTUNE is no faster here, and its thread sleeps for up to a minute
-# before it notices that the data has come to its end.
+# before it notices the end of the data.
 WORKERS = os.cpu_count() or 1
 
 
 class PictureReader:
-    """Reads the pictures of some steps; names the one that cannot be read.
+    """Reads the pictures of some steps; errors name the picture that cannot be read.
 
     Args:
       source: of the pictures.
@@ -64,7 +64,7 @@ class PictureReader:
         """Iterates over a dataset of batches, one for each step, with int32 "index".
 
         Raises:
-          UnreadablePicture: naming it.
+          UnreadablePicture: a picture cannot be read or decoded.
         """
         options = tf.data.Options()
         options.deterministic = True
@@ -82,14 +82,14 @@ class PictureReader:
         batch = self._source.read(rows["index"])
         image = batch["image"]
         if image.dtype != np.uint8:
-            image = np.asarray(image, object)  # numpy's bytes type drops final zeros
+            image = np.asarray(image, object)  # numpy's bytes type drops trailing zeros
         return rows | batch | {"image": image}
 
     def _cause(self, step, error):
         """The error to raise instead of TensorFlow's."""
         if self._failure is not None:
             return self._failure
-        # A chunk may reach into the next step.
+        # A chunk of pictures may contain some of the next step.
         for suspect in self._steps[step - self._steps.start :][:2]:
             try:
                 read_pictures(self._source, self._rows(suspect)["index"])
@@ -106,7 +106,7 @@ def _type_and_shape(a):
 
 def parallel_map(dataset: Any, f: Callable, workers: int = WORKERS) -> Any:
     """Maps the elements of a dataset, `workers` at a time, in their order."""
-    f = tf.autograph.experimental.do_not_convert(f)  # no tensor decides a branch
+    f = tf.autograph.experimental.do_not_convert(f)  # f has no branches on tensors
     return dataset.map(f, num_parallel_calls=workers, deterministic=True)
 
 
@@ -116,7 +116,7 @@ def read_pictures(
     """Decoded pictures of a source, uint8 [H, W, 3], neither cropped nor resized.
 
     Raises:
-      UnreadablePicture: naming it.
+      UnreadablePicture: a picture cannot be read or decoded.
     """
     index = np.asarray(index)
     encoded = source.read(index)["image"]

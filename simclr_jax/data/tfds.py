@@ -22,7 +22,7 @@ PORTS = {"http": 80, "https": 443, "ftp": 21}
 
 
 def find_prepared(name: str, data_dir: str) -> Any:
-    """The builder of a prepared set, by its files, offline; None without them.
+    """The builder of a prepared set, from its files and offline; None without them.
 
     Args:
       name: "imagenet2012", "cifar10:3.0.2", "imagenet_resized/64x64", ...
@@ -43,7 +43,7 @@ def prepare(name: str, data_dir: str) -> Any:
 
     Raises:
       ValueError: the name is not in the catalogue, or preparing it failed.
-      BucketError: of data_dir.
+      BucketError: data_dir is in a bucket and cannot be used.
     """
     import tensorflow_datasets as tfds
 
@@ -136,7 +136,7 @@ def _check_reach(builder):
 
 
 def _features(info):
-    """The names of the picture's and the class's feature; "" for no class."""
+    """The names of the features of the picture and of the class; "" for no class."""
     import tensorflow_datasets as tfds
 
     types = {name: type(feature) for name, feature in info.features.items()}

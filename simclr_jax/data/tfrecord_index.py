@@ -58,8 +58,8 @@ def index_files(
 ) -> Index:
     """The saved index of TFRecord files; it is built and saved if there is none.
 
-    Its name is a hash of the files' names, sizes and times, so that a changed file gets
-    a new index. Several processes may build it at once: they write the same content.
+    Its name has a hash of the files' names, sizes and times, so that a changed file
+    gets a new index. Several processes may build it at once: they write the same.
 
     Args:
       files: paths, all on one storage.
@@ -69,7 +69,7 @@ def index_files(
       storage: of the files; by default that of their paths.
 
     Raises:
-      ValueError: a file is damaged or truncated; with its path and the byte.
+      ValueError: a file is damaged or truncated; the message has its path and the byte.
     """
     files = tuple(files)
     storage = storage or storage_of(files[0])

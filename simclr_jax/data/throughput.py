@@ -1,8 +1,8 @@
-"""Measures how many images a second the input pipeline delivers, stage by stage.
+"""Measures how many images per second the input pipeline delivers, and its stages.
 
 Times are CPU seconds of all threads of the process, so that other work on the machine
-changes them little; a core is what the operating system counts as one. The pipelines
-end in numpy batches; sending these to a device is not included.
+changes them little; a core is a logical CPU of the operating system. The pipelines end
+in numpy batches; sending these to a device is not included.
 """
 
 import itertools
@@ -19,8 +19,8 @@ from simclr_jax.data.sampler import Sampler
 from simclr_jax.data.sources import Source
 from simclr_jax.data.view import View
 
-PIXELS = 2**23  # of all views of a measured batch, at most: part of a second
-WARM_UP = 2  # batches before the measurement, during which programs are built
+PIXELS = 2**23  # most pixels in the views of a measured batch: less than a second
+WARM_UP = 2  # batches before the measurement, during which functions are traced
 ENDLESS = 2**40  # steps
 
 
@@ -40,7 +40,7 @@ def measure(
     colour: str,
     seconds: float = 5.0,
 ) -> Throughput:
-    """Runs the training pipeline for a while.
+    """Measures the training pipeline for some seconds.
 
     Args:
       source: the pictures.
@@ -86,8 +86,9 @@ def stages(
 ) -> dict[str, float]:
     """CPU milliseconds for each image, by stage.
 
-    A stage is the difference of two pipelines, of which one ends a stage later; the
-    last one is `whole`, as returned by `measure`. The other arguments are as there.
+    The time of a stage is the difference of two pipelines, of which one ends a stage
+    later. The last pipeline is `whole`, as returned by `measure`; the other arguments
+    are as for `measure`.
     """
     total = 1e3 / whole.images_per_core_second
     if not whole.bytes_per_image_read:
@@ -115,7 +116,7 @@ def _read(source: Source, batch_size: int) -> Iterator[dict[str, Any]]:
 def consume(
     batches: Iterator[Any], batch_size: int, seconds: float
 ) -> tuple[int, float]:
-    """Draws batches for a while.
+    """Takes batches for some seconds.
 
     Args:
       batches: an iterator; a generator is closed afterwards.

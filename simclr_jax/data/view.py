@@ -22,8 +22,8 @@ class View:
         (torchvision, all other papers).
       area: smallest and largest share of the picture that a crop may cover.
       aspect: smallest and largest width over height of a crop.
-      resize: "bicubic" (TensorFlow's, without antialias), "pil_bilinear" or
-        "pil_bicubic" (PIL's, with).
+      resize: "bicubic" (TensorFlow's, without antialiasing), "pil_bilinear" or
+        "pil_bicubic" (PIL's, with antialiasing).
       colours: the library to reproduce: "tf" (SimCLR, BYOL) or "pil" (torchvision on
         PIL).
       flip: probability of a left-right flip.
@@ -35,10 +35,10 @@ class View:
       saturation: largest deviation of the factor from 1.
       hue: largest rotation, in turns.
       grey: probability of dropping the colours.
-      grey_first: whether this comes before the jitter, not after it (MoCo v1).
-      blur: probability of the Gaussian blur; 0 leaves it out of the program.
+      grey_first: whether grey is before the jitter (MoCo v1) instead of after it.
+      blur: probability of the Gaussian blur; with 0 it is not compiled.
       sigma: smallest and largest width of the blur, in pixels.
-      blur_sigma: one sigma an "image" (the papers) or a "batch" (the released code).
+      blur_sigma: one sigma per "image" (papers) or per "batch" (released code).
       solarise: probability of inverting the pixels above one half.
       copies: the number of views with these settings.
 
@@ -95,8 +95,8 @@ class View:
     def taps(self) -> int:
         """Length of the blur's kernel, odd.
 
-        For "tf" a tenth of the side, rounded as in the released code; for "pil" four of
-        the largest sigma to either side, beyond which lie 6e-5 of a Gaussian.
+        For "tf" a tenth of the side, rounded as in the released code; for "pil" four
+        times the largest sigma to either side, which leaves out 6e-5 of a Gaussian.
         """
         if self.colours == "pil":
             return 2 * math.ceil(4 * self.sigma[1]) + 1

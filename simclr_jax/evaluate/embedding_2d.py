@@ -6,7 +6,7 @@ import numpy as np
 
 from simclr_jax.evaluate.features import check
 
-MAX_PICTURES = 60_000  # of maps of pixels: t-SNE would take hours for more
+MAX_PICTURES = 60_000  # largest map of pixels: t-SNE would take hours for more
 
 
 def map2d(
@@ -20,13 +20,14 @@ def map2d(
 ) -> dict[str, Any]:
     """Top-1 accuracy of an unweighted vote of the k nearest training points of a map.
 
-    By Euclidean distance, as in t-SimCNE (arXiv:2210.09879). All points may have been
-    mapped together; only the labels of the test points are not used.
+    By Euclidean distance, as in t-SimCNE (arXiv:2210.09879). The test points may be
+    mapped together with the training points; their labels do not vote.
 
     Args:
       train: [N, 2]; train_label: [N] integers in [0, classes).
       test: [M, 2]; test_label: [M].
-      k: neighbours that vote; all of fewer points. Ties go to the lower class.
+      k: the number of neighbours that vote, or all training points if there are fewer.
+        Ties go to the lower class.
 
     Returns:
       {"accuracy": in [0, 1], "count": M}.
@@ -34,7 +35,7 @@ def map2d(
     Raises:
       ValueError: points not of two dimensions, k below 1, and as `features.check`.
     """
-    from sklearn.neighbors import KNeighborsClassifier  # seconds to import
+    from sklearn.neighbors import KNeighborsClassifier  # takes seconds
 
     if k < 1:
         raise ValueError(f"map2d needs k >= 1, got k={k}. The usual value is 15.")
@@ -68,6 +69,6 @@ def tsne(x: np.ndarray, *, seed: int = 0, iterations: int = 1000) -> np.ndarray:
         max_iter=iterations,
         random_state=seed,
     )
-    # For thousands of points threads make it slower, as they wait for each other.
+    # For thousands of points several threads are slower: they wait for each other.
     with threadpool_limits(1):
         return solver.fit_transform(pca(x, 50, seed))

@@ -59,7 +59,7 @@ def embed(
     values = {name: x[0].astype(jnp.float32) for name, x in outputs.items()}
     rows = {"index": batch.index, "label": batch.label, "valid": batch.valid}
     rows |= {"values": values}
-    # Constrained twice: computed where the images are, and only then sent to all.
+    # Two constraints: computed on the devices that have the images, then sent to all.
     rows = jax.lax.with_sharding_constraint(rows, by_batch(mesh))
     return jax.lax.with_sharding_constraint(rows, replicated(mesh))
 
@@ -67,13 +67,13 @@ def embed(
 def extract(encoder: FrozenEncoder, batches: Iterable[Batch], mesh: Mesh) -> Features:
     """The features of all pictures of a split, on every process.
 
-    Compiles once for an encoder and a batch shape, also over several calls.
+    Compiles once for an encoder and a batch shape, even over several calls.
 
     Args:
       encoder: to evaluate.
       batches: this process's rows, all batches of one shape, with one view, uint8
-        [n, H, W, 3], index, valid and perhaps label. Rows that are not valid are left
-        out.
+        [n, H, W, 3], index, valid and optionally label. Rows that are not valid are
+        left out.
       mesh: its size must divide the rows of all processes together.
 
     Raises:
@@ -100,7 +100,7 @@ def extract(encoder: FrozenEncoder, batches: Iterable[Batch], mesh: Mesh) -> Fea
 
 
 def _column(parts: list[dict[str, Any]], name: str, order: np.ndarray) -> np.ndarray:
-    """Rows of all batches in that order; frees the parts, which may be many GB."""
+    """Rows of all batches in this order; frees those of `parts`, often many GB."""
     return np.concatenate([rows.pop(name) for rows in parts])[order]
 
 
@@ -119,7 +119,7 @@ def in_blocks(x: np.ndarray, rows: int, mesh: Mesh, fill: float = 0) -> jax.Arra
     Args:
       x: the same on every process.
       rows: of a block; at most N, then rounded up to a multiple of the mesh's size.
-      fill: value of the last block's surplus rows; -1 for labels, to mark them.
+      fill: value of the padding rows of the last block; -1 for labels, to mark them.
     """
     rows = -(-min(rows, len(x)) // mesh.size) * mesh.size
     count = -(-len(x) // rows)

@@ -13,7 +13,7 @@ from simclr_jax.evaluate.features import check, in_blocks
 from simclr_jax.losses.geometry import normalize
 from simclr_jax.sharding import DATA
 
-QUERIES, BANK = 1024, 8192  # of a block: queries on a device, rows of the bank
+QUERIES, BANK = 1024, 8192  # rows of a block: of queries on a device, of the bank
 
 
 def knn(
@@ -41,7 +41,7 @@ def knn(
       train: [N, F], the bank; train_label: [N] integers in [0, classes).
       test: [M, F], the queries; test_label: [M].
       mesh: of any size.
-      k: neighbours that vote; all of a smaller bank.
+      k: the number of neighbours that vote, or the whole bank if it is smaller.
       temperature: of the votes' weights.
 
     Returns:
@@ -74,7 +74,7 @@ def knn(
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnums=(0, 1))
 def _nearest(sim, label, queries, bank, bank_label, mesh: Mesh):
-    """The nearest of the neighbours so far and of one more block of the bank.
+    """Updates the k nearest neighbours with one more block of the bank.
 
     Args:
       sim, label: [K, Q, k] similarities, decreasing, and labels of the neighbours.
@@ -82,7 +82,7 @@ def _nearest(sim, label, queries, bank, bank_label, mesh: Mesh):
       bank, bank_label: [B, F] and [B]; rows with label -1 fill up the block.
     """
 
-    # Each device searches for its rows of queries. The compiler's partitioner cannot
+    # Each device searches for its own queries only. The compiler's partitioner cannot
     # split a top-k: it would gather all similarities on every device.
     rows, replicated = P(None, DATA), P()
     specs = (rows, rows, rows, replicated, replicated)
@@ -108,7 +108,7 @@ def _nearest(sim, label, queries, bank, bank_label, mesh: Mesh):
 
 @functools.partial(jax.jit, static_argnames="classes")
 def _correct(sim, label, truth, classes: int, temperature: float):
-    """The number of queries, labels truth [K, Q], that the neighbours vote for."""
+    """The number of queries whose label in truth [K, Q] wins the neighbours' vote."""
 
     def count(block):
         sim, label, truth = block

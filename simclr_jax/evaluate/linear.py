@@ -13,7 +13,7 @@ from simclr_jax.evaluate.features import check, in_blocks
 
 Head = dict[str, jax.Array]  # {"kernel": [F, C], "bias": [C]}
 
-ROWS = 4096  # of a block on a device: bounds the memory of the logits
+ROWS = 4096  # rows of a block on a device; bounds the memory of the logits
 TOLERANCE = 1e-5  # gradient norm at which the quick fit ends
 
 
@@ -33,12 +33,12 @@ def linear(
     l2: float = 1e-3,
     iterations: int = 200,
 ) -> dict[str, Any]:
-    """Top-1 accuracy of logistic regression on arrays of features; no paper uses it.
+    """Top-1 accuracy of logistic regression on arrays of features.
 
-    The features are those of centre crops, without augmentation; the papers' protocol
-    is `linear_augmented`. Features are standardised by the mean and deviation of
-    `train`. The loss is mean cross-entropy + l2/2 |kernel|^2, convex; L-BFGS starts at
-    zero and uses all pictures at every step, so nothing is random.
+    The features are those of centre crops, without augmentation, which no paper uses;
+    the papers' protocol is `linear_augmented`. Features are standardised by the mean
+    and deviation of `train`. The loss is mean cross-entropy + l2/2 |kernel|^2, convex;
+    L-BFGS starts at zero and uses all pictures at every step, so nothing is random.
 
     The training features are on the mesh, split by rows, and must fit into its memory
     (ImageNet's, [1.28M, 2048], take 10.5 GB).
@@ -48,7 +48,7 @@ def linear(
       test: [M, F]; test_label: [M].
       mesh: of any size.
       l2: weight of the penalty on the kernel of the standardised features.
-      iterations: of L-BFGS, at most; fewer if the gradient vanishes.
+      iterations: largest number of L-BFGS iterations; fewer if the gradient vanishes.
 
     Returns:
       {"accuracy": in [0, 1], "count": M, "quick": True}.
@@ -75,7 +75,7 @@ def fit(
     l2: float,
     iterations: int,
 ) -> Head:
-    """The head of `linear`, for features x [N, F] as they are, not standardised."""
+    """The head of `linear`, for features x [N, F] that are not standardised."""
     blocks = in_blocks(x, ROWS * mesh.size, mesh)
     labels = in_blocks(label, ROWS * mesh.size, mesh, fill=-1)
     return _lbfgs(blocks, labels, classes, len(x), l2, iterations)
@@ -83,7 +83,7 @@ def fit(
 
 @functools.partial(jax.jit, static_argnames=("classes", "count"))
 def _lbfgs(x, label, classes: int, count: int, l2: float, iterations: int) -> Head:
-    """x: [K, B, F], label: [K, B] with -1 for rows that only fill up their block."""
+    """x: [K, B, F], label: [K, B] with -1 for padding rows."""
     mean, scale = _mean_and_scale(x, label, count)
 
     def unfold(head):
@@ -105,7 +105,7 @@ def _lbfgs(x, label, classes: int, count: int, l2: float, iterations: int) -> He
 def _mean_and_scale(x, label, count):
     """[F] each: the mean, and 1 / deviation, or 0 for constant features."""
     valid = (label >= 0)[..., None]
-    mean = jnp.sum(x, (0, 1)) / count  # filled rows are 0
+    mean = jnp.sum(x, (0, 1)) / count  # padding rows are 0
     deviation = jnp.sqrt(jnp.sum(jnp.where(valid, x - mean, 0) ** 2, (0, 1)) / count)
     # the deviation of a constant may be the rounding error of its mean
     varies = deviation > 1e-5 * jnp.abs(mean)
@@ -128,7 +128,7 @@ def _total_cross_entropy(head, x, label, classes):
 
 
 def _minimise(loss, head, iterations):
-    """L-BFGS until the gradient is small, for at most so many iterations."""
+    """L-BFGS until the gradient is small, for at most `iterations`."""
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 

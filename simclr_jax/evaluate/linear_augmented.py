@@ -40,8 +40,8 @@ def linear_augmented(
 
     The encoder is frozen, in evaluation mode. A linear head, initially zero, is trained
     on its features of randomly cropped and flipped pictures by Nesterov SGD (momentum
-    0.9) along a cosine without warm-up, floor(n epochs / batch) + 1 steps. On CIFAR-10
-    the authors used 100 epochs at batch 512.
+    0.9) with a cosine schedule without warm-up, for floor(n epochs / batch) + 1 steps.
+    On CIFAR-10 the authors used 100 epochs at batch 512.
 
     Args:
       encoder: to evaluate.
@@ -51,7 +51,7 @@ def linear_augmented(
       feature: one of the names of test's features.
       size: side of the pictures, in pixels.
       mesh: its size must divide batch_size.
-      progress: called with (steps done, steps in all) after each step is dispatched.
+      progress: called with (steps done, total steps) after each step is dispatched.
       epochs: E.
       batch_size: B, of all processes together.
       lr: base rate; the peak is lr B / 256.
@@ -62,7 +62,7 @@ def linear_augmented(
       {"accuracy": in [0, 1], "count": M}.
 
     Raises:
-      ValueError: unknown feature, a batch that does not divide, and as
+      ValueError: unknown feature, a batch size that the mesh's does not divide, and as
         `features.check_split` and `data.pipeline.train_batches`.
       FloatingPointError: the head diverged.
     """

@@ -84,12 +84,12 @@ def embedding(
 ) -> None:
     """Writes a PNG of a map of the features: normalised, PCA to 50, t-SNE.
 
-    Only close points have a meaning: their features are close, too.
+    Only small distances have a meaning: the features of close points are close, too.
 
     Args:
       h: [N, F], N at least MIN_PICTURES.
       label, class_names, path: as for `plane`.
-      points: shown at most, drawn at random from N, since t-SNE is slow.
+      points: largest number shown, drawn at random from N, since t-SNE is slow.
       seed: of that draw and of t-SNE.
 
     Raises:

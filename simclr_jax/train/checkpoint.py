@@ -25,7 +25,7 @@ from simclr_jax.storage.retry import report_if_slow, retry_seconds, say
 from simclr_jax.train.checkpoint_errors import describe, not_read, not_written
 from simclr_jax.train.checkpoint_upload import start_upload
 
-# The client that Orbax makes needs a project, does not retry and raises other errors.
+# Orbax's own client needs a project, does not retry and raises other errors.
 gcs_utils.get_bucket = client.get_bucket
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds from a failed save to the next
 TEMPORARY = (Category.TRANSIENT, Category.TOKEN)
@@ -42,9 +42,9 @@ class Save(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run: the last few, and every n-th permanently.
 
-    After a temporary failure the then current state is saved, until saves have failed
-    for `storage.retry.retry_seconds()`. Several processes would have to agree on the
-    step, so there any failure is raised.
+    After a temporary failure the state of a later step is saved instead, until saves
+    have failed for `storage.retry.retry_seconds()`. Several processes would have to
+    agree on that step, so with several processes any failure is raised.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Checkpoints:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._writing: Save | None = None
         self._reopening: concurrent.futures.Future | None = None
-        self._upload = False  # whether the next save is by `checkpoint_upload`
+        self._upload = False  # whether the next save uses `checkpoint_upload`
         self._failed_since: float | None = None
         self._pause = FIRST_PAUSE
 
@@ -90,7 +90,7 @@ class Checkpoints:
                 timeout_secs=max(1200, int(2 * retry_seconds())),
                 post_finalization_callback=self._before_commit,
             ),
-            # `save` knows which steps exist; to look for them again would make the loop
+            # `save` knows which steps exist; listing them again would make the loop
             # wait for the storage.
             file_options=ocp.options.FileOptions(skip_sync_file_validations=True),
         )
@@ -110,7 +110,7 @@ class Checkpoints:
         return self._manager.reached_preemption(step)
 
     def save(self, step: int, state: Any) -> None:
-        """Starts to write the state, unless it is saved or `poll` will save it.
+        """Starts to write the state, unless it is saved already or `poll` will save it.
 
         Waits for a previous save that is still running, with a message.
 
@@ -190,17 +190,17 @@ class Checkpoints:
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _reopen(self, step: int, pause: float) -> ocp.CheckpointManager:
-        """A manager without the failed save, once the storage responds."""
+        """Waits, removes the failed save and returns a new manager."""
         time.sleep(pause)
         with contextlib.suppress(Exception):  # the error that `_settle` has handled
             self._manager.close()
         partial = self.directory / str(step)
-        if not (partial / COMMIT).exists():  # else an old checkpoint was not removed
+        if not (partial / COMMIT).exists():  # else only removing an old one failed
             partial.rmtree(missing_ok=True)
         return self._open(cleanup=False)
 
     def finish(self, step: int, state: Any) -> None:
-        """Saves the state, unless it is saved, and waits until it is written.
+        """Saves the state, unless it is saved already, and waits until it is written.
 
         Raises:
           CheckpointError: it could not be written.
@@ -272,7 +272,7 @@ def restore_latest(directory: str | os.PathLike, template: Any) -> tuple[Any, in
         step = manager.latest_step()
         if step is None:
             raise ValueError(f"{directory.parent} holds no checkpoint yet.")
-        if jax.process_count() > 1:  # a running command may add a checkpoint
+        if jax.process_count() > 1:  # the run may add a checkpoint in the meantime
             step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
         return _restore(manager, directory, step, template), step
 

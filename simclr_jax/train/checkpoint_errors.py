@@ -29,7 +29,7 @@ class CheckpointError(RuntimeError):
 
 
 class CheckpointUnavailable(CheckpointError):
-    """The storage was the cause; a later try may succeed."""
+    """The storage failed; a later attempt may succeed."""
 
 
 def not_written(directory: os.PathLike, step: int, cause: Exception) -> CheckpointError:
@@ -57,7 +57,7 @@ def not_read(directory: os.PathLike, step: int, cause: Exception) -> CheckpointE
 
 
 def describe(cause: Exception) -> str:
-    """A short description; of Orbax's long messages the beginning and the end."""
+    """A short description: the beginning and the end of a long message of Orbax."""
     if classify(cause) is not Category.OTHER:
         return reason(cause)
     text = " ".join(str(cause).split()) or type(cause).__name__

@@ -1,7 +1,7 @@
 """Writes a checkpoint to the local disk and uploads it, for a single process.
 
-TensorStore keeps a token until it expires, even if it was revoked;
-google-cloud-storage requests another one.
+TensorStore uses an access token until it expires, even if it was revoked;
+google-cloud-storage requests a new one.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The metrics of a run: lines of JSON, TensorBoard events, a bar or plain lines."""
+"""The metrics of a run: JSON lines, TensorBoard events, and progress on stderr."""
 
 import contextlib
 import json
@@ -24,8 +24,8 @@ FLUSH = 30  # seconds between writes of the events to the disk
 class Log:
     """Writes the metrics of a run; does nothing in processes other than the first.
 
-    Files are written to the local disk. Where the work directory is in a bucket, they
-    are copied to it once a minute, before a checkpoint is complete, and at the end.
+    Files are written to the local disk. If the work directory is in a bucket, they are
+    copied to it once a minute, before a checkpoint is complete, and at the end.
 
     Args:
       workdir: absolute path of the folder for metrics.jsonl and the TensorBoard events.

@@ -14,7 +14,7 @@ from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_errors import CheckpointError
 from simclr_jax.train.log import Log
 
-AHEAD = 4  # dispatched steps: enough to hide the time of writing a line of the log
+AHEAD = 4  # steps dispatched ahead; enough to hide the time of writing a log line
 
 
 class Diverged(FloatingPointError):
@@ -52,8 +52,8 @@ def run(
     """Trains from plan.start to plan.total.
 
     The metrics of a step are fetched after the next one is dispatched, so that the
-    device waits for the host at evaluations only. At most AHEAD steps are dispatched,
-    which bounds the batches on the device and the time until a stop.
+    device waits for the host only at evaluations. At most AHEAD steps are dispatched
+    ahead, which bounds the batches on the device and the time until a stop.
 
     Args:
       step: the compiled (state, batch) -> (state, metrics).
@@ -90,7 +90,7 @@ def run(
                 elif due(done, plan.log_every) or done == plan.total:
                     pending.put(done, metrics)
                 if checkpoints.due(done):
-                    pending.flush()  # no checkpoint is ahead of the metrics
+                    pending.flush()  # metrics are written before the checkpoint
                     checkpoints.save(done, state)
             if stop(done):
                 break

@@ -24,8 +24,8 @@ NORMS_AND_BIASES = (r"/(scale|bias)$",)
 def _is_masked(x: Any) -> bool:
     """Whether optax has masked this leaf in the current transformation.
 
-    Rules match masked leaves too: else a rule would match no parameter, which is an
-    error, in a part of the parameters where all its leaves are masked.
+    Rules also match masked leaves. Otherwise a rule all of whose leaves are masked in
+    one transformation would match no parameter there, which is an error.
     """
     return isinstance(x, optax.MaskedNode)
 
@@ -180,7 +180,7 @@ OPTIMISERS = {"lars": lars, "sgd": sgd, "adamw": adamw}
 COUPLED = ("lars", "sgd")  # weight decay is part of the gradient
 
 
-# Transformations of any of them.
+# Transformations of any of these optimisers.
 
 
 def with_rules(
@@ -199,8 +199,8 @@ def with_rules(
       tx: the optimiser of all other parameters.
       frozen: rules for the parameters without updates or moments (MoCo v3's patch
         projection).
-      delayed: rules for the parameters that, like their moments and the optimiser's
-        count of their steps, do not change before delay_steps (DINO's last layer).
+      delayed: rules for the parameters that do not change before delay_steps; nor do
+        their moments and step count in the optimiser (DINO's last layer).
       constant: rules for the parameters whose rate is always `peak` (SimSiam's
         predictor).
       peak: the peak learning rate of the run.

@@ -10,12 +10,12 @@ Schedule = Callable[[jax.typing.ArrayLike], jax.Array]  # step -> rate, float32
 
 
 def _running(n: int, e: float, b: int) -> int:
-    """Steps of e epochs whose batches span epochs: floor(n e / B)."""
+    """Steps of e epochs if a batch may contain images of two epochs: floor(n e / B)."""
     return math.floor(n * e / b)
 
 
 def _whole(n: int, e: float, b: int) -> int:
-    """Steps of e epochs of floor(n / B) steps, without their last images."""
+    """Steps of e epochs of floor(n / B) steps each, which drop their last images."""
     return math.floor(n // b * e)
 
 
@@ -40,7 +40,7 @@ def total_steps(rule: str, images: int, epochs: float, batch_size: int) -> int:
 
 
 def warmup_steps(rule: str, images: int, epochs: float, batch_size: int) -> int:
-    """Steps of its warm-up, of `epochs` epochs."""
+    """Steps of a warm-up of `epochs` epochs by one of the rules of `LENGTHS`."""
     _, warmup = LENGTHS[rule]
     return warmup(images, epochs, batch_size)
 
@@ -63,7 +63,7 @@ def warmup_cosine(
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         left = jnp.clip((total - step) / max(total - warmup, 1), 0, 1)
-        # (1 + cos(pi (1 - left))) / 2, but exact to the last step, where 1 + cos is not
+        # (1 + cos(pi (1 - left))) / 2, but accurate at the last steps, too
         cosine = end + (peak - end) * jnp.sin(jnp.pi / 2 * left) ** 2
         rise = peak * step / max(warmup - inclusive, 1)
         return jnp.where(step < warmup, rise, cosine)
@@ -100,7 +100,8 @@ def tsimcne(
 ) -> Schedule:
     """t-SimCNE: the rate changes with the epoch; two epochs have the peak rate.
 
-    Of the 1 + E - W points of the cosine the last one, of rate `end`, is not used.
+    The cosine has 1 + E - W points, for E epochs with W of warm-up; the last point, of
+    rate `end`, is not used.
     """
     warm, last = math.ceil(warmup / epoch), math.ceil(total / epoch)
     rate = warmup_cosine(peak, warm, last + 1, end, inclusive=True)

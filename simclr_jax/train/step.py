@@ -15,15 +15,15 @@ Metrics = dict[str, jax.Array]  # name: []
 
 
 def update_target(target: Any, online: Any, ema: Any) -> Any:
-    """ema * target + (1 - ema) * online, for the branches that the target has."""
+    """ema * target + (1 - ema) * online, for the modules that the target has."""
     online = {name: online[name] for name in target}
     return optax.incremental_update(online, target, step_size=1 - ema)
 
 
 def keep_if_finite(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
-    """The new state if the step was finite; else the old one, one step on.
+    """The new state if the step was finite; otherwise the old one, with step + 1.
 
-    Chosen on the device: the host learns of it when it next reads the metrics.
+    Selected on the device, so that the host need not wait for the result.
     """
     state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
     return state.replace(
@@ -42,15 +42,15 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns step(state, batch) -> (state, metrics), ready for jax.jit.
 
-    A loss or gradient that is not finite leaves the whole old state as it is
-    (parameters, statistics, queue, centre, target, optimiser) and is counted.
+    If the loss or gradient is not finite, the parameters, statistics, queue, centre,
+    target and optimiser state are unchanged, and the step is counted as skipped.
 
     Args:
       method: a `methods.base.Method`.
       tx: an optax transformation whose update takes `rate` and `step` (train/optim.py).
       schedule: step -> the learning rate.
-      prepare: what is left to do to a batch on the device: colours, where tf.data drew
-        only their random numbers.
+      prepare: the part of the augmentation that runs on the device (see
+        `data.augment_device.prepare`).
     """
 
     def step(state, batch):
