@@ -207,7 +207,7 @@ def _torch(side, u, view):
 
 
 def _sides(side, u, v, view):
-    """Height and width of crops [..., 2]; u draws the area, v the log of the aspect."""
+    """Height and width of crops [..., 2]: area linear in u, log of aspect in v."""
     share = view.area[0] + (view.area[1] - view.area[0]) * u
     area = side[..., 0] * side[..., 1] * share
     low, high = np.log(view.aspect)

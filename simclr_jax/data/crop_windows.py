@@ -1,6 +1,6 @@
 """Crop windows of many square pictures at once, equal to those of `augment.window`.
 
-TensorFlow draws one window in a call. Here its generator, the counter-based Philox
+TensorFlow draws one window per call. Here its generator, the counter-based Philox
 4x32-10 (Salmon et al., 2011), and its sampler of crops work on numpy arrays of many
 pictures, and give the same window for a crop on the device as for one on the host.
 """

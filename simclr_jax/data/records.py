@@ -106,7 +106,7 @@ class Records:
         return lambda indices: (image[indices], label[indices])
 
     def _load_records(self, indices):
-        """One read for each record, by several threads: the disk may be a network's."""
+        """One read for each record, by several threads, as a disk may be remote."""
         parts = np.array_split(indices, min(THREADS, max(1, len(indices))))
         payloads = self._pool.map(lambda part: [*map(self._payload, part)], parts)
         return self._parse([p for part in payloads for p in part], indices)

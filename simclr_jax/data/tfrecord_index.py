@@ -59,7 +59,7 @@ def index_files(
     """The saved index of TFRecord files; it is built and saved if there is none.
 
     Its name has a hash of the files' names, sizes and times, so that a changed file
-    gets a new index. Several processes may build it at once: they write the same.
+    gets a new index. Processes that build it at once all write the same content.
 
     Args:
       files: paths, all on one storage.

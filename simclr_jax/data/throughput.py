@@ -19,7 +19,7 @@ from simclr_jax.data.sampler import Sampler
 from simclr_jax.data.sources import Source
 from simclr_jax.data.view import View
 
-PIXELS = 2**23  # most pixels in the views of a measured batch: less than a second
+PIXELS = 2**23  # largest measured batch, in pixels of all views: under a second
 WARM_UP = 2  # batches before the measurement, during which functions are traced
 ENDLESS = 2**40  # steps
 

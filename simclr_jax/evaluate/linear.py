@@ -35,10 +35,11 @@ def linear(
 ) -> dict[str, Any]:
     """Top-1 accuracy of logistic regression on arrays of features.
 
-    The features are those of centre crops, without augmentation, which no paper uses;
-    the papers' protocol is `linear_augmented`. Features are standardised by the mean
-    and deviation of `train`. The loss is mean cross-entropy + l2/2 |kernel|^2, convex;
-    L-BFGS starts at zero and uses all pictures at every step, so nothing is random.
+    This is a quick check that no paper uses; the papers' protocol, with augmentation,
+    is `linear_augmented`. Here the features are those of centre crops, standardised by
+    the mean and deviation of `train`. The loss is mean cross-entropy + l2/2 |kernel|^2,
+    convex; L-BFGS starts at zero and uses all pictures at every step, so nothing is
+    random.
 
     The training features are on the mesh, split by rows, and must fit into its memory
     (ImageNet's, [1.28M, 2048], take 10.5 GB).

@@ -54,7 +54,7 @@ def squared_distances(a: jax.Array, b: jax.Array) -> jax.Array:
     """|a - b|^2 of all pairs, accurate also far from the origin.
 
     t-SimCNE's coordinates grow to hundreds while neighbours are less than 1 apart, so
-    |a|^2 - 2 ab + |b|^2 would lose its leading digits. Instead the differences are
+    |a|^2 - 2 ab + |b|^2 would suffer from cancellation. So the differences are
     squared, one coordinate at a time, and computed again for the gradient: an array
     [2, N, 2, M, D], 2 GB for 1024 images in 128 dimensions, is never in memory.
 

@@ -43,9 +43,9 @@ class BatchNorm(nn.Module):
 
     Under jit the statistics are those of the whole batch, over all devices. With
     `groups` > 1 each group of N / groups consecutive rows has its own statistics. The
-    groups do not depend on the number of devices; consecutive rows of a sharded batch
-    are on one device, so no image is moved. The running statistics are then the means
-    over the groups.
+    groups do not depend on the number of devices; a sharded batch keeps consecutive
+    rows together, so no image is moved. The running statistics are then the means over
+    the groups.
 
     The variance is biased (divided by the count), in the running statistics too.
     """

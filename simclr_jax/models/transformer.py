@@ -114,7 +114,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         n, tokens, dim = x.shape
-        init = self.initializers.dense(dim, dim)  # the fans of q, k and v separately
+        init = self.initializers.dense(dim, dim)  # q, k, v count as separate matrices
         qkv = Dense(3 * dim, init, name="qkv")(x)
         qkv = qkv.reshape(n, tokens, 3, self.heads, dim // self.heads)
         q, k, v = (qkv[:, :, i] for i in range(3))

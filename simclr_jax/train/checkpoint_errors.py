@@ -57,7 +57,7 @@ def not_read(directory: os.PathLike, step: int, cause: Exception) -> CheckpointE
 
 
 def describe(cause: Exception) -> str:
-    """A short description: the beginning and the end of a long message of Orbax."""
+    """A short description of an error; long messages are shortened in the middle."""
     if classify(cause) is not Category.OTHER:
         return reason(cause)
     text = " ".join(str(cause).split()) or type(cause).__name__
