@@ -19,14 +19,14 @@ CONFIG = "--config."
 
 
 class UsageError(Exception):
-    """The call or the config is wrong; nothing was started."""
+    """The command line or the config is wrong; nothing was started."""
 
 
 class Preempted(BaseException):
     """The run was asked to stop before its end; the same command resumes it.
 
-    Like KeyboardInterrupt it is no Exception, so that no handler of errors on the way
-    catches it.
+    Like KeyboardInterrupt, it is not a subclass of Exception, so that no
+    `except Exception` catches it.
     """
 
 
@@ -37,8 +37,8 @@ class Parser(argparse.ArgumentParser):
         """
         Args:
           prog: the command, such as "simclr_jax plan".
-          description: printed above the options as it stands.
-          example: a complete call, printed below them.
+          description: printed unchanged above the options.
+          example: a complete command line, printed below them.
         """
         super().__init__(
             prog=prog,
@@ -111,11 +111,11 @@ def usage_errors(*, started: bool = False) -> Iterator[None]:
     """Turns a ValueError, or a path that cannot be used, into a UsageError.
 
     Args:
-      started: whether work may be lost already; then a bucket that denies access is
-        not the caller's error, and the run is to be tried again.
+      started: whether the command has started its work; then a bucket that denies
+        access is not a usage error, as the same command may succeed later.
 
     Raises:
-      UsageError: with the message of the error.
+      UsageError: with the message of the original error.
     """
     try:
         yield
@@ -127,7 +127,7 @@ def usage_errors(*, started: bool = False) -> Iterator[None]:
 
 def _is_usage_error(error: Exception, started: bool) -> bool:
     if type(error) is ValueError:
-        return True  # the usual case loads no more
+        return True  # the usual case, without the imports below
     from simclr_jax.data.errors import STORAGE, UnreadablePicture
     from simclr_jax.storage.errors import BucketDenied, BucketUnavailable
 
@@ -141,12 +141,12 @@ def _is_usage_error(error: Exception, started: bool) -> bool:
 def run_and_exit(main: Callable[[list[str]], None]) -> None:
     """Runs a command on the process's arguments and ends the process.
 
-    The exit code is 0 for done, 1 for a failure while running, 2 for an error in the
-    call or the config, 75 if the same command should be tried again. With any code but
-    0 the process ends by `os._exit`: with several processes, the ordinary exit waits
-    minutes for peers that wait for this one.
+    The exit code is 0 for success, 1 for a failure while running, 2 for an error in the
+    command line or the config, 75 if the same command should be tried again. With any
+    code but 0 the process ends by `os._exit`: with several processes, an ordinary exit
+    waits minutes for peers that in turn wait for this process.
     """
-    # Orbax logs hundreds of lines about what then arrives here as one exception.
+    # Orbax logs hundreds of lines about an error that it then raises; see below.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _without_closed_loops
@@ -170,6 +170,6 @@ def run_and_exit(main: Callable[[list[str]], None]) -> None:
 
 
 def _without_closed_loops(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Hides errors of Orbax's other writes on the loop that a failed one closed."""
+    """Ignores errors of Orbax's writes whose event loop a failed write has closed."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)

@@ -71,8 +71,8 @@ def report(
     Args:
       stages: as returned by `throughput.stages`.
       whole: as returned by `throughput.measure`.
-      batch: images of a step.
-      step_ms: milliseconds of a step.
+      batch: images per step.
+      step_ms: milliseconds per step.
     """
     total = 1e3 / whole.images_per_core_second
     lines = [f"{'':14}{'ms an image':>12}{'images/s a core':>18}"]

@@ -27,10 +27,10 @@ MAY_SET = (
     *("evaluate.", "data.name", "data.data_dir", "data.eval_split"),
     "data.bank_split",
 )
-TITLES = {"z": "z, its projection"}  # of features in the table
+TITLES = {"z": "z, its projection"}  # row titles of features
 COLUMNS = {"knn": ("kNN", 6), "linear": ("linear", 7), "map2d": ("map", 6)}
 
-Row = tuple[str, dict[str, float]]  # of the table: title, {protocol: accuracy}
+Row = tuple[str, dict[str, float]]  # title, {protocol: accuracy}
 
 
 def main(argv: list[str]) -> None:
@@ -71,7 +71,7 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     """The arguments, and the changes of the config.
 
     Raises:
-      UsageError: a name or a key is not allowed, with the nearest right spelling.
+      UsageError: an invalid name or key; the message suggests or lists valid ones.
       SystemExit: for unknown arguments; the message is printed.
     """
     parser = common.Parser(
@@ -110,10 +110,10 @@ def say(text: str) -> None:
 def score(
     evaluation: "Evaluation", protocol: str, feature: str, *, trained: bool = True
 ) -> float:
-    """Evaluates, keeps the score and prints it; returns the accuracy in [0, 1]."""
+    """Evaluates, saves and prints the score; returns the accuracy in [0, 1]."""
     from tqdm import tqdm
 
-    with common.usage_errors(started=True):  # settings that do not suit the data
+    with common.usage_errors(started=True):  # settings that are invalid for this data
         if protocol == "linear_augmented":
             with tqdm(desc=protocol, unit="step", disable=None) as bar:
 
@@ -136,7 +136,7 @@ def keep(evaluation: "Evaluation", protocol: str, name: str, result: dict) -> fl
 
 
 def evaluate_quickly(evaluation: "Evaluation", workdir: str) -> None:
-    """The table and the pictures."""
+    """Prints the table of accuracies and writes the plots."""
     import jax
 
     evaluation.features()
@@ -152,7 +152,7 @@ def evaluate_quickly(evaluation: "Evaluation", workdir: str) -> None:
 
 
 def score_rows(evaluation: "Evaluation") -> list[Row]:
-    """The quick protocols of all features; of h also by the untrained encoder."""
+    """Scores of the quick protocols: h of the untrained encoder, then all features."""
     trained = f"after {evaluation.step} steps"
     rows = [
         (f"h, untrained {evaluation.config.encoder.name}", "h", False),
@@ -170,7 +170,7 @@ def score_rows(evaluation: "Evaluation") -> list[Row]:
 
 
 def pixel_rows(evaluation: "Evaluation") -> list[Row]:
-    """The classic maps of the pixels of all pictures, by map2d."""
+    """Scores of the PCA and t-SNE maps of the pixels of all pictures, by map2d."""
     count = len(evaluation.train) + len(evaluation.test)
     if evaluation.map_limit_exceeded:
         say(f"{count} pictures are too many for maps of their pixels.")
@@ -184,7 +184,7 @@ def pixel_rows(evaluation: "Evaluation") -> list[Row]:
 
 
 def table(rows: list[Row], *, maps: bool) -> str:
-    """The accuracies in %, with a column for maps if there are some."""
+    """The accuracies in % as text; with a column for map2d if `maps`."""
 
     def line(title, texts):
         cells = (f"{texts.get(p, ''):>{width}}" for p, (_, width) in COLUMNS.items())

@@ -19,7 +19,7 @@ EXAMPLE = "python -m simclr_jax pretrain --help"
 
 
 def main() -> None:
-    """Runs the command that the process's arguments name and ends the process."""
+    """Runs the command named by the process's arguments, then ends the process."""
     common.run_and_exit(run)
 
 

@@ -32,10 +32,10 @@ def main(argv: list[str]) -> None:
     from simclr_jax.plan import compiler
     from simclr_jax.plan.report import report
 
-    jax.config.update("jax_platforms", "cpu")  # for what is computed while tracing
+    jax.config.update("jax_platforms", "cpu")  # for computations during tracing
     with common.usage_errors():
         source = None
-        if args.input:  # opened first, as compiling takes minutes
+        if args.input:  # checked first: compiling takes minutes
             folder, split = c.data.data_dir, c.data.split
             source = open_source(args.input, data_dir=folder, split=split)
         plan = planning.plan(

@@ -37,10 +37,10 @@ def main(argv: list[str]) -> None:
 
 
 def read(argv: list[str]) -> "tuple[ConfigDict, str]":
-    """The config and the work directory that the arguments name.
+    """Parses the command line: the config and the work directory.
 
     Raises:
-      UsageError: with the nearest right spelling of what is wrong.
+      UsageError: an invalid config or path; may suggest the nearest valid name.
       SystemExit: for unknown arguments; the message is printed.
     """
     parser = common.Parser(

@@ -117,7 +117,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def chip_hours_text(row: Row) -> str:
-    """`LOW to HIGH CHIP`, or "-" where no plan has this row's step."""
+    """`LOW to HIGH CHIP`, or "-" for a row without a plan."""
     hours = chip_hours(row)
     if row.plan is None or hours is None:
         return "-"
@@ -129,7 +129,7 @@ def chip_hours_text(row: Row) -> str:
 
 
 def reproduce(row: Row, args: argparse.Namespace, changes: Changes) -> None:
-    """Prints what a row is; with --workdir and without --launch also runs it."""
+    """Prints a row and its commands; with --workdir, not --launch, also runs them."""
     from simclr_jax.experiment import reproduction
 
     print(description(row, changes))
@@ -152,7 +152,7 @@ def description(row: Row, changes: Changes) -> str:
     """What was published, where our recipe differs, and the user's changes.
 
     Raises:
-      ValueError: for changes that the config does not take.
+      ValueError: a change is invalid for the config.
     """
     from simclr_jax.experiment import reproduction
 
@@ -173,7 +173,7 @@ def description(row: Row, changes: Changes) -> str:
 
 
 def launch_lines(row: Row, commands: list[list[str]], workdir: str) -> str:
-    """The same commands for clusters; see launch/README.md."""
+    """The commands for each launcher; see launch/README.md."""
     *training, evaluation = commands
     lines = ["\nOne of these; fill in the capitals, see launch/README.md:"]
     for launcher in LAUNCHERS:
@@ -187,7 +187,7 @@ def run_command(command: list[str], root: str) -> None:
     """Runs a command of this package and forwards SIGTERM to it.
 
     Args:
-      command: with its interpreter.
+      command: the Python interpreter and its arguments.
       root: folder of the package, for PYTHONPATH.
 
     Raises:
@@ -201,11 +201,11 @@ def run_command(command: list[str], root: str) -> None:
         for child in children:
             child.terminate()
 
-    # Ctrl-C reaches the child directly; it then saves, and this process waits for it.
+    # Ctrl-C also reaches the child, which then saves; this process waits for it.
     handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: stop}
     previous = {number: signal.signal(number, f) for number, f in handlers.items()}
     children.append(subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}))
-    if stopped:  # while there was no child yet
+    if stopped:  # by a signal that arrived before the child was started
         stop()
     code = children[0].wait()
     for number, handler in previous.items():
@@ -221,12 +221,12 @@ def check_card(name: str, workdir: str) -> None:
     """Writes the card of a work directory; if it has one, compares the two.
 
     Args:
-      name: of the row, or "" for the one that matches.
+      name: of the row; "" to look for the one that matches.
       workdir: of a finished run.
 
     Raises:
-      ValueError: no row matches, or what is there is damaged.
-      SystemExit: the card is not that of the work directory; the lines are printed.
+      ValueError: no row matches, or a file of the work directory is damaged.
+      SystemExit: the card differs from the work directory; the lines are printed.
     """
     from etils import epath
 
@@ -250,7 +250,7 @@ def write_card(row: Row, workdir: str, written: str) -> None:
     """Writes the card of a finished run and prints it.
 
     Raises:
-      ValueError: as `experiment.cards.make`.
+      ValueError: as in `experiment.cards.make`.
     """
     from simclr_jax.experiment.cards import make
 

@@ -19,8 +19,8 @@ from simclr_jax.train.checkpoint_errors import (
     CheckpointUnavailable,
 )
 
-HEARTBEAT = 60  # seconds without one after which a peer counts as lost
-LOST = (  # in the errors of collectives and of the coordination service
+HEARTBEAT = 60  # seconds without a heartbeat after which a peer counts as lost
+LOST = (  # texts in errors of collectives and of the coordination service
     *("Gloo", "NCCL", "Connection closed by peer", "Connection reset", "heartbeat"),
     *("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "Barrier"),
 )
@@ -34,15 +34,15 @@ SMALLER = (
 
 # A later try may succeed; see docs/buckets.md.
 UNAVAILABLE = (BucketUnavailable, BucketDenied, CheckpointUnavailable)
-# Reported by their message alone, without a stack.
+# Reported by their message alone, without a traceback.
 FAILURES = (CheckpointError, FloatingPointError, UnreadablePicture, *STORAGE)
 
 
 def join_cluster() -> None:
-    """Joins the other processes of the run, where there are any.
+    """Joins the other processes of the run, if there are any.
 
-    Three variables name them explicitly (launch/local.sh sets them); otherwise JAX
-    looks for a cluster that it supports: TPU slices, Slurm, Open MPI.
+    Three environment variables describe them (launch/local.sh sets these); otherwise
+    JAX looks for a cluster that it supports: TPU slices, Slurm, Open MPI.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     if all(name in os.environ for name in names):
@@ -59,9 +59,9 @@ def join_cluster() -> None:
 
 
 def exit_on_sigterm() -> None:
-    """Until a run has something to save, SIGTERM raises Preempted.
+    """Makes SIGTERM raise Preempted, until a StopSignal replaces this handler.
 
-    With several processes JAX's service catches the signal, and StopSignal asks it.
+    With several processes, JAX's preemption service handles the signal instead.
     """
 
     def handler(*_):
@@ -77,8 +77,8 @@ class StopSignal:
     def __init__(self, preempted: Callable[[int], bool]):
         """
         Args:
-          preempted: steps done -> whether any process received the signal; asked where
-            there are several processes, whose service catches it.
+          preempted: steps done -> whether any process received the signal; only used
+            with several processes, where JAX's preemption service handles the signal.
         """
         self._several = jax.process_count() > 1
         self._preempted = preempted
@@ -96,10 +96,10 @@ class StopSignal:
 
 
 class Watchdog:
-    """Ends a process whose peers hang, which no exception would report.
+    """Ends this process if its peers hang, which raises no exception.
 
-    It is reset by calling it: a step can only be dispatched while earlier ones end.
-    Compiling the first one may take long, hence its own limit.
+    The training loop calls it at each sign of progress, which resets the timer. The
+    first step includes compilation, so the first limit is longer.
     """
 
     def __init__(self, seconds: float = 1800.0, first: float = 7200.0):
@@ -143,6 +143,6 @@ def report(error: BaseException) -> int:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether a collective failed because another process is gone."""
+    """Whether a collective failed because another process has ended."""
     several = jax.process_count() > 1
     return several and any(sign in str(error) for sign in LOST)

@@ -46,7 +46,7 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, Changes]:
     """The arguments of a command and the changes of its config.
 
     Raises:
-      UsageError: a name is unknown, with the nearest right spelling.
+      UsageError: an unknown name; the message suggests the nearest valid one.
       SystemExit: for an unknown argument; the message is printed.
     """
     command = argv[0]

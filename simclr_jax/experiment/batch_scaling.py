@@ -1,27 +1,28 @@
-"""A recipe at another batch size: what it does per step, scaled to the images seen.
+"""Runs a recipe at another batch size: scales the moving averages updated per step.
 
-At batch B, where the recipe was made for B0, a step sees k = B / B0 times as many
-images. What is defined per step follows the power rule: where a share x of the old
-value was kept at a step, x^k is kept, so that after as many images the same share is
-left ("How to Scale Your EMA", arXiv:2307.13813). It applies to
+If a recipe was made for batch size B0, a step at batch size B sees k = B / B0 times as
+many images. An average that keeps a share x of its old value per step then keeps x^k,
+so that the same share is left after the same number of images ("How to Scale Your
+EMA", arXiv:2307.13813). This power rule applies to
 
 - `ema` of the target. Where it grows to 1 over the run, its first value is scaled and
-  the cosine stays, as in BYOL's own preset for batch 512; this differs from scaling the
-  value of each step by about k |k - 1| (1 - ema)^2 / 8 at most.
+  the cosine is unchanged, as in BYOL's preset for batch size 512; this differs from
+  scaling the value of each step by at most about k |k - 1| (1 - ema)^2 / 8.
 - `centre_momentum` of DINO's centre.
 - batch norm's running statistics, of encoder and heads.
 
-Nothing changes in what counts epochs (warm-ups, `delay_epochs`, `milestones`), in what
-is relative to the length of the run (every schedule), nor in
+These settings are not scaled:
 
-- MoCo's `queue`, which counts keys, one an image: its oldest key is as many images old
-  at any batch, and so as far behind an encoder that follows by ema^k.
-- `encoder.bn_group`, a number of images at any batch.
+- Numbers of epochs (warm-ups, `delay_epochs`, `milestones`) and settings relative to
+  the length of the run (every schedule).
+- MoCo's `queue`, a number of keys, one per image: at any batch size its oldest key was
+  computed the same number of images ago, and so differs as much from the encoder.
+- `encoder.bn_group`, a number of images.
+- The learning rate, which follows `optim.lr_scaling`, and settings that act through it
+  or were tuned with it: the optimiser's momenta, weight decay, `lr_end`, `clip`.
+- Numbers of steps of the run itself: `steps`, `log_every`, `checkpoint`, `evaluate`.
 
-The rate follows `optim.lr_scaling`. What acts through the rate, or was tuned together
-with it, is left alone: the optimiser's momenta, weight decay, `lr_end`, `clip`. So are
-the settings of the run itself that count steps: `steps`, `log_every`, `checkpoint`,
-`evaluate`. No rule makes up for the negatives that a smaller batch lacks.
+Nothing compensates for the smaller number of negatives in a smaller batch.
 """
 
 import math
@@ -33,23 +34,23 @@ from ml_collections import ConfigDict
 from simclr_jax.models.norm import MOMENTUM
 from simclr_jax.train import schedules
 
-PER_STEP = ("ema", "centre_momentum")  # keywords of methods: the share kept at a step
+PER_STEP = ("ema", "centre_momentum")  # keywords of methods: the share kept per step
 
 
 class Kept(NamedTuple):
-    """The share of the old value that is kept at a step."""
+    """The share of the old value that an average keeps per step."""
 
     method: dict[str, float]  # by keyword
     batch_norm: float
 
 
 def image_ratio(c: ConfigDict) -> float:
-    """k, how many times as many images a step sees as in the recipe; 1 if it is off."""
+    """k, the batch size divided by the recipe's; 1 if `recipe_batch_size` is 0."""
     return c.data.batch_size / c.recipe_batch_size if c.recipe_batch_size else 1.0
 
 
 def kept_per_step(c: ConfigDict) -> Kept:
-    """The shares at the batch size in use."""
+    """The shares at the batch size of the run."""
     k = image_ratio(c)
     method = {key: power(c.method[key], k) for key in PER_STEP if key in c.method}
     return Kept(method, power(MOMENTUM, k))
@@ -65,7 +66,7 @@ def table(c: ConfigDict, *, images: int, normed: bool) -> str:
 
     Args:
       images: n, the size of the training split.
-      normed: whether there is a batch norm.
+      normed: whether the networks have batch norm.
     """
     old, new = c.recipe_batch_size, c.data.batch_size
     kept = kept_per_step(c)
@@ -80,7 +81,7 @@ def table(c: ConfigDict, *, images: int, normed: bool) -> str:
 
 
 def counts(c: ConfigDict, images: int) -> dict[str, Callable[[int], str]]:
-    """{name: batch size -> text} of what is set by the image but counted in steps."""
+    """{name: batch size -> text}: lengths fixed in images, expressed in steps."""
 
     def warmup(batch_size):
         rule, epochs = c.optim.length, c.optim.warmup_epochs
@@ -95,5 +96,5 @@ def counts(c: ConfigDict, images: int) -> dict[str, Callable[[int], str]]:
 
 
 def rounded(x: float) -> str:
-    """A number in (0, 1) with two significant digits of 1 - x."""
+    """x as text; a number in (0, 1) with two significant digits of 1 - x."""
     return str(round(x, 1 - math.floor(math.log10(1 - x)))) if 0 < x < 1 else str(x)

@@ -1,4 +1,4 @@
-"""From a config to the parts of its run: data, method, optimiser, state, step."""
+"""Builds the parts of a run from its config: data, method, optimiser, state, step."""
 
 import functools
 import zlib
@@ -33,7 +33,7 @@ INIT = zlib.crc32(b"init")
 
 
 class Run(NamedTuple):
-    """The parts of a run, for its data and mesh."""
+    """The parts of a run, built for its data set and mesh."""
 
     method: Method
     tx: optax.GradientTransformationExtraArgs  # see train/optim.py
@@ -50,10 +50,10 @@ class Run(NamedTuple):
 def open_data(c: ConfigDict, split: str, workdir: str) -> Source:
     """Opens a split of the config's data set.
 
-    Process 0 does so before the others, which read what it downloads or indexes.
+    Process 0 opens it first; the others then read what it has downloaded or indexed.
 
     Raises:
-      ValueError: as `open_source`.
+      ValueError: as in `open_source`.
     """
     with multihost.process_0_first():
         return open_source(
@@ -62,17 +62,20 @@ def open_data(c: ConfigDict, split: str, workdir: str) -> Source:
 
 
 def recipe(c: ConfigDict) -> tuple[View, ...]:
-    """The views that the config draws of every picture."""
+    """The views that the config's augmentation makes of every picture."""
     return schema.call("augment", c.augment, size=c.data.image_size)
 
 
 def length(c: ConfigDict, images: int) -> tuple[int, int]:
-    """Total and warm-up steps of a run on a training split of so many images.
+    """Total and warm-up steps of a run.
 
-    Where `steps` sets the total, the warm-up is at most a tenth of it.
+    If `steps` sets the total, the warm-up is at most a tenth of it.
+
+    Args:
+      images: n, the size of the training split.
 
     Raises:
-      ValueError: `epochs` is less than a step.
+      ValueError: `epochs` is less than one step.
     """
     n, batch = images, c.data.batch_size
     total = c.steps or schedules.total_steps(c.optim.length, n, c.epochs, batch)
@@ -83,7 +86,7 @@ def length(c: ConfigDict, images: int) -> tuple[int, int]:
 
 
 def step_counts(c: ConfigDict, images: int) -> dict[str, int]:
-    """The steps of the run and of an epoch, as arguments of factories."""
+    """The steps of the run and of an epoch, as keyword arguments of factories."""
     total, _ = length(c, images)
     return {"total_steps": total, "steps_per_epoch": images // c.data.batch_size}
 
@@ -96,8 +99,8 @@ def build_method(c: ConfigDict, *, images: int, classes: int) -> Method:
     method = schema.call("method", section, encoder, options, **step_counts(c, images))
     if not (c.probe.enabled and classes):
         return method
-    # Where the optimiser leaves the probe alone, its decay is an L2 term of the loss,
-    # as long as that is what the optimiser's own decay is, too.
+    # If the optimiser does not decay the probe, an L2 term of the loss does, provided
+    # that the optimiser's decay is an L2 term (coupled), too.
     excluded = not c.probe.adapted and c.optim.name in COUPLED
     decay = c.optim.weight_decay if excluded else 0.0
     return with_probe(method, classes, views=c.probe.views, weight_decay=decay)
@@ -124,7 +127,7 @@ def peak_rate(c: ConfigDict) -> float:
 def build_optimiser(
     c: ConfigDict, *, images: int, probing: bool
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimiser; without decay and adaptation of the probe unless `adapted`."""
+    """The optimiser; it decays and adapts the probe only if `probe.adapted`."""
     section = c.optim.to_dict()
     if probing and not c.probe.adapted:
         for rule in ("no_decay", "no_adaptation"):
@@ -143,7 +146,7 @@ def build_optimiser(
 
 
 def assemble(c: ConfigDict, mesh: Mesh, *, images: int, classes: int) -> Run:
-    """Builds all parts of a run; nothing is computed yet.
+    """Builds all parts of a run; computes no arrays.
 
     Args:
       images: n, the size of the training split.
@@ -163,7 +166,7 @@ def assemble(c: ConfigDict, mesh: Mesh, *, images: int, classes: int) -> Run:
     init = functools.partial(_initial_state, c.seed, method, tx, views)
     shapes = jax.eval_shape(init)
     batch = Batch(label=jax.ShapeDtypeStruct((n,), jnp.int32), views=views)
-    # Traced for the errors of a loss that cannot be computed.
+    # Tracing the loss raises its errors before any array is computed.
     with jax.set_mesh(mesh):
         jax.eval_shape(method.loss, shapes.params, shapes.for_loss(), batch, shapes.rng)
 
@@ -172,7 +175,8 @@ def assemble(c: ConfigDict, mesh: Mesh, *, images: int, classes: int) -> Run:
         placement = sharding.fsdp(mesh, shapes)
     else:
         placement = jax.tree.map(lambda _: replicated, shapes)
-    # Drawn replicated and then moved, so that every placement has the same numbers.
+    # Initialised as replicated and then resharded, so that the values do not depend on
+    # the placement.
     compiled = jax.jit(init, out_shardings=replicated)
     return Run(
         method,
@@ -218,7 +222,7 @@ def _notes(
 
 
 def train_step(c: ConfigDict, run: Run, mesh: Mesh) -> jax.stages.Wrapped:
-    """The run's jitted (state, batch) -> (state, metrics), which donates the state."""
+    """The jitted step, (state, batch) -> (state, metrics); it donates the state."""
     prepare = (
         augment_device.prepare(recipe(c)) if c.data.colour == "device" else lambda b: b
     )
@@ -230,10 +234,11 @@ def train_step(c: ConfigDict, run: Run, mesh: Mesh) -> jax.stages.Wrapped:
 
 
 def batch_shapes(c: ConfigDict, mesh: Mesh, *, labels: bool) -> Batch:
-    """The shapes, on the mesh, of the batches that a step gets.
+    """The shapes, with shardings, of a batch of the training step.
 
-    The data set is not read: with small views on the device, the pictures are assumed
-    to fit into memory, so that they are cut there too (see `data/decoded_cache.py`).
+    The data set is not read. With `data.colour="device"` and small views, the decoded
+    pictures are assumed to fit into memory, so that the device crops them, too (see
+    `data/decoded_cache.py`).
     """
     n, views = c.data.batch_size, expand(recipe(c))
     by_batch = sharding.by_batch(mesh)

@@ -1,7 +1,7 @@
-"""The card of a run: what was measured beside what was published, and what differs.
+"""The card of a run: its score, the published one, and differences of the recipes.
 
-It is made from config.json, data.json and results.json of the work directory alone, so
-that it can be made again from these.
+It is computed only from config.json, data.json and results.json of the work directory,
+so that it can be recreated from them.
 """
 
 import json
@@ -20,8 +20,8 @@ from simclr_jax.reproduce.card import is_intact
 from simclr_jax.reproduce.rows import ROWS, Row, entry, runs
 from simclr_jax.suggest import check_name
 
-# Fields of which a reproduction may have other values: the seed, how the state is
-# sharded, and what a resumed run may change. A score has its own settings beside it.
+# Fields that may differ in a reproduction: the seed, how the state is sharded, and what
+# a resumed run may change. The settings of an evaluation are stored with its score.
 FREE = ("seed", "placement", *config.MAY_CHANGE)
 
 
@@ -29,15 +29,15 @@ def make(row: Row, workdir: str, written: str) -> dict[str, Any]:
     """The card of a work directory, without its own fingerprint.
 
     Args:
-      row: which the run reproduces.
-      workdir: of all stages, after pretrain and evaluate.
-      written: "with the run" if this machine has also done the run, else "afterwards".
+      row: the row that the run reproduces.
+      workdir: the folder of all stages, after pretrain and evaluate.
+      written: "with the run" if this machine also did the run, else "afterwards".
 
     Returns:
       row, published, measured in % (None: not run), difference (None if the two are
       not comparable), refused (why they are not), reproduction (whether the recipe is
-      the row's), departures (in what it is not), step, seed, environment and
-      fingerprints.
+      the row's), departures (its differences from the row's), step, seed, environment
+      and fingerprints.
 
     Raises:
       ValueError: there is no run, or one of its files is damaged.
@@ -73,13 +73,13 @@ def make(row: Row, workdir: str, written: str) -> dict[str, Any]:
 
 
 def verify(card: dict[str, Any], row: Row, workdir: str) -> list[str]:
-    """The fields of a card that differ from its work directory as it is now.
+    """The fields of a card that differ from the current state of its work directory.
 
     Returns:
       lines that begin with the field; [] if all agree.
 
     Raises:
-      ValueError: as `make`.
+      ValueError: as in `make`.
     """
     current = make(row, workdir, card["environment"]["written"])
     ignored = ("environment", "fingerprint", "migrated")
@@ -113,7 +113,7 @@ def find_row(workdir: str) -> str:
     """The name of the row that a run without a card reproduces.
 
     Raises:
-      ValueError: if that is not exactly one row.
+      ValueError: not exactly one row matches.
     """
     departed = {}
     for name, row in ROWS.items():
@@ -132,17 +132,17 @@ def find_row(workdir: str) -> str:
     raise ValueError(f"{workdir} does not match one row. {hint}. Use ROW --card DIR.")
 
 
-# Whether the recipe is the row's.
+# Differences from the row's recipe.
 
 
 def all_departures(row: Row, workdir: str) -> list[str]:
-    """In what a row's runs and the score depart from the row; lines with the field."""
+    """Differences of a row's runs and score from the row: a line for each field."""
     lines = []
     for text, folder in runs(row, workdir):
         stage = f"{epath.Path(folder).name}, " if row.stages > 1 else ""
         lines += [f"{stage}{line}" for line in departures(row, text, folder)]
     score = read_score(row, workdir)
-    if score:  # it may be of an earlier step than the last
+    if score:  # it may have been measured before the last step
         _, folder = runs(row, workdir)[-1]
         saved = config.restored(read_saved(folder))
         images = read_saved(folder, "data.json")["pictures"]
@@ -152,7 +152,7 @@ def all_departures(row: Row, workdir: str) -> list[str]:
 
 
 def departures(row: Row, text: str, folder: str) -> list[str]:
-    """In what one run departs from the row: lines that begin with the field.
+    """Differences of one run from the row: lines that begin with the field.
 
     Args:
       row: the row.
@@ -184,12 +184,12 @@ def _is_published(row: Row, line: str) -> bool:
 
 
 def fingerprint_of_recipe(configs: list[dict[str, Any]]) -> str:
-    """Of the plain configs of a row's runs, without the fields that may differ."""
+    """Of the plain configs of a row's runs, without the fields in `FREE`."""
     return fingerprint.of_json([_fixed(c) for c in configs])
 
 
 def _fixed(c: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A plain config without `FREE` and the work directory that the run starts from."""
+    """A plain config without the fields in `FREE` and init_from."""
     fixed = {}
     for key, value in c.items():
         path = f"{prefix}{key}"
@@ -217,7 +217,7 @@ def evaluation(row: Row, c: dict[str, Any], score: dict[str, Any]) -> dict[str, 
 
     Args:
       row: the row.
-      c: a plain config, whose settings are used where there is no score.
+      c: a plain config; its settings are used if there is no score.
       score: as returned by `read_score`.
     """
     data = c["data"]
@@ -234,7 +234,7 @@ def evaluation(row: Row, c: dict[str, Any], score: dict[str, Any]) -> dict[str, 
 
 
 def environment(written: str) -> dict[str, Any]:
-    """Versions and devices of this process, with which a card is written."""
+    """Versions and devices of this process, which writes the card."""
     devices = jax.devices()
     return {
         "written": written,

@@ -1,4 +1,4 @@
-"""Config files: read, changed from the command line, stored as JSON, compared."""
+"""Reads config files, overrides keys, converts to and from JSON, and compares."""
 
 import contextlib
 import json
@@ -16,17 +16,17 @@ from simclr_jax.suggest import check_name, nearest
 
 Changes = Sequence[tuple[str, str]]  # (key, text) pairs, such as ("optim.lr", "0.1")
 
-MAY_CHANGE = (  # when a run is resumed
+MAY_CHANGE = (  # keys, or their beginnings, that may change when a run is resumed
     *("log_every", "patience", "checkpoint.", "evaluate.", "data.data_dir"),
     "data.colour",
 )
 
 
 def read(text: str, changes: Changes) -> ConfigDict:
-    """The config of `load`, changed by `override`, checked by `schema.check`.
+    """Loads a config, applies changes and checks the result.
 
     Raises:
-      ValueError: as these.
+      ValueError: as in `load`, `override` and `schema.check`.
     """
     c = load(text)
     override(c, changes)
@@ -37,8 +37,8 @@ def read(text: str, changes: Changes) -> ConfigDict:
 def load(text: str) -> ConfigDict:
     """Reads `FILE.py` or `FILE.py:key=value,key=value`.
 
-    The file's `get_config` is called with these; its keyword-only arguments are the
-    keys.
+    The keys are keyword-only arguments of the file's `get_config`, which is called with
+    the values.
 
     Raises:
       ValueError: there is no such file, key or value, or the file raises an error.
@@ -81,10 +81,10 @@ def _errors_named(name: str) -> Iterator[None]:
 def override(c: ConfigDict, changes: Changes) -> None:
     """Applies changes in place.
 
-    A change of a section's `name` is applied first, as in `rename`.
+    A change of a section's `name` is applied first, by `rename`.
 
     Raises:
-      ValueError: an unknown key, with the nearest spelling, or a value of a wrong type.
+      ValueError: an unknown key (suggests the nearest), or a value of a wrong type.
     """
     for key, text in changes:
         part, _, last = key.partition(".")
@@ -108,9 +108,9 @@ def override(c: ConfigDict, changes: Changes) -> None:
 def rename(c: ConfigDict, part: str, name: str) -> None:
     """Rebuilds a section for another factory, with that factory's defaults.
 
-    What the config had set to something else than the old factory's default stays, if
-    the new factory has the same keyword; so do keys of the section that belong to no
-    factory, such as optim.lr.
+    Values that differ from the old factory's defaults are kept if the new factory has
+    the same keyword. Keys of the section that belong to no factory, such as optim.lr,
+    are kept as well.
     """
     factories = schema.SECTIONS[part]
     check_name(name, factories, f"{part}.name")
@@ -125,12 +125,12 @@ def rename(c: ConfigDict, part: str, name: str) -> None:
 
 
 def plain(c: ConfigDict) -> dict[str, Any]:
-    """The config as nested dicts of what JSON can hold."""
+    """The config as nested dicts of JSON values."""
     return json.loads(json.dumps(c.to_dict()))
 
 
 def restored(saved: dict[str, Any]) -> ConfigDict:
-    """The config, locked, from what `plain` returned."""
+    """The locked config from the output of `plain`."""
 
     def with_tuples(x):
         if isinstance(x, dict):
@@ -150,7 +150,7 @@ def differences(
 
     Args:
       ignored: keys, or beginnings of keys, that are not compared.
-      prefix: of the keys, in the output.
+      prefix: added before the keys in the output.
 
     Returns:
       a line `key: was A, now B` for each value that differs.

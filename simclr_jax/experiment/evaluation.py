@@ -1,4 +1,4 @@
-"""A saved run, evaluated by the protocols; scores are kept in its results.json."""
+"""Evaluates a saved run by the protocols; stores scores in its results.json."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -35,10 +35,10 @@ def features(
     mesh: Mesh,
     on_progress: Callable[[], None] = lambda: None,
 ) -> Features:
-    """Features of all pictures of a source by the branch that the method keeps.
+    """Features of all pictures of a source, from the branch `Method.keep`.
 
     Args:
-      on_progress: called with each batch.
+      on_progress: called once per batch.
     """
     batches = pipeline.eval_batches(
         source,
@@ -51,7 +51,7 @@ def features(
 
 
 def frozen_encoder(run: build.Run, state: TrainState) -> FrozenEncoder:
-    """The branch that the method keeps."""
+    """The branch `Method.keep` of a state, for computing features."""
     method = run.method
     return FrozenEncoder(method.network.encode, method.features, *method.kept(state))
 
@@ -77,7 +77,7 @@ class Evaluation:
     """A saved run with the data to evaluate it on; features are computed once.
 
     Attributes:
-      config, run, state, step: of the run, with the newest checkpoint.
+      config, run, state, step: of the run, restored from its newest checkpoint.
       train, test: the sources whose features and labels the protocols compare.
       data: name and splits of the data set.
     """
@@ -85,10 +85,10 @@ class Evaluation:
     def __init__(self, workdir: str, mesh: Mesh, changes: Changes = ()):
         """
         Args:
-          changes: of the config: other data or `evaluate` settings.
+          changes: of the config's data or `evaluate` settings.
 
         Raises:
-          ValueError: as `open_saved` and `build.open_data`.
+          ValueError: as in `open_saved` and `build.open_data`.
           CheckpointError: the checkpoint cannot be read.
         """
         self._workdir, self._mesh = epath.Path(workdir), mesh
@@ -127,7 +127,7 @@ class Evaluation:
 
     @property
     def planar(self) -> bool:
-        """Whether the method's last feature is a map, of two dimensions."""
+        """Whether the method's last feature has two dimensions: a map to plot."""
         return self.features()[0].values[self.feature_names[-1]].shape[1] == 2
 
     def check_labelled(self, protocol: str) -> None:
@@ -136,7 +136,7 @@ class Evaluation:
             raise ValueError(f"{protocol} needs labels, and {self.data} has none.")
 
     def features(self, *, trained: bool = True) -> list[Features]:
-        """Of train and test, by the trained or by the newly initialised network."""
+        """Features of train and test, by the trained or a newly initialised network."""
         if trained not in self._features:
             state = self.state if trained else self.run.create()
             self._features[trained] = [
@@ -158,15 +158,15 @@ class Evaluation:
         Args:
           protocol: one of `schema.PROTOCOLS`.
           feature: one of `feature_names`.
-          trained: whether by the trained or by the newly initialised network;
-            linear_augmented has the trained one only.
-          progress: called by linear_augmented.
+          trained: whether to use the trained network or a newly initialised one;
+            linear_augmented always uses the trained one.
+          progress: called by linear_augmented with the steps done and the total.
 
         Returns:
           {"accuracy": in [0, 1], "count", "step", "settings", "data"}.
 
         Raises:
-          ValueError: as the protocol, such as for settings that do not suit the data.
+          ValueError: as in the protocol, such as settings invalid for the data.
         """
         settings = self.config.evaluate[protocol].to_dict()
         if protocol == "linear_augmented":
@@ -209,7 +209,7 @@ class Evaluation:
         return len(self.train) + len(self.test) > embedding_2d.MAX_PICTURES
 
     def pixel_maps(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Scores of the classic maps of the pixels: (name of the map, as `score`)."""
+        """Scores of the PCA and t-SNE maps of the pixels: (name, as from `score`)."""
         train, test = self.features()
         x = np.concatenate([pixels(self.config, s) for s in (self.train, self.test)])
         settings = self.config.evaluate.map2d.to_dict()
@@ -220,7 +220,7 @@ class Evaluation:
             yield name, self._described(result, 0, settings)
 
     def save(self, protocol: str, name: str, result: dict[str, Any]) -> None:
-        """Adds a score to results.json, under its protocol and name; on process 0."""
+        """Adds a score to results.json by protocol and name; only on process 0."""
         if jax.process_index():
             return
         path = self._workdir / "results.json"
@@ -229,10 +229,10 @@ class Evaluation:
         files.write(str(path), json.dumps(results, indent=2) + "\n")
 
     def draw(self) -> list[str]:
-        """Writes embedding.png and curves.png, if there is enough to draw.
+        """Plots embedding.png and curves.png, if there is enough data for them.
 
         Returns:
-          the names of these and of results.json, as far as they exist.
+          the names of these files and of results.json, without those that do not exist.
         """
         train, test = self.features()
         names, path = self.test.class_names, self._workdir / "embedding.png"

@@ -19,7 +19,7 @@ from simclr_jax.zoo.export import ExportResult
 from simclr_jax.zoo.network import ExportedNetwork
 from simclr_jax.zoo.verification.verify import verification_batches
 
-MODULES = {  # of a network, by part
+MODULES = {  # modules of a network, by the part to export
     "encoder": ("encoder",),
     "encoder+head": ("encoder", "projector"),
     "encoder+classifier": ("encoder", "probe"),
@@ -27,7 +27,7 @@ MODULES = {  # of a network, by part
 
 
 class ReadNetwork(NamedTuple):
-    """A network to export, and what its export is verified and described with."""
+    """A network to export, and the data to verify and describe the export."""
 
     network: ExportedNetwork
     expected: list[dict[str, np.ndarray]]  # outputs for each of `verification_batches`
@@ -44,8 +44,9 @@ def export_network(
 ) -> ExportResult:
     """Writes the newest checkpoint of a work directory in a foreign format.
 
-    It is the branch that the method keeps, in float32 whatever it was trained in. The
-    file is verified in its own runtime before it gets its name, see `export.write`.
+    It is the branch `Method.keep`, in float32 whatever dtype it was trained in. The
+    file is verified in its own runtime before it is renamed to `out`, see
+    `export.write`.
 
     Args:
       workdir: of a run, finished or not, or of an import.
@@ -135,8 +136,8 @@ def _arrays(saved: SavedRun) -> dict[str, np.ndarray]:
 def _forward(method: Method, arrays: dict[str, np.ndarray], part: str) -> Callable:
     """(arrays, images [N, S, S, 3]) -> the part's outputs, {name: [N, D]}.
 
-    The function fills in zeros for arrays that it does not get: no output of the part
-    depends on them.
+    The function replaces missing arrays by zeros: no output of the part depends on
+    them.
     """
     shapes = {path: x.shape for path, x in arrays.items()}
 
@@ -146,7 +147,7 @@ def _forward(method: Method, arrays: dict[str, np.ndarray], part: str) -> Callab
         params, stats = tree["params"], tree.get("batch_stats", {})
         probe = params.pop("probe", None)
         features = method.features(method.network.encode(params, stats, images))
-        # An index would be a gather wherever the number of images is free.
+        # Indexing would become a gather where the batch size is symbolic.
         outputs = {name: jnp.squeeze(x, 0) for name, x in features.items()}
         if part == "encoder+head":
             return outputs
@@ -160,7 +161,7 @@ def _forward(method: Method, arrays: dict[str, np.ndarray], part: str) -> Callab
 def _outputs(
     forward: Callable, arrays: dict[str, np.ndarray], batches: list[np.ndarray]
 ) -> list[dict[str, np.ndarray]]:
-    """The outputs for each batch, computed as one: rows do not depend on each other."""
+    """The outputs for each batch, computed as one batch: rows are independent."""
     with jax.default_matmul_precision("highest"):
         outputs = jax.device_get(jax.jit(forward)(arrays, np.concatenate(batches)))
     ends = np.cumsum([len(images) for images in batches])[:-1]

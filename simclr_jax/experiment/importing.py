@@ -23,15 +23,15 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 class ImportResult(NamedTuple):
-    """What was imported from a file and what was not."""
+    """The arrays that were imported from a file, and those that were not."""
 
     format: str
     source: str  # name of the file or folder
     sha256: str
     config: str  # configs/NAME.py:key=value
-    num_arrays: int  # of our state that came from the file
+    num_arrays: int  # number of arrays of our state that came from the file
     newly_initialised: list[str]  # layers that the file does not have
-    unused: dict[str, int]  # arrays of the file that were not imported, by expression
+    unused: dict[str, int]  # numbers of arrays not imported, by pattern
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def import_checkpoint(
     Args:
       format: one of `catalog.READERS`.
       source: the file, or the folder or prefix for a format of several files.
-      workdir: a new one.
+      workdir: a new or empty folder, or that of an interrupted import.
       changes: of the config, such as ("data.name", "my_pictures").
 
     Raises:
@@ -142,7 +142,7 @@ def _save(
     arrays: dict[str, np.ndarray],
     result: ImportResult,
 ) -> None:
-    """Writes the work directory; the checkpoint, without which it is no run, last."""
+    """Writes the work directory; the checkpoint, which completes the import, last."""
     c, data, run = imported
     with jax.set_mesh(sharding.make_mesh()):
         state = _with_arrays(run.create(), arrays).replace(step=np.int32(run.total))

@@ -1,4 +1,4 @@
-"""Parameters and statistics of a run, taken from the checkpoint of another run."""
+"""Initialises parameters and statistics from the checkpoint of another run."""
 
 from collections.abc import Collection
 from typing import Any
@@ -20,20 +20,20 @@ from simclr_jax.tree import by_path, with_leaves
 def with_saved_arrays(
     c: ConfigDict, run: build.Run, mesh: Mesh, workdir: str
 ) -> build.Run:
-    """The run with a first state that has arrays of the run in `c.init_from`.
+    """The run, with arrays of the run `c.init_from` copied into its initial state.
 
-    From the branch that the other run's method keeps come all parameters and statistics
-    whose path and shape match, also for the target where there is one; with the same
-    method, each branch comes from the same branch. The rest, such as a new last layer
-    or a predictor, is newly initialised, and so are the optimiser, a queue or a centre,
-    and the count of steps.
+    Parameters and statistics are copied where path and shape match: from the same
+    branch if both runs have the same method, otherwise from the branch `Method.keep` of
+    the other run, also to the target. Everything else is newly initialised: layers
+    without a match, such as a new last layer or a predictor, the optimiser, a queue or
+    a centre, and the step.
 
     Args:
       c: the config of the run.
       workdir: of the run; once it holds a checkpoint, c.init_from is not read.
 
     Raises:
-      ValueError: c.init_from is no work directory or has no checkpoint yet, or no array
+      ValueError: c.init_from is not a work directory or has no checkpoint, or no array
         of its encoder matches.
       StorageNotShared: the processes do not see the same checkpoints in workdir.
       CheckpointError: the checkpoint of c.init_from cannot be read.
@@ -100,10 +100,10 @@ def _name(folder: str, saved: SavedRun) -> str:
 
 
 def _describe(c: ConfigDict, run: build.Run, params: Any, stats: Any, name: str) -> str:
-    """Lines on what is taken, what is newly initialised and what is not used.
+    """Lines on the arrays that are copied, newly initialised and not used.
 
     Raises:
-      ValueError: if nothing of the encoder is taken.
+      ValueError: no array of the encoder is copied.
     """
     new, old = by_path(run.shapes.params), by_path(params)
     matching = [k for k, x in new.items() if k in old and old[k].shape == x.shape]

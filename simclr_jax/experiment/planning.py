@@ -1,4 +1,4 @@
-"""What a config's training step takes on TPUs that need not be present."""
+"""Memory and time of a config's training step on TPUs that need not be present."""
 
 import math
 from typing import Any
@@ -28,8 +28,8 @@ def plan(
 ) -> dict[str, Any]:
     """Compiles the training step of a config for a topology.
 
-    Only the step: before the first one every chip holds the whole state for a moment,
-    also where placement=fsdp then splits it.
+    The plan covers the step only: during initialisation every chip briefly holds the
+    whole state, even if placement=fsdp then shards it.
 
     Args:
       c: the config.
@@ -41,24 +41,24 @@ def plan(
     Returns:
       fits: whether the step fits into memory.
       hbm_bytes_per_chip: of the state, a batch, all temporaries and the program;
-        buffers that the next state reuses count once. If it does not fit: what the
-        compiler reports, which may be the temporaries alone.
-      hbm_missing_bytes: of a chip, 0 if it fits; a part of its memory is not available
-        to programs.
-      hbm_capacity_bytes: of a chip.
-      chips: how many.
-      bytes_per_image: from the hosts to the chips, with its views and their draws.
+        buffers that the next state reuses count once. If it does not fit: the number
+        in the compiler's message, which may be that of the temporaries alone.
+      hbm_missing_bytes: per chip, 0 if it fits; a part of a chip's memory is not
+        available to programs.
+      hbm_capacity_bytes: per chip.
+      chips: the number of chips.
+      bytes_per_image: sent from the hosts to the chips, with all views and draws.
       steps: of the run.
-      flops_by_definition: a chip's part of the products and convolutions of a step in
-        its jaxpr; padding does not count.
-      And, if it fits, of a step: flops_per_chip, the same as compiled;
-        hbm_traffic_bytes, of a chip; roof_ms and est_ms, which bound its time from
-        below and estimate it, and communication_ms, part of both; collectives, a list
-        of {"kind", "count", "bytes"}; loops_of_unknown_length. Of the run:
-        images_per_second_bound; hours and chip_hours, each by roof and by estimate.
+      flops_by_definition: a chip's share of the floating-point operations of matrix
+        products and convolutions in the step's jaxpr, without padding.
+      And, if it fits, per step: flops_per_chip, the same in the compiled program;
+        hbm_traffic_bytes, per chip; roof_ms and est_ms, a lower bound and an estimate
+        of its time, and communication_ms, included in both; collectives, a list of
+        {"kind", "count", "bytes"}; loops_of_unknown_length. For the run:
+        images_per_second_bound; hours and chip_hours, each as [bound, estimate].
 
     Raises:
-      ValueError: an unsupported topology, or a batch that it does not divide.
+      ValueError: an unsupported topology, or a batch size that does not divide over it.
     """
     mesh = sharding.make_mesh(compiler.devices(topology))
     schema.check_batch(c, mesh.size, 1, images)
@@ -98,12 +98,12 @@ def size(tree: Any) -> int:
 def measure_input(
     c: ConfigDict, source: Source, seconds: float = 5.0
 ) -> dict[str, float | str]:
-    """Measures what one core of this machine makes of pictures.
+    """Measures the throughput of the input pipeline on one core of this machine.
 
     Returns:
-      name: of the pictures.
-      images_per_core_second: with all their views.
-      bytes_read_per_image: encoded; 0 if the pictures are kept in memory, decoded.
+      name: of the data set.
+      images_per_core_second: pictures per second, each with all its views.
+      bytes_read_per_image: encoded; 0 if decoded pictures are kept in memory.
     """
     measured = throughput.measure(
         source,

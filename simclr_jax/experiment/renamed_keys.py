@@ -1,4 +1,4 @@
-"""Config keys that have other names now, so that older work directories open."""
+"""Renamed config keys, so that older work directories can still be opened."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -16,22 +16,22 @@ def row_config(row: Row, text: str, changes: Changes) -> ConfigDict:
     """The config of one of a row's runs.
 
     Args:
-      row: whose changes are applied first.
+      row: the row; its changes are applied first.
       text: as returned by `runs`.
-      changes: the user's.
+      changes: the user's changes.
 
     Raises:
-      ValueError: as `config.read`.
+      ValueError: as in `config.read`.
     """
     of_row = [*row.changes.items(), *row.evaluation.items()]
     return config.read(f"{ROOT}/{text}", [*of_row, *changes])
 
 
 def changed_fields(row: Row, changes: Changes) -> dict[str, list[str]]:
-    """What a user's changes alter: lines `key: was A, now B`, by config.
+    """The fields that a user's changes alter: lines `key: was A, now B`, by config.
 
     Raises:
-      ValueError: for changes that the config does not take.
+      ValueError: a change is invalid for the config.
     """
     lines = {}
     for text, _ in runs(row, "DIR"):
@@ -43,9 +43,9 @@ def changed_fields(row: Row, changes: Changes) -> dict[str, list[str]]:
 
 
 def commands(row: Row, workdir: str, changes: Changes) -> list[list[str]]:
-    """The commands that train and evaluate a row, in order, as arguments of Python.
+    """The commands that train and evaluate a row, as arguments of the interpreter.
 
-    Changes of an evaluation protocol's settings go to the last, which evaluates.
+    The last command evaluates; it gets the changes of evaluation protocols' settings.
     """
     protocols = tuple(f"evaluate.{name}." for name in schema.PROTOCOLS)
     training = [pair for pair in changes if not pair[0].startswith(protocols)]

@@ -1,4 +1,4 @@
-"""What a config may hold: a factory's keyword-only signature is a section's schema."""
+"""The schema of configs: a section has its factory's keyword-only arguments."""
 
 import ast
 import functools
@@ -32,7 +32,7 @@ PROTOCOLS: dict[str, Callable] = {
     "linear_augmented": linear_augmented,
     "map2d": map2d,
 }
-CHOICES = {  # of the fields whose value is one of a few names
+CHOICES = {  # fields whose value is one of a few names
     "optim.lr_scaling": tuple(SCALINGS),
     "optim.schedule": tuple(SHAPES),
     "optim.length": tuple(LENGTHS),
@@ -86,7 +86,7 @@ def call(part: str, settings: Mapping[str, Any], *args: Any, **derived: Any) -> 
       part: one of SECTIONS.
       settings: the section; of its keys, the factory gets those that it declares.
       args: positional arguments of the factory.
-      derived: arguments that follow from the run; passed where the factory has them.
+      derived: arguments that depend on the run; passed if the factory has them.
 
     Raises:
       ValueError: a key of the factory is missing in the section, or the factory
@@ -109,10 +109,10 @@ def child(tree: Mapping[str, Any] | ConfigDict, key: str, parent: str) -> Any:
 
 
 def parse(text: str, like: Any, key: str) -> Any:
-    """The text of a command line as a value of the type of `like`.
+    """Parses text from the command line as a value of the type of `like`.
 
     Raises:
-      ValueError: it is not of that type; names the key.
+      ValueError: the text is not of that type; the message names the key.
     """
     if isinstance(like, str):
         return text
@@ -137,7 +137,7 @@ def _literal(text: str) -> Any:
 
 
 def _similar(value: tuple, like: tuple, key: str) -> bool:
-    """Whether the items are of the same type and as many; of texts, any number."""
+    """Whether both have items of the same type and number; of strings, any number."""
     if all(isinstance(item, str) for item in like):
         return all(isinstance(item, str) for item in value)
     return (len(value) == len(like) or key in ANY_LENGTH) and all(
@@ -181,8 +181,8 @@ def check_batch(c: ConfigDict, devices: int, processes: int, images: int) -> Non
     """Checks the batch size against the devices and the data set.
 
     Args:
-      devices: over which each microbatch must divide.
-      processes: for the message.
+      devices: number of devices, over which each microbatch must divide.
+      processes: number of processes, for the message.
       images: n, the size of the training split, which a batch must not exceed.
 
     Raises:

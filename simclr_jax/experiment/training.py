@@ -1,4 +1,4 @@
-"""Training as a config describes it, from the last checkpoint or the first step."""
+"""Trains as a config describes, from the newest checkpoint or from step 0."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -44,7 +44,7 @@ def prepare(c: ConfigDict, workdir: str, mesh: Mesh) -> Training:
     """Opens the data, builds the run and records it in the work directory.
 
     Raises:
-      ValueError: the config cannot be run, or not in this work directory.
+      ValueError: the config is invalid, or differs from that of the work directory.
       CheckpointError: the run of `init_from` cannot be read.
     """
     source = build.open_data(c, c.data.split, workdir)
@@ -59,9 +59,9 @@ def prepare(c: ConfigDict, workdir: str, mesh: Mesh) -> Training:
 def knn_evaluator(
     c: ConfigDict, run: build.Run, source: Source, mesh: Mesh, workdir: str
 ) -> Evaluator | None:
-    """The kNN accuracy of h on the evaluation split, as {"knn_accuracy"}.
+    """A function that returns the kNN accuracy of h as {"knn_accuracy": value}.
 
-    None where the config does not ask for it, or where a split has no labels.
+    None if the config does not enable it, or if a split has no labels.
     """
     if not (c.evaluate.every and source.classes):
         return None
@@ -99,16 +99,17 @@ def train(
     """Trains to the last step, or until it is asked to stop; the state is then saved.
 
     Args:
-      stop_signal: called once there is a state to save, with (steps done -> whether
-        any process was preempted); returns (steps done -> whether to stop).
-      on_progress: called whenever the run gets on.
+      stop_signal: called once there is a state to save. Its argument is a function,
+        steps done -> whether any process was preempted; so is its result, steps done
+        -> whether to stop.
+      on_progress: called whenever the run makes progress.
 
     Returns:
       the state and the steps done, fewer than the run's total if it was stopped.
 
     Raises:
       StorageNotShared: the processes do not see the same checkpoints.
-      Diverged, CheckpointError: as `loop.run`.
+      Diverged, CheckpointError: as in `loop.run`.
     """
     c, run, _, evaluate, mesh, workdir = training
     checkpoints = Checkpoints(
@@ -116,7 +117,7 @@ def train(
         **c.checkpoint,
         # The branch to evaluate and export; DINO's is the target.
         metadata={"method": c.method.name, "keep": run.method.keep},
-        before_commit=lambda: log.copy(),  # no checkpoint is ahead of the metrics
+        before_commit=lambda: log.copy(),  # no checkpoint is newer than the metrics
     )
     first_step = checkpoints.latest or 0
     multihost.check_shared(str(first_step), checkpoints.directory)
@@ -147,7 +148,7 @@ def train(
 def _first_state(
     training: Training, log: Log, on_progress: Callable[[], None]
 ) -> TrainState:
-    """The state at step 0; logs the accuracy of arrays that come from another run."""
+    """The state at step 0; with `init_from`, logs its kNN accuracy."""
     state = training.run.create()
     if training.run.init_note and training.evaluate:
         accuracy = training.evaluate(state, on_progress)["knn_accuracy"]
@@ -183,7 +184,7 @@ def _batches(training: Training, first_step: int) -> Iterator[Batch]:
 
 
 def describe(training: Training, first_step: int, log: Log) -> None:
-    """Logs what the run consists of."""
+    """Logs a description of the run."""
     c, run, source, _, mesh, workdir = training
     n, batch_size = len(source), c.data.batch_size
     parameters = sum(x.size for x in jax.tree.leaves(run.shapes.params))
@@ -208,7 +209,7 @@ def describe(training: Training, first_step: int, log: Log) -> None:
 
 
 def _warnings(training: Training) -> list[str]:
-    """Lines on settings whose effect may surprise."""
+    """Lines on settings whose effect may be unexpected."""
     c, run, source = training.config, training.run, training.source
     n, lines = len(source), []
     if c.steps:

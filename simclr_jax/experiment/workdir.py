@@ -1,4 +1,4 @@
-"""The work directory of a run: its config and data on record, and its state."""
+"""The work directory of a run: its saved config, data set sizes and state."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from simclr_jax.train.checkpoint import restore_latest
 
 
 class SavedRun(NamedTuple):
-    """A run as its work directory has it."""
+    """A run restored from its work directory."""
 
     config: ConfigDict
     run: build.Run
@@ -33,7 +33,7 @@ class SavedRun(NamedTuple):
 def read_saved(workdir: str | os.PathLike, name: str = "config.json") -> dict[str, Any]:
     """A JSON object that a run has written, such as config.json or data.json.
 
-    Keys of a config that were renamed since have their new names.
+    Config keys that have been renamed since are returned by their new names.
 
     Raises:
       ValueError: the file is missing or damaged.
@@ -59,7 +59,7 @@ def saved_config(
     """The config of a run, with changes.
 
     Raises:
-      ValueError: as `read_saved`, `config.override` and `schema.check`.
+      ValueError: as in `read_saved`, `config.override` and `schema.check`.
     """
     c = config.restored(read_saved(workdir))
     config.override(c, changes)
@@ -71,7 +71,7 @@ def data_sizes(workdir: str | os.PathLike) -> dict[str, int]:
     """The images and classes of a run's training split, as arguments of `assemble`.
 
     Raises:
-      ValueError: as `read_saved`.
+      ValueError: as in `read_saved`.
     """
     data = read_saved(workdir, "data.json")
     return {"images": data["pictures"], "classes": data["classes"]}
@@ -83,11 +83,11 @@ def open_saved(
     """A run with the state of its newest checkpoint.
 
     Args:
-      mesh: which the state is restored to.
+      mesh: the mesh on which the state is restored.
       changes: of the config, such as ("encoder.dtype", "float32").
 
     Raises:
-      ValueError: as `saved_config`; or there is no checkpoint yet.
+      ValueError: as in `saved_config`; or there is no checkpoint yet.
       CheckpointError: the checkpoint cannot be read.
     """
     c = saved_config(workdir, changes)
@@ -98,12 +98,12 @@ def open_saved(
 
 
 def record_run(c: ConfigDict, source: Source, workdir: str | os.PathLike) -> None:
-    """Writes config.json and data.json; once a run has started there, checks them.
+    """Writes config.json and data.json; if a run has started, compares them first.
 
     A run has started when a step was logged or a checkpoint saved.
 
     Raises:
-      ValueError: the run there has another config or data set, with the differences.
+      ValueError: config or data set differ from the run's; lists the differences.
       StorageNotShared: the processes do not share the work directory.
     """
     folder = epath.Path(workdir)
@@ -151,7 +151,7 @@ def check_inputs(c: ConfigDict, workdir: str) -> None:
       workdir: an absolute path; once it has checkpoints, init_from is not read.
 
     Raises:
-      ValueError, BucketDenied, BucketUnavailable: as `check_folder`.
+      ValueError, BucketDenied, BucketUnavailable: as in `check_folder`.
     """
     folders = [c.data.data_dir]
     if has_scheme(c.data.name):
