@@ -9,22 +9,22 @@ import math
 from typing import NamedTuple
 
 GIB = 2**30
-HOP, LAUNCH = 1e-6, 2e-6  # seconds: from one chip to the next, and to start
+HOP, LAUNCH = 1e-6, 2e-6  # seconds: per hop between chips, and to start a collective
 
 
 class Chip(NamedTuple):
-    """A kind of chip. A device is what JAX counts: a core, or a whole chip."""
+    """A kind of chip. A JAX device is a core of a chip, or a whole chip."""
 
-    devices: int  # of a chip
-    hbm: float  # bytes of memory, of a chip
-    peak: float  # multiplications and additions of bfloat16 a second, of a chip
-    bandwidth: float  # bytes a second to and from memory, of a chip
+    devices: int  # per chip
+    hbm: float  # bytes of main memory per chip
+    peak: float  # bfloat16 multiplications and additions per second and chip
+    bandwidth: float  # bytes per second to and from main memory, per chip
     clock: float  # Hz
-    link: float  # bytes a second in one direction
-    ring: int  # the shortest side of a topology that is closed to a ring
+    link: float  # bytes per second in one direction
+    ring: int  # sides of a topology of at least this length are closed to rings
 
 
-CHIPS = {  # by the device_kind of JAX
+CHIPS = {  # by JAX's device_kind
     "TPU v2": Chip(2, 16 * GIB, 46e12, 700e9, 0.70e9, 62e9, 16),
     "TPU v3": Chip(2, 32 * GIB, 123e12, 900e9, 0.94e9, 70e9, 16),
     "TPU v4": Chip(1, 32 * GIB, 275e12, 1228e9, 1.05e9, 45e9, 4),
@@ -37,12 +37,12 @@ CHIPS = {  # by the device_kind of JAX
 def collective_seconds(
     kind: str, size: int, sides: tuple[int, ...], chip: Chip
 ) -> float:
-    """The time of a collective on a grid of chips, by hops and bytes.
+    """Estimates the time of a collective on a grid of chips from hops and bytes.
 
     Args:
-      kind: of the collective, as in the compiled program, such as "all-reduce".
-      size: bytes of the whole buffer, gathered or reduced.
-      sides: of the smallest box that contains the participating chips.
+      kind: name in the compiled program, such as "all-reduce".
+      size: bytes of the whole buffer that is gathered or reduced.
+      sides: of the smallest box that contains the participating chips, in chips.
       chip: the kind of chip.
     """
     sides = tuple(side for side in sides if side > 1)

@@ -18,7 +18,7 @@ from jax.experimental import topologies
 from simclr_jax import fingerprint
 from simclr_jax.storage.paths import cache_folder
 
-ENVIRONMENT = {  # libtpu neither looks for a TPU's host nor locks other processes out
+ENVIRONMENT = {  # libtpu looks for no TPU host and does not lock out other processes
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -31,15 +31,15 @@ EXCEEDED = re.compile(
 )
 INTERVAL = 30.0  # seconds between messages while the compiler runs
 
-Progress = Callable[[str], None]  # is called with messages for the user
+Progress = Callable[[str], None]  # called with messages for the user
 
 
 class Compiled(NamedTuple):
     """A compiled program for one device; its text is empty if it does not fit."""
 
-    memory: int  # bytes that it takes, or that it would need
+    memory: int  # bytes that it takes, or would need
     text: str
-    available: int = 0  # bytes for programs, if it does not fit
+    available: int = 0  # bytes available to programs, if it does not fit
 
 
 def versions() -> dict[str, str]:
@@ -83,7 +83,7 @@ def compile_once(
 
     Args:
       lowered: the step.
-      topology: for which it is lowered.
+      topology: the topology that it is lowered for.
       progress: called when compilation starts and about every `INTERVAL` seconds.
     """
     flags = {name: os.environ[name] for name in FLAGS if os.environ.get(name)}
@@ -91,7 +91,7 @@ def compile_once(
     name = fingerprint.of_json(program)[:32]
     path = epath.Path(cache_folder()) / "plans" / f"{name}.json.gz"
     if path.exists():
-        with contextlib.suppress(OSError, ValueError, TypeError):  # damaged: compile
+        with contextlib.suppress(OSError, ValueError, TypeError):  # damaged: recompile
             return Compiled(*json.loads(gzip.decompress(path.read_bytes())))
     progress(f"compiling for {topology}, which takes minutes")
     with reporting("compiling", progress):
@@ -153,7 +153,7 @@ def parse_exceeded(message: str) -> tuple[int, int]:
 def reporting(
     task: str, progress: Progress, interval: float = INTERVAL
 ) -> Iterator[None]:
-    """Calls `progress` every `interval` seconds with the time that a task has taken."""
+    """Calls `progress` every `interval` seconds with the elapsed time of a task."""
     done, start = threading.Event(), time.monotonic()
 
     def report():

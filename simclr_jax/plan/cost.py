@@ -1,14 +1,15 @@
-"""What a step costs a device, computed from the text of its compiled program.
+"""The cost of a step on one device, computed from the text of its compiled program.
 
-Two times, between which a real step should lie; neither is measured:
+The time of a real step should lie between two computed times; neither is measured:
 
-- `estimate`: the compiler's estimated cycles of all operations, one after the other. It
-  counts 16-bit streams like 32-bit ones, and is too high where memory is the limit.
-- `roof`: for each operation the longer of the times that its multiplications take at
-  the chip's peak and its bytes at the memory's bandwidth. It leaves out all other
-  arithmetic, padding and waiting, and is too low.
+- `estimate`: the sum of the compiler's estimated cycles of all operations. It counts
+  16-bit data like 32-bit data, and is too high where memory bandwidth is the limit.
+- `roof`: a roofline bound, the sum over all operations of the longer of two times: its
+  multiplications at the chip's peak, and its bytes at the memory's bandwidth. It leaves
+  out all other arithmetic, padding and waiting, and is too low.
 
-Both include the collectives by hops and bytes (see chips.py), without any overlap.
+Both include the time of the collectives, estimated from hops and bytes (see chips.py),
+without overlap.
 """
 
 import collections
@@ -19,7 +20,7 @@ from typing import NamedTuple
 from simclr_jax.plan import hlo, operation
 from simclr_jax.plan.chips import Chip, collective_seconds
 
-Coords = Sequence[Sequence[int]]  # of devices on the grid of chips
+Coords = Sequence[Sequence[int]]  # of each device on the grid of chips
 COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all"),
 )
@@ -39,16 +40,16 @@ class Collective(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Of one device and step; times in seconds."""
+    """The cost of one step on one device; times in seconds."""
 
-    flops: int  # of products and convolutions, without padding and dilation
+    flops: int  # of matrix products and convolutions, without padding, dilation
     traffic: int  # bytes to and from main memory
     estimate: float
     roof: float
-    unknown: float  # part of the estimate, where the compiler has no cycles
-    communication: float  # part of both
+    unknown: float  # included in the estimate: operations without cycles
+    communication: float  # included in estimate and roof
     collectives: tuple[Collective, ...]
-    loops: int  # of unknown length, whose body is counted once
+    loops: int  # of unknown length; their bodies are counted once
 
 
 class _Totals:
@@ -71,7 +72,7 @@ def cost(text: str, chip: Chip, coords: Coords = ()) -> Cost:
     program, totals = hlo.parse(text), _Totals()
     _add_computation(program, program.entry, 1, totals, chip, coords)
     traffic = totals.traffic + totals.copied
-    memory = traffic * chip.devices / chip.bandwidth  # which a chip's devices share
+    memory = traffic * chip.devices / chip.bandwidth  # shared by a chip's devices
     return Cost(
         flops=totals.flops,
         traffic=traffic,
@@ -95,7 +96,7 @@ def _add_computation(
     chip: Chip,
     coords: Coords,
 ) -> None:
-    """Adds a computation that runs so many times."""
+    """Adds the cost of a computation that runs `times` times."""
 
     def add(computation: str, times: int) -> None:
         _add_computation(program, computation, times, totals, chip, coords)
@@ -147,7 +148,7 @@ def _extent(op: hlo.Op, coords: Coords) -> tuple[int, ...]:
 
 
 def _copied(op: hlo.Op) -> int:
-    """Bytes between main and fast memory; the type begins with (to, from)."""
+    """Bytes copied between main and fast memory; the type is (target, source, ...)."""
     target, source = hlo.arrays(op.type)[:2]
     return min(target.size, source.size) if target.in_hbm or source.in_hbm else 0
 
@@ -160,7 +161,7 @@ def _add_operation(
     totals: _Totals,
     chip: Chip,
 ) -> None:
-    """Adds an operation that computes."""
+    """Adds the cost of an operation that computes."""
     flops = operation.flops(program, op, types)
     traffic = operation.traffic(program, op, types)
     memory = traffic * chip.devices / chip.bandwidth

@@ -17,11 +17,11 @@ NAME = re.compile(r"%([\w.\-]+)")
 
 
 class Array(NamedTuple):
-    """One array of a type."""
+    """An array in an HLO type."""
 
     shape: tuple[int, ...]
     size: int  # bytes
-    in_hbm: bool  # in the chip's main memory, not in its fast one
+    in_hbm: bool  # in main memory, not in the chip's fast memory
 
 
 class Op(NamedTuple):
@@ -34,7 +34,7 @@ class Op(NamedTuple):
     rest: str  # attributes, metadata
 
     def called(self, attribute: str = "calls|to_apply") -> str:
-        """The name of the computation in an attribute, or ""."""
+        """The name of the computation in an attribute; "" without one."""
         match = re.search(rf"(?:{attribute})=%?([\w.\-]+)", self.rest)
         return match[1] if match else ""
 
@@ -59,12 +59,12 @@ def arrays(type_text: str) -> list[Array]:
 
 
 def size(type_text: str) -> int:
-    """Bytes of a type."""
+    """Bytes of all arrays of a type."""
     return sum(array.size for array in arrays(type_text))
 
 
 def hbm_size(type_text: str) -> int:
-    """Bytes of a type that are in main memory."""
+    """Bytes of the arrays of a type that are in main memory."""
     return sum(array.size for array in arrays(type_text) if array.in_hbm)
 
 
@@ -86,7 +86,7 @@ def parse(text: str) -> Program:
 
 
 def _op(name: str, text: str) -> Op:
-    """Parses `TYPE kind(operands), rest`; the type of a tuple is in brackets."""
+    """Parses `TYPE kind(operands), rest`; the type of a tuple is in parentheses."""
     end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
     type_text, call = text[:end], text[end:].strip()
     start = call.find("(")
@@ -97,7 +97,7 @@ def _op(name: str, text: str) -> Op:
 
 
 def _closing(text: str, start: int) -> int:
-    """The position at which the bracket that opens at `start` is closed."""
+    """The position of the parenthesis that closes the one at `start`."""
     depth = 0
     for position in range(start, len(text)):
         depth += (text[position] == "(") - (text[position] == ")")
@@ -109,9 +109,13 @@ def _closing(text: str, start: int) -> int:
 def group(op: Op) -> list[int]:
     """The first group of devices of a collective; [] for all devices.
 
-    In the text it is `{{0,1},{2,3}}`, or `[2,4]<=[4,2]T(1,0)`, that is [groups,
-    members] of all devices in the order of [4, 2] transposed, or
-    `mesh['data'=8] {'data':(2)2}`, two members along the middle axis of [2, 2, 2].
+    The text has one of three notations:
+
+    - `{{0,1},{2,3}}`: the groups.
+    - `[2,4]<=[4,2]T(1,0)`: all devices as an array of shape [4, 2], transposed and
+      reshaped to [2 groups, 4 members].
+    - `mesh['data'=8] {'data':(2)2}`: all devices as an array of shape [2, 2, 2], with
+      the 2 members of a group along the middle axis.
     """
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", op.rest):
         return _numbers(match[1])
@@ -135,14 +139,14 @@ def _numbers(text: str) -> list[int]:
 
 
 def trip_count(program: Program, loop: Op) -> int | None:
-    """The number of iterations of a while loop, None if the text does not have it."""
+    """The number of iterations of a while loop; None if the text does not state it."""
     if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(match[1])
     return _bound(program, loop.called("condition"))
 
 
 def _bound(program: Program, condition: str) -> int | None:
-    """The constant below which a counter from 0 has to be."""
+    """The constant in the condition of a loop whose counter starts at 0."""
     for op in program.computations.get(condition, []):
         constants = [
             program.constants[o] for o in op.operands if o in program.constants

@@ -1,4 +1,4 @@
-"""Multiplications and additions of a jaxpr, that is before any compilation."""
+"""Multiplications and additions of a jaxpr, counted before compilation."""
 
 import math
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from jax.extend import core
 
 
 def flops(jaxpr: core.Jaxpr) -> int:
-    """Multiplications and additions of all products and convolutions.
+    """Multiplications and additions of all matrix products and convolutions.
 
-    All branches of a condition count, and the body of a `while` once. So do operations
-    whose results are not used, which a compiler removes, such as the gradient with
-    respect to the first layer's input.
+    All branches of a conditional count, and the body of a `while` once. Operations
+    whose results are not used also count, though a compiler removes them, such as the
+    gradient with respect to the first layer's input.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -85,7 +85,7 @@ def products(
       stride: of the window.
       pad: before the first pixel.
       lhs_dilation: distance between two pixels of the input, 1 if not dilated.
-      rhs_dilation: the same of the kernel.
+      rhs_dilation: the same for the kernel.
     """
     count = 0
     for k in range(kernel):

@@ -35,7 +35,7 @@ def _dot(op: hlo.Op, types: dict[str, str]) -> int:
 
 
 def _convolution(op: hlo.Op, types: dict[str, str]) -> int:
-    """Without multiplications by padding or by the zeros of a dilated input."""
+    """Without multiplications by padding or by zeros of a dilated input."""
     image, kernel = (hlo.arrays(types[name])[0].shape for name in op.operands[:2])
     out = hlo.arrays(op.type)[0].shape
     match = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.rest)
@@ -76,7 +76,7 @@ def _windows(rest: str, axes: int) -> list[dict[str, int]]:
 
 
 def traffic(program: hlo.Program, op: hlo.Op, types: dict[str, str]) -> int:
-    """Bytes that an operation reads from and writes to main memory; as `flops`."""
+    """Bytes read from and written to main memory; arguments as in `flops`."""
     if op.kind == "dynamic-slice":
         return 2 * hlo.hbm_size(op.type)
     if op.kind == "dynamic-update-slice":
@@ -92,7 +92,7 @@ def traffic(program: hlo.Program, op: hlo.Op, types: dict[str, str]) -> int:
 
 
 def _in_place(program: hlo.Program, name: str) -> int:
-    """Bytes that a fusion ending in an update of a slice does not write."""
+    """Bytes that a fusion does not write, as it updates a slice in place."""
     ops = program.computations.get(name, [])
     types = {op.name: op.type for op in ops}
     saved = 0
@@ -106,12 +106,12 @@ def _in_place(program: hlo.Program, name: str) -> int:
 
 
 def _read(program: hlo.Program, name: str, number: int, whole: int) -> int:
-    """Bytes that a fusion reads of an operand, which may be slices only.
+    """Bytes of an operand that a fusion reads: all, or only slices.
 
     Args:
       program: the program.
       name: of the fused computation.
-      number: of the operand.
+      number: index of the operand.
       whole: bytes of the operand.
     """
     ops = program.computations.get(name, [])
@@ -121,7 +121,7 @@ def _read(program: hlo.Program, name: str, number: int, whole: int) -> int:
     if not aliases:
         return whole
     total = 0
-    for alias in aliases:  # bitcasts of the operand are appended on the way
+    for alias in aliases:  # the loop appends bitcasts of the operand
         for op in ops:
             if op.kind == "parameter" or alias not in op.operands:
                 continue

@@ -1,4 +1,4 @@
-"""A plan in numbers, as `python -m simclr_jax plan --json` writes it, and as text."""
+"""A plan as numbers, as `python -m simclr_jax plan --json` writes it, and as text."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from simclr_jax.plan.cost import Cost
 def run_numbers(
     step: Cost, chip: Chip, *, batch: int, steps: int, chips: int
 ) -> dict[str, Any]:
-    """A step's cost and that of the run, by the names they have in a plan.
+    """The costs of a step and of the run, under their keys in a plan.
 
     Args:
       step: the cost of one step on one device.
       chip: the kind of chip.
-      batch: images of a step.
+      batch: images per step.
       steps: of the run.
-      chips: how many.
+      chips: number of chips.
     """
     hours = [steps * step.roof / 3600, steps * step.estimate / 3600]
     return {
@@ -77,7 +77,7 @@ def _does_not_fit(plan: dict[str, Any]) -> str:
 
 
 def input_text(plan: dict[str, Any]) -> str:
-    """How many cores like the measured one supply the images/s of the chips."""
+    """How many cores, each like the measured one, can supply the chips with images."""
     images, measured = plan["images_per_second_bound"], plan["input"]
     speed, size = measured["images_per_core_second"], measured["bytes_read_per_image"]
     return (

@@ -1,6 +1,6 @@
 """card.json and card.md of a run: their fingerprint, files and text.
 
-What a card compares is in `experiment/cards.py`, which makes it from a work directory.
+`experiment/cards.py` makes the content of a card from a work directory.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Published numbers, each with the config of ours that reproduces it: a table of rows.
+"""A table of published numbers, each with our config that reproduces it.
 
 | file | one line for each |
 |---|---|
-| `rows.csv` | published number, with what it was published for and our config |
+| `rows.csv` | published number, with its paper, table, model and our config |
 | `differences.csv` | difference of our recipes from published ones, by its id |
 | `plans.csv` | step that `python -m simclr_jax plan` compiled, with its times |
 
@@ -66,13 +66,13 @@ class Row(NamedTuple):
     config: str  # in configs/, FILE.py[:key=value,...]
     changes: dict[str, str]  # of the config, by key
     protocol: str  # of the evaluation
-    features: str  # which are evaluated
+    features: str  # that are evaluated
     evaluation: dict[str, str]  # changes of the protocol's settings, by config key
     differences: tuple[Difference, ...]
     images: int  # of the training split
-    stages: int  # runs, each of which starts from the one before
+    stages: int  # number of runs; each starts from the previous one
     steps: int  # of all stages
-    plan: Plan | None  # whose step is the one of this row
+    plan: Plan | None  # whose step is that of this row
     internal: bool  # measured by this project, not published in a paper
 
 
@@ -88,7 +88,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _row(line: dict[str, str]) -> Row:
-    """A line of rows.csv with what it refers to.
+    """A line of rows.csv with the differences and the plan that it refers to.
 
     Raises:
       KeyError: an unknown id of a difference or config of a plan.
@@ -131,8 +131,8 @@ ROWS = {line["name"]: _row(line) for line in _read("rows.csv")}
 def runs(row: Row, workdir: str) -> list[tuple[str, str]]:
     """The runs of a row, in order, as pairs of a config and a work directory.
 
-    A config is what `--config` takes, relative to the project's root. All runs but the
-    first start from the work directory of the one before.
+    A config is an argument of `--config`, relative to the project's root. All runs but
+    the first start from the work directory of the previous one.
     """
     if row.stages == 1:
         return [(f"configs/{row.config}", workdir)]
@@ -146,9 +146,9 @@ def runs(row: Row, workdir: str) -> list[tuple[str, str]]:
 
 
 def chip_hours(row: Row) -> tuple[float, float] | None:
-    """Of all steps of a row: by the plan's roof and by its estimate.
+    """The chip-hours of all steps of a row: the plan's lower bound and its estimate.
 
-    Returns None where no plan has this row's step.
+    Returns None for a row without a plan.
     """
     if row.plan is None:
         return None

@@ -10,9 +10,9 @@ from simclr_jax.storage.errors import BucketDenied
 from simclr_jax.storage.paths import BUCKET, in_bucket, split
 from simclr_jax.storage.retry import retry_seconds, with_retries
 
-# Digits, small letters, dash, underscore, dot: cloud.google.com/storage/docs/buckets
+# Digits, lower-case letters, - _ and . (cloud.google.com/storage/docs/buckets).
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._\-]{1,220}[a-z0-9]")
-HIERARCHY = "google.cloud.storage_control_v2"  # by which Orbax removes its folders
+HIERARCHY = "google.cloud.storage_control_v2"  # Orbax removes folders with it
 LOGIN = "this machine has no credentials: gcloud auth application-default login"
 
 
@@ -31,7 +31,7 @@ def check_folder(path: str, *, write: bool = False) -> None:
       BucketDenied: there is no such bucket, or a permission is missing.
       BucketUnavailable: the storage did not respond until the retries timed out.
     """
-    retry_seconds()  # raises if its variable is invalid
+    retry_seconds()  # raises if its environment variable is invalid
     if in_bucket(path):
         _check_in_bucket(path, write)
     elif os.path.isfile(path):

@@ -1,9 +1,9 @@
 """Objects of Google Cloud Storage by their gs:// paths, as files and folders.
 
-TensorStore reads bytes, with a fifth of the processor time of google-cloud-storage,
-which does everything else. Every operation is repeated by `retry.with_retries`.
-A folder exists while an object lies in it; an empty folder is an empty object whose
-name ends in a slash, as in the console of Cloud Storage.
+Bytes are read by TensorStore, which takes a fifth of the processor time of
+google-cloud-storage; that does everything else. `retry.with_retries` retries every
+operation. A folder exists if it contains an object; an empty folder is an empty object
+whose name ends in a slash, as in the console of Cloud Storage.
 """
 
 import concurrent.futures
@@ -21,7 +21,7 @@ from simclr_jax.storage.paths import BUCKET, split
 from simclr_jax.storage.retry import with_retries
 
 COMMIT = "commit_success.txt"  # Orbax's mark of a complete checkpoint in a bucket
-FIELDS = "items(name,size,generation),prefixes,nextPageToken"  # of a list
+FIELDS = "items(name,size,generation),prefixes,nextPageToken"  # that a listing requests
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,7 +31,7 @@ class Stat(NamedTuple):
     """Metadata of an object or of a folder."""
 
     size: int = 0  # bytes
-    version: int = 0  # changes with the content; microseconds of the last change
+    version: int = 0  # time of the last change: microseconds, on disk nanoseconds
     is_folder: bool = False
 
 
@@ -53,7 +53,7 @@ def read(path: str, offset: int = 0, length: int | None = None) -> bytes:
     try:
         result = kvstore(bucket).read(name, byte_range=slice(offset, end)).result()
     except (ValueError, OSError):
-        result = None  # repeated below, where errors are translated
+        result = None  # retried below, where errors are translated
     if result is not None and result.state == "value":
         return result.value
 
@@ -74,7 +74,7 @@ def find(path: str) -> Stat | None:
       BucketDenied, BucketUnavailable.
     """
     lookups = [_find_object, _find_folder]
-    if "." not in path.rpartition("/")[2]:  # probably a folder: saves a request
+    if "." not in path.rpartition("/")[2]:  # probably a folder: try that first
         lookups.reverse()
     return lookups[0](path) or lookups[1](path)
 
@@ -148,7 +148,7 @@ def under(path: str) -> dict[str, Stat]:
 
 
 def write(path: str, data: bytes | str, *, only_new: bool = False) -> None:
-    """Writes an object atomically: readers see all of it or the one before.
+    """Writes an object atomically: readers see the whole old or new content.
 
     Args:
       only_new: whether to leave an existing object unchanged.
@@ -178,10 +178,10 @@ def make_folder(path: str) -> None:
 
 
 def append(path: str, data: bytes, offset: int) -> None:
-    """Appends bytes to an object of `offset` bytes, without sending those again.
+    """Appends bytes to an object of `offset` bytes, without uploading those again.
 
     Raises:
-      ValueError: it has another size.
+      ValueError: the object has another size.
     """
     part = blob(f"{path}.part")
     write(f"{path}.part", data)
@@ -190,7 +190,7 @@ def append(path: str, data: bytes, offset: int) -> None:
         before = blob(path)
         before.reload(**ONCE)
         if before.size == offset + len(data):
-            return  # done by a try whose response was lost
+            return  # an earlier try succeeded, but its response was lost
         if before.size != offset:
             raise ValueError(f"{path} has {before.size} bytes, not {offset}.")
         blob(path).compose(  # a new handle, without the checksums of `before`

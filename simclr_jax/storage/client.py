@@ -16,10 +16,10 @@ from simclr_jax.storage.paths import BUCKET, split
 from simclr_jax.storage.retry import with_retries
 
 THREADS = 16  # concurrent requests where there are many
-# A request is sent once, as `with_retries` repeats it; seconds to connect, and between
-# two bytes of the response.
+# Not retried by the client, as `with_retries` does so. Timeouts in seconds: to connect,
+# and between two bytes of the response.
 ONCE: dict[str, Any] = {"retry": None, "timeout": (10, 60)}
-# Few retries by TensorStore: google-cloud-storage repeats what fails, with messages.
+# Few retries: failed reads are repeated by google-cloud-storage, with messages.
 TENSORSTORE = {
     "gcs_request_retries": {
         "max_retries": 2,
@@ -42,7 +42,7 @@ def client() -> storage.Client:
     session = google.auth.transport.requests.AuthorizedSession(credentials)
     session.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=THREADS))
     result = storage.Client("none", credentials=credentials, _http=session)
-    # Otherwise it requests the bucket again after each missing object.
+    # Otherwise the client requests the bucket's metadata after each missing object.
     result._bucket_metadata_cache = None  # pyrefly: ignore[bad-assignment]
     return result
 
@@ -55,7 +55,7 @@ def anonymous() -> bool:
 
 @functools.cache
 def kvstore(bucket: str) -> ts.KvStore:
-    """TensorStore's view of a bucket, which reads bytes with little processor time."""
+    """A bucket as a TensorStore KvStore, which reads with little processor time."""
     spec = {"driver": "gcs", "bucket": bucket, "context": TENSORSTORE}
     return ts.KvStore.open(spec).result()
 

@@ -1,4 +1,4 @@
-"""Classes of storage errors, and the category of an error of any client.
+"""Classes of storage errors, and the classification of errors of all clients.
 
 Three clients access buckets: google-cloud-storage, for the operations of this package;
 TensorStore, for the arrays of checkpoints and for pictures; and TensorFlow, where TFDS
@@ -127,7 +127,7 @@ def _classify(error: BaseException) -> Category:
 
 
 def _by_text(text: str, code: str | None) -> Category:
-    """The category by the HTTP status in a message, which is exact, else by a code."""
+    """The category by the HTTP status in a message, else by the less exact code."""
     status = HTTP.search(text)
     if status and int(status[1]) in STATUS:
         return STATUS[int(status[1])]

@@ -11,14 +11,14 @@ from simclr_jax.storage import bucket
 from simclr_jax.storage.bucket import Stat
 from simclr_jax.storage.paths import in_bucket
 
-DESCRIPTORS = 512  # files kept open by one source; a process may often open 1,024
+DESCRIPTORS = 512  # open files per source; a common limit per process is 1,024
 
 
 class Storage(Protocol):
     """Reads and writes files; can be used by several threads.
 
     Attributes:
-      remote: whether a request costs more time than many bytes.
+      remote: whether the latency of a request exceeds the time to read many bytes.
     """
 
     remote: bool
@@ -48,7 +48,7 @@ class Storage(Protocol):
         ...
 
     def entries(self, path: str) -> tuple[list[str], list[str]]:
-        """Sorted names of the folders and of the files in a folder, links followed."""
+        """Sorted names of the folders and of the files in a folder; follows links."""
         ...
 
 

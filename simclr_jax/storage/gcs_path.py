@@ -1,7 +1,7 @@
-"""`epath.Path("gs://...")` by `storage.bucket`, for Orbax, TFDS and this package.
+"""`epath.Path("gs://...")` with `storage.bucket`, for Orbax, TFDS and this package.
 
 The default of etils is TensorFlow's file system. It retries a missing bucket without
-limit, reports no retries, and keeps a token after it was revoked. Importing this module
+limit, reports no retries, and keeps using a revoked token. Importing this module
 registers the class.
 """
 

@@ -6,14 +6,14 @@ import threading
 from simclr_jax.storage import bucket
 
 EVERY = 60.0  # seconds between two copies
-WHOLE = 2**20  # bytes up to which a whole file is sent: one request instead of four
+WHOLE = 2**20  # bytes; smaller files are sent whole: one request instead of four
 
 
 class Mirror:
     """Copies new content of the files in a folder to a bucket, in the background.
 
     Args:
-      folder: a local folder, to whose files content is only appended.
+      folder: a local folder; its files may only be appended to.
       target: an absolute path in a bucket.
       every: seconds between two copies.
     """
@@ -62,6 +62,6 @@ class Mirror:
             raise self._failure
 
     def close(self) -> None:
-        """Stops the background copies and sends the rest; raises as `copy`."""
+        """Stops the background copies and sends the rest; raises as in `copy`."""
         self._end.set()
         self.copy()

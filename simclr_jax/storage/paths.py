@@ -1,4 +1,4 @@
-"""Absolute paths from those of a user: local, or in a bucket."""
+"""Converts users' paths to absolute ones, which are local or in a bucket."""
 
 import os
 import posixpath
@@ -67,6 +67,6 @@ def split(path: str | os.PathLike) -> tuple[str, str]:
 
 
 def cache_folder() -> str:
-    """The user's folder for files of this package that can be made again."""
+    """The user's cache folder of this package, whose files can be recreated."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(root, "simclr_jax")

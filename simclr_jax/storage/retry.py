@@ -101,7 +101,7 @@ class OutageReporter:
                 say(f"{error}; trying again, for up to {seconds:.0f} s.")
 
     def ended(self, call: object, *, solved: bool) -> None:
-        """Records that `call` is not retried any more; solved: it succeeded."""
+        """Records that `call` has ended; solved: whether the storage responded."""
         with self._lock:
             self._failing.pop(call, None)
             if self._since is None or self._failing:
@@ -127,10 +127,10 @@ def with_retries(
         just have been renewed; at the start of a command they are wrong.
 
     Raises:
-      BucketUnavailable: it failed for `retry_seconds()`.
+      BucketUnavailable: it failed for `retry_seconds()` seconds.
       BucketDenied: no permission, or no such bucket.
       ObjectMissing: no such object.
-      BucketError: the service refuses it for another reason.
+      BucketError: the service rejected it for another reason.
     """
     seconds, call_id = retry_seconds(), object()
     temporary = (Category.TRANSIENT, Category.TOKEN) if token else (Category.TRANSIENT,)
