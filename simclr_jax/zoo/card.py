@@ -1,6 +1,6 @@
 """The card of an export: its contents, its inputs and outputs, and how it was checked.
 
-The keys of the JSON are a file format; they stay as they are.
+The keys of the JSON are a file format and must not be renamed.
 """
 
 import importlib.metadata
@@ -16,7 +16,7 @@ from simclr_jax.zoo.catalog import INPUTS
 from simclr_jax.zoo.network import ExportedFile, ExportedNetwork
 from simclr_jax.zoo.verification.verify import Verification, sample_images
 
-SHOWN = 8  # features of h of each sample image
+SHOWN = 8  # number of features of h shown for each sample image
 PACKAGES = ("jax", "flax", "numpy")
 LICENCE = (
     "not stated; the terms of the training images, and of any weights that the run "
@@ -97,7 +97,7 @@ def of_run(workdir: epath.Path, branch: str, step: int) -> dict:
 
 
 def text(card: dict, name: str) -> str:
-    """The card in Markdown; name: of the exported file or folder."""
+    """The card in Markdown; `name` is that of the exported file or folder."""
     table = "\n".join(f"| {key} | {value} |" for key, value in _facts(card).items())
     loads = "\nor\n\n".join(
         f'```python\npath = "{name}"\n{lines}```\n' for lines in card["load"]
@@ -151,7 +151,7 @@ def _facts(card: dict) -> dict[str, str]:
 
 
 def _trained_by(card: dict) -> str:
-    """The method and step of the run, or the origin of an imported file."""
+    """The method and step of the run, or the file that it was imported from."""
     training, origin = card["training"], card["imported"]
     if origin:
         source, sha256 = origin["source"], origin["sha256"]

@@ -12,7 +12,7 @@ from simclr_jax.suggest import check_name
 from simclr_jax.zoo.name_map import ForeignCheckpoint
 from simclr_jax.zoo.network import ExportedFile, ExportedNetwork
 
-Reader = Callable[[str], ForeignCheckpoint]  # path of a file, folder or prefix -> ...
+Reader = Callable[[str], ForeignCheckpoint]  # gets the path of a file, folder or prefix
 Writer = Callable[[ExportedNetwork, pathlib.Path], ExportedFile]
 
 READERS = {  # import format: its Reader

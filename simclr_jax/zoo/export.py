@@ -46,10 +46,10 @@ def write(
 ) -> ExportResult:
     """Writes and verifies a network; nothing is left behind if that fails.
 
-    Before `out` exists, its own runtime has loaded it in another process, and its
-    outputs for sample images and for noise were those of the Flax network, to 1e-5 of
-    the largest value. The card, .card.json and .card.md, is written beside a file and
-    inside a folder.
+    The file gets the name `out` only after its own runtime has loaded it in another
+    process, and its outputs for sample images and noise agree with the Flax network to
+    1e-5 of the largest value. The card, .card.json and .card.md, is written beside a
+    file and inside a folder.
 
     Args:
       expected: outputs of the Flax network for each of `verification_batches`.
@@ -80,7 +80,7 @@ def _write(
     """Writes under a hidden name and renames at the end."""
     partial = path.with_name(f".{path.name}.half")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove(partial)  # of an interrupted export
+    _remove(partial)  # left by an interrupted export
     try:
         file = catalog.writer(format)(network, partial)
         batches = verification_batches(network.image_size)

@@ -1,8 +1,8 @@
 """Conversion between our arrays and those of a foreign checkpoint.
 
 A name map is a table {path of our array: Entry}, used in both directions: `to_flax`
-reads foreign arrays, `from_flax` makes them. An array that only one side has is an
-error that names it; nothing is skipped silently.
+reads foreign arrays, `from_flax` makes them. An array that only one side has raises an
+error with its name; nothing is skipped silently.
 """
 
 import collections
@@ -17,7 +17,7 @@ class Entry(NamedTuple):
     """The foreign counterpart of one of our arrays."""
 
     name: str
-    transform: str = "identity"  # of its axes, one of TRANSFORMS
+    transform: str = "identity"  # change of its axes, one of TRANSFORMS
 
 
 class Transform(NamedTuple):
@@ -43,14 +43,14 @@ TRANSFORMS = {
 
 NETWORK = ("params", "target_params", "model_state", "method_state")  # of a state
 NameMap = dict[str, Entry]
-# A path inside a part, such as layer1_0/conv1/kernel, -> its entry; None: no such layer
+# Path inside a part, such as layer1_0/conv1/kernel -> its entry; None: no such layer.
 Naming = Callable[[str], Entry | None]
 
 
 class Branch(NamedTuple):
-    """A copy of the network: the roots of its arrays in our state and their names.
+    """A branch of the network: its paths in our state, and its foreign names.
 
-    A part that is not in `parts` is not in the file and stays newly initialised.
+    A part that is not in `parts` is not in the file and is newly initialised.
     """
 
     params: str  # "params" or "target_params"
@@ -61,15 +61,15 @@ class Branch(NamedTuple):
 class ForeignCheckpoint(NamedTuple):
     """The contents of a foreign file, and the config and names that describe them."""
 
-    config: str  # of ours that describes its training, configs/NAME.py:key=value
-    changes: list[tuple[str, str]]  # of that config: ("encoder.width", "2")
+    config: str  # our config of its training, configs/NAME.py:key=value
+    changes: list[tuple[str, str]]  # of that config, such as ("encoder.width", "2")
     arrays: dict[str, np.ndarray]
     branches: list[Branch]
     method_state: Mapping[str, Entry] = {}
     ignored: tuple[str, ...] = ()  # regular expressions of names that are not imported
-    unread: Mapping[str, int] = {}
+    unread: Mapping[str, int] = {}  # numbers of arrays not read, by description
     notes: tuple[str, ...] = ()  # for the user
-    images: int = 1_281_167  # in its training set; ImageNet's
+    images: int = 1_281_167  # in its training set; the default is ImageNet's
 
 
 class Conversion(NamedTuple):
@@ -77,7 +77,7 @@ class Conversion(NamedTuple):
 
     arrays: dict[str, np.ndarray]  # by path in the state
     newly_initialised: list[str]  # paths of the network that the file does not have
-    unused: dict[str, int]  # arrays of the file that were not imported, by expression
+    unused: dict[str, int]  # numbers of arrays not imported, by pattern
 
 
 def convert(
@@ -89,7 +89,7 @@ def convert(
       shapes: of all arrays of the state, by path such as params/encoder/conv1/kernel.
 
     Raises:
-      ValueError: as `build` and `to_flax`.
+      ValueError: as in `build` and `to_flax`.
     """
     entries = build(checkpoint, shapes)
     arrays = to_flax(entries, checkpoint.arrays, shapes, checkpoint.ignored)

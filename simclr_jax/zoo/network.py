@@ -1,4 +1,4 @@
-"""A network to export, and the description of the file that a writer made of it."""
+"""A network to export, and the description of the exported file."""
 
 import importlib
 import importlib.util
@@ -18,13 +18,12 @@ class ExportedNetwork(NamedTuple):
     # batch_stats/encoder/bn1/mean
     arrays: dict[str, np.ndarray]
     # (arrays, images [N, S, S, 3]) -> {"h": [N, F], "z": [N, D], "logits": [N, C]},
-    # float32, those of the part
+    # float32; only the outputs of the part
     forward: Callable[[dict, Any], dict]
     encoder: Any  # the Flax module, for its sizes
     encoder_name: str  # in a config
-    mean: tuple[
-        float, ...
-    ]  # of pixels in [0, 1], whether or not the network applies it
+    # of pixels in [0, 1], whether or not the network applies them
+    mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int  # S, in pixels
     part: str  # one of catalog.PARTS
@@ -33,7 +32,7 @@ class ExportedNetwork(NamedTuple):
 
     @property
     def input_dtype(self) -> str:
-        """The dtype of the images that the network takes."""
+        """The dtype of the network's input images."""
         return "uint8" if self.input == "uint8" else "float32"
 
     def preprocess(self, images: np.ndarray) -> np.ndarray:
@@ -59,7 +58,7 @@ class ExportedFile(NamedTuple):
     load_arrays: str = ""  # lines that define `arrays` without these packages
     front_matter: str = ""  # of the card, where the card is the README of a folder
     alternatives: tuple["ExportedFile", ...] = ()  # other ways to load the same file
-    outputs: tuple[str, ...] = ()  # of the part that the lines return; (): all
+    outputs: tuple[str, ...] = ()  # that the lines return; (): all of the part
 
 
 def check_size(network: ExportedNetwork, format: str) -> None:
@@ -82,7 +81,7 @@ def installed(*packages: str) -> bool:
 
 
 def import_optional(package: str, option: str) -> ModuleType:
-    """The module of an optional package, which an option needs.
+    """Imports an optional package that an option needs.
 
     Raises:
       ValueError: it is not installed.

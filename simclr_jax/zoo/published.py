@@ -1,8 +1,8 @@
-"""Weights that other projects have published, read from published.csv.
+"""A list of weights that other projects have published, read from published.csv.
 
-Nothing is downloaded and no weights are part of this package: fetch a file yourself,
-under its own licence, and import it. Where the file names of a project are not known,
-the location is the project's name.
+Nothing is downloaded and no weights are part of this package: users fetch a file
+themselves, under its licence, and import it. Where the file names of a project are not
+known, the location is the project's name.
 """
 
 import csv

@@ -16,7 +16,7 @@ def check_unpacked(source: str) -> None:
     """Checks that a source is not an archive.
 
     Raises:
-      ValueError: it is one, by its suffix.
+      ValueError: its suffix is that of an archive.
     """
     if pathlib.Path(source).suffix in PACKED:
         raise ValueError(f"--source={source}: unpack it and give its content.")

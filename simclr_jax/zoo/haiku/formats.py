@@ -11,12 +11,12 @@ def byol(path: str) -> ForeignCheckpoint:
     """A pickle of BYOL's pretraining: the online and the target branch.
 
     Raises:
-      ValueError: the file is no such pickle, or contains something that a checkpoint
+      ValueError: the file is not such a pickle, or contains something that a checkpoint
         does not need.
     """
     arrays = read.arrays(path)
     root = names.encoder_name(arrays)
-    widths = {  # of layers; a missing one is reported by the name map
+    widths = {  # key: a layer, divisor of its width; the name map reports a missing one
         "encoder.width": (f"{root}/~/initial_conv", 64),
         "method.hidden": ("projector/linear", 1),
         "method.out": ("projector/linear_1", 1),

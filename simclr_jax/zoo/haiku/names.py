@@ -1,7 +1,7 @@
-"""The names of arrays in BYOL's released code, which Haiku makes.
+"""The names that Haiku gives to the arrays of BYOL's released code.
 
 A name is `online_params/MODULE/NAME`, or for batch norm's running statistics
-`online_state/MODULE/~/mean_ema/average`; the other branch is "target".
+`online_state/MODULE/~/mean_ema/average`; for the target, "target" replaces "online".
 """
 
 import re
@@ -35,7 +35,7 @@ def encoder_name(names: Iterable[str]) -> str:
 
 
 def parts(branch: str, root: str) -> dict[str, Naming]:
-    """The namings of the parts of a branch.
+    """The naming of each part of a branch.
 
     Args:
       branch: "online" or "target".

@@ -1,8 +1,8 @@
 """Reads BYOL's pickles without Haiku, Optax or dill, and without running anything.
 
-A pickle is a program that may call whatever it can import. This reader lets it make
-NumPy arrays and plain containers; for classes of Haiku, Optax, jax and BYOL it keeps
-the arguments that they were made from; anything else is refused.
+A pickle is a program that may call any function that it can import. This reader allows
+NumPy arrays and plain containers. It replaces objects of Haiku, Optax, jax and BYOL by
+the arguments of their constructors, and refuses anything else.
 """
 
 import collections
@@ -24,7 +24,7 @@ class Refused(ValueError):
 
 
 class PlainObject:
-    """Stands for an object of a foreign class; holds its arguments and does nothing."""
+    """Replaces an object of a foreign class; stores its arguments and does nothing."""
 
     args: tuple
 
@@ -38,7 +38,7 @@ class PlainObject:
 
 
 class UnfilledArray(np.ndarray):
-    """The array that a pickle makes empty and then fills through its state."""
+    """An array that a pickle creates empty and then fills through `__setstate__`."""
 
     def __setstate__(self, state, /):
         _, shape, dtype, *_ = state
@@ -46,7 +46,7 @@ class UnfilledArray(np.ndarray):
 
 
 class NumericType:
-    """A dtype of numbers. Bytes of any other dtype would be taken for addresses."""
+    """A numeric dtype. With an object dtype, bytes would be read as addresses."""
 
     def __init__(self, code, *_):
         if not isinstance(code, str) or np.dtype(code).kind not in NUMERIC:
@@ -60,7 +60,7 @@ class NumericType:
 
 
 def _dtype(value: Any) -> np.dtype:
-    """The dtype of a NumericType, checked again: with it, bytes become an array."""
+    """The dtype of a NumericType, checked again before bytes are read with it."""
     if type(value) is not NumericType or np.dtype(value.code).kind not in NUMERIC:
         raise Refused(f"its pickle has an array of {value}, not of numbers")
     return np.dtype(value.code)
@@ -113,7 +113,7 @@ ALLOWED = {
 
 
 class Reader(pickle.Unpickler):
-    """An unpickler that finds nothing but `ALLOWED` and PlainObject."""
+    """An unpickler that can only find `ALLOWED` and PlainObject."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         if (module_name, global_name) in ALLOWED:
@@ -133,8 +133,8 @@ def arrays(path: str) -> dict[str, np.ndarray]:
     The optimiser's state, the step and the random key are not read.
 
     Raises:
-      ValueError: the file does not exist, is no pickle of BYOL's, or asks for anything
-        but arrays and containers.
+      ValueError: the file does not exist, is not a pickle of BYOL's code, or asks for
+        anything but arrays and containers.
     """
     content = _content(path)
     state = content.get("experiment_state") if isinstance(content, dict) else None
@@ -156,7 +156,7 @@ def _content(path: str) -> Any:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     except Refused as error:
         raise ValueError(f"{path} is refused: {error}.") from error
-    except Exception as error:  # a damaged pickle fails in a dozen ways
+    except Exception as error:  # damaged pickles raise many types
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is no complete pickle ({reason}).") from error
 
@@ -172,7 +172,7 @@ def _refuse_content(path: str, content: Any) -> NoReturn:
 def _plain(x: Any) -> Any:
     """PlainObjects and tuples as dicts, lists and leaves."""
     if isinstance(x, PlainObject):
-        # Haiku's mappings are made from one dict, named tuples from their fields.
+        # Arguments: one dict for Haiku's mappings, the fields for named tuples.
         one_dict = len(x.args) == 1 and isinstance(x.args[0], dict)
         return _plain(x.args[0] if one_dict else list(x.args))
     if isinstance(x, dict):

@@ -29,7 +29,7 @@ arrays = {jax.tree_util.keystr(k, simple=True, separator="/"): x for k, x in nam
 
 
 def write_numpy(network: ExportedNetwork, path: pathlib.Path) -> ExportedFile:
-    """Writes PATH, a .npz of float32 arrays by our paths."""
+    """Writes PATH, a .npz of float32 arrays named by our paths."""
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **network.arrays)
     return ExportedFile(NUMPY, ("numpy",), LIMITS, network.arrays)

@@ -36,7 +36,7 @@ def exported(
     """The program (arrays, images [N, S, S, 3]) -> outputs.
 
     Args:
-      platforms: that it is lowered for.
+      platforms: the platforms to lower for.
       batch: N, or a letter for any N.
     """
     size = network.image_size

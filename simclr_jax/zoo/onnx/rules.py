@@ -13,7 +13,7 @@ import numpy as np
 
 Value = str | np.ndarray | np.generic
 
-ONE_NODE = {  # one node with the same operands
+ONE_NODE = {  # primitives that become one node with the same operands
     "add": "Add",
     "add_any": "Add",
     "copy": "Identity",
@@ -68,7 +68,7 @@ class Graph:
     def constant(self, x: Any) -> str:
         """Adds an array as a constant and returns its name."""
         name = self._name("constant")
-        # ascontiguousarray would make a scalar a vector.
+        # ascontiguousarray would turn a scalar into a vector.
         x = np.asarray(x, order="C")
         self.constants.append(self.onnx.numpy_helper.from_array(x, name))
         return name
@@ -78,7 +78,7 @@ class Graph:
         return f"{prefix}_{self._count}"
 
     def reshape(self, x: Value, shape: Sequence) -> Value:
-        """The value in another shape; a symbolic batch size follows from the others."""
+        """The value in another shape; a symbolic batch size is inferred."""
         sizes = [d if isinstance(d, int) else -1 for d in shape]
         if isinstance(x, str):
             return self.add("Reshape", x, integers(sizes))
@@ -93,7 +93,7 @@ class Graph:
         return np.transpose(x, order)
 
     def sizes(self, shape: Sequence) -> Value:
-        """A shape as a tensor; a symbolic batch size is that of the images."""
+        """A shape as a tensor; a symbolic batch size is taken from the images."""
         if all(isinstance(d, int) for d in shape):
             return integers(shape)
         if not self._batch:
@@ -104,7 +104,7 @@ class Graph:
 
 
 def integers(x: Any) -> np.ndarray:
-    """An int64 array, as ONNX has axes and sizes."""
+    """An int64 array, the dtype of axes and sizes in ONNX."""
     return np.array(x, np.int64)
 
 

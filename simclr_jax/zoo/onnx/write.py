@@ -43,7 +43,9 @@ def network(images):
 
 
 def write_onnx(network: ExportedNetwork, path: pathlib.Path) -> ExportedFile:
-    """Writes PATH, for ONNX Runtime, or for onnx's reference evaluator without it.
+    """Writes PATH and the lines to load it.
+
+    They use ONNX Runtime, or onnx's reference evaluator if that is not installed.
 
     Raises:
       ValueError: onnx is not installed, the network is too large, or it has a primitive
@@ -98,7 +100,7 @@ def _add_nodes(
 ) -> list[Value]:
     """Adds the nodes of a jaxpr and returns the values of its outputs.
 
-    Equations that do not depend on the images are computed at once.
+    Equations that do not depend on the images are evaluated to constants.
     """
     values = dict(zip(jaxpr.constvars, constants, strict=True))
     values |= zip(jaxpr.invars, inputs, strict=True)

@@ -45,10 +45,10 @@ POSSIBLE_HEAD_CLASSIFIER = (
 def simclr(path: str) -> ForeignCheckpoint:
     """SimCLR v1 or v2: a TF1 or TF2 checkpoint's prefix, or a SavedModel's folder.
 
-    Depth, width, selective kernels, head and classifier follow from the variables.
+    The variables determine depth, width, selective kernels, head and classifier.
 
     Raises:
-      ValueError: it cannot be read, or is no SimCLR network.
+      ValueError: it cannot be read, or is not a SimCLR network.
     """
     return checkpoint_of(tf_read.open_file(path))
 
@@ -157,7 +157,7 @@ def _step(file: tf_read.VariableFile) -> int:
 
 
 def _config(contents: Contents) -> str:
-    """The config; v1's released networks are those of 1000 epochs."""
+    """The config; v1's released networks were trained for 1000 epochs."""
     trunk = contents.trunk
     version = "version=v2" if contents.v2 else "version=v1,epochs=1000"
     size = f"encoder=resnet{trunk.depth},width={contents.width}"
@@ -165,7 +165,7 @@ def _config(contents: Contents) -> str:
 
 
 def _changes(contents: Contents) -> list[tuple[str, str]]:
-    """Of the config, which has bfloat16 and the paper's number of layers."""
+    """Changes of the config, which has bfloat16 and the paper's number of layers."""
     stem, layers = contents.trunk.stem, contents.head_layers
     changes = [("encoder.dtype", "float32"), ("encoder.stem", stem)]
     if stem == "cifar":

@@ -96,7 +96,7 @@ def _nth(name: str, k: int) -> str:
 def objects(trunk: Trunk) -> Iterator[Pair]:
     """TF2's checkpoint paths: the index of a layer in the lists that contain it."""
     root = "model/resnet_model"
-    # The indices between are layers without variables: pooling, padding, dropout.
+    # The missing indices are layers without variables: pooling, padding, dropout.
     for i, j in ((0, 1), (2, 3), (4, 6)) if _three(trunk) else ((0, 2),):
         stem = f"{root}/initial_conv_relu_max_pool"
         yield f"{stem}/{i}/conv2d", f"{stem}/{j}/bn"
@@ -147,7 +147,7 @@ OBJECTS = Scheme(
 )
 
 # In a SavedModel, layers are numbered in the order in which the process created them,
-# from an unknown number on. An expression matches the number and the variable's name.
+# starting at an unknown number. Groups: the layer's number and the variable's name.
 TRUNK_LAYERS = (
     (r"resnet\w*/(?:.*/)?conv2d(?:_(\d+))?/(\w+)", "conv2d"),
     (
@@ -254,5 +254,5 @@ def _table(layers: Iterable[tuple[str, str, str, str]]) -> dict[str, str]:
 
 
 def naming(table: dict[str, str]) -> Naming:
-    """The naming of a table; TensorFlow's arrays have the axes of ours."""
+    """The naming of a table; TensorFlow's arrays have the same axes as ours."""
     return {path: Entry(name) for path, name in table.items()}.get

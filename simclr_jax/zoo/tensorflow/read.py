@@ -13,7 +13,8 @@ from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
 
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # stored by TF2 only
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-DAMAGED = (tf.errors.OpError, RuntimeError, ValueError, IndexError)  # raised by TF
+# Raised by TensorFlow for damaged files.
+DAMAGED = (tf.errors.OpError, RuntimeError, ValueError, IndexError)
 
 
 class VariableFile(NamedTuple):
@@ -64,7 +65,7 @@ def open_file(path: str) -> VariableFile:
 
 
 def renamed(file: VariableFile, names: dict[str, str]) -> VariableFile:
-    """Some of the variables of a file by new names, {new name: name in the file}."""
+    """Selects variables of a file under new names, {new name: name in the file}."""
 
     def read(new_names: Iterable[str]) -> dict[str, np.ndarray]:
         new_names = list(new_names)
@@ -111,7 +112,7 @@ def _unreadable(prefix: pathlib.Path, error: Exception) -> str:
 def _variables(
     model: pathlib.Path, graph: bytes, keys: dict[str, str]
 ) -> dict[str, str]:
-    """{name of a variable, or the path of its object without one: its key}.
+    """{name of a variable, or the path of its object if it has no name: its key}.
 
     Args:
       model: the file saved_model.pb.

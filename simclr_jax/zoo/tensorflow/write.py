@@ -86,7 +86,7 @@ class Module(tf.Module):
     ):
         """
         Args:
-          platforms: that it runs on.
+          platforms: the platforms that it runs on.
           batch: N, or a letter for any N.
         """
         super().__init__()

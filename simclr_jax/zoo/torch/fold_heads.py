@@ -1,9 +1,9 @@
-"""SimCLR, MoCo and BYOL of libraries whose heads differ from ours.
+"""Imports SimCLR, MoCo and BYOL from libraries whose heads differ from ours.
 
-Where such a head computes the same function in evaluation as one of ours, its arrays
-are converted: the bias of a layer followed by a batch norm that only our head has, and
-a batch norm's shift that our head does not have, are folded into a batch norm's mean.
-The notes of the import state it.
+If such a head computes the same function in evaluation as one of ours, its arrays are
+converted. Two kinds of arrays are folded into the mean of a batch norm: a layer's bias,
+if only our head has a batch norm after that layer, and a batch norm's shift, if ours
+has none. The notes of the import state this.
 """
 
 import re
@@ -36,7 +36,7 @@ class Siamese(NamedTuple):
     """The names of a network's parts in a file; roots are prefixes of names."""
 
     arrays: Arrays
-    changes: Changes  # of a config, that build the encoder
+    changes: Changes  # of a config, to build the encoder
     encoder: Naming
     projector: str  # root
     predictor: str  # root, BYOL's
@@ -48,7 +48,7 @@ def siamese_checkpoint(net: Siamese) -> ForeignCheckpoint:
     """The checkpoint of SimCLR, MoCo or BYOL, depending on which parts exist.
 
     Raises:
-      ValueError: it is of another method.
+      ValueError: the file is of another method.
     """
     has_predictor = f"{net.predictor}0.weight" in net.arrays
     if has_predictor and net.target is None:
@@ -144,7 +144,7 @@ def _fold_shift(arrays: Arrays, root: str, g: Head) -> tuple[Head, str]:
 
 
 def _fold_biases(arrays: Arrays, root: str, g: Head) -> tuple[Head, str]:
-    """Adds identity batch norms to a head without any, with its biases in them."""
+    """Adds batch norms to a head without any; they only add the head's biases."""
     names: dict[str, int | str] = {}
     for i, width in enumerate(g.widths, start=1):
         bias, norm = f"{root}{2 * i - 2}.bias", f"{root}bn{i}."

@@ -35,10 +35,10 @@ DINO_RUNS = {
 def moco(path: str) -> ForeignCheckpoint:
     """MoCo v1 and v2: both encoders, the queue and its pointer.
 
-    The version follows from the head, which has one layer in v1 and two in v2.
+    The version is inferred from the head: one layer in v1, two in v2.
 
     Raises:
-      ValueError: as `read`; the file is of another format.
+      ValueError: as in `read`; the file is of another format.
     """
     arrays = state_dict(read(path))
     _, changes = encoder(arrays, "encoder_q.")
@@ -72,8 +72,8 @@ def mocov3(path: str) -> ForeignCheckpoint:
     """MoCo v3: base and momentum encoder, projectors and predictor.
 
     Raises:
-      ValueError: as `read`; the file is of another format, or a ViT's positions are not
-        those of the paper.
+      ValueError: as in `read`; the file is of another format, or a ViT's positions are
+        not those of the paper.
     """
     arrays = state_dict(read(path))
     base, changes = encoder(arrays, "base_encoder.")
@@ -113,7 +113,7 @@ def mocov3(path: str) -> ForeignCheckpoint:
 
 
 def _check_positions(positions: np.ndarray) -> None:
-    """Raises a ValueError unless they are MoCo v3's fixed ones, which we recompute."""
+    """Raises a ValueError unless they are MoCo v3's fixed sines and cosines."""
     side = round((positions.shape[1] - 1) ** 0.5)
     fixed = sincos(side, side, positions.shape[2])[None]
     same_shape = fixed.shape == positions.shape
@@ -130,7 +130,7 @@ def simsiam(path: str) -> ForeignCheckpoint:
     cancels: it is folded into that batch norm's mean.
 
     Raises:
-      ValueError: as `read`; the file is of another format.
+      ValueError: as in `read`; the file is of another format.
     """
     arrays = state_dict(read(path))
     names, changes = encoder(arrays, "encoder.")
@@ -159,7 +159,7 @@ def dino(path: str) -> ForeignCheckpoint:
     An encoder alone is imported into both branches.
 
     Raises:
-      ValueError: as `read`; the file is of another format.
+      ValueError: as in `read`; the file is of another format.
     """
     arrays = {
         re.sub(r"^(student|teacher)\.module\.", r"\1.", name): x
@@ -234,10 +234,10 @@ def _with_heads(
 def tsimcne(path: str) -> ForeignCheckpoint:
     """t-SimCNE: encoder and projector, from a file's `model_sd` or a state dict.
 
-    A module pickled beside it is not read.
+    A module that is pickled in the same file is not read.
 
     Raises:
-      ValueError: as `read`; the file is of another format.
+      ValueError: as in `read`; the file is of another format.
     """
     arrays = state_dict(read(path))
     names = under("backbone.", tsimcne_resnet)

@@ -26,7 +26,7 @@ IMAGENET_PIXELS = [
     ("encoder.mean", "(0.485, 0.456, 0.406)"),
     ("encoder.std", "(0.229, 0.224, 0.225)"),
 ]
-TORCH_RESNET = [  # torchvision's ResNet, for a config with another
+TORCH_RESNET = [  # of torchvision's ResNet, for configs with another ResNet
     ("encoder.padding", "even"),
     ("encoder.pool_padding", "torch"),
     ("encoder.shortcut", "needed"),
@@ -71,7 +71,7 @@ def _count(exists: Callable[[int], bool]) -> int:
 
 
 def encoder(arrays: Arrays, root: str = "") -> tuple[Naming, Changes]:
-    """The encoder with names under a root: a ViT as in timm, or torchvision's ResNet.
+    """The encoder whose names begin with `root`: timm's ViT or torchvision's ResNet.
 
     Returns:
       its naming, with the root, and the changes of a config that build it.
@@ -90,7 +90,7 @@ def resnet_changes(arrays: Arrays, naming: Naming) -> Changes:
     """The changes of a config that build this ResNet.
 
     Raises:
-      ValueError: it is no ResNet, or its size is not one of ours.
+      ValueError: it is not a ResNet, or its size is not one of ours.
     """
     first = require(arrays, naming("conv1/kernel"))  # [C, 3, K, K]
     deep = _has(arrays, naming("layer1_0/conv3/kernel"))
@@ -117,11 +117,11 @@ def resnet_changes(arrays: Arrays, naming: Naming) -> Changes:
 def vit_changes(arrays: Arrays, naming: Naming) -> Changes:
     """The changes of a config that build this ViT.
 
-    The number of attention heads does not follow from any shape; it depends on the
+    The number of attention heads cannot be inferred from any shape; it depends on the
     format.
 
     Raises:
-      ValueError: it is no ViT, or its size is not one of ours.
+      ValueError: it is not a ViT, or its size is not one of ours.
     """
     kernel = require(arrays, naming("patch/kernel"))  # [D, 3, P, P]
     positions = require(arrays, naming("positions"))  # [1, 1 + T, D]
@@ -149,7 +149,7 @@ class Head(NamedTuple):
 
 
 def head(arrays: Arrays, root: str) -> Head:
-    """The head with names under a root.
+    """The head whose names begin with `root`.
 
     Raises:
       ValueError: there is none.
@@ -163,7 +163,7 @@ def head(arrays: Arrays, root: str) -> Head:
 
 
 def classifier(arrays: Arrays, root: str) -> dict[str, Naming]:
-    """{"probe": its naming} of the classifier under a root, or {} without one."""
+    """{"probe": naming} of the classifier whose names begin with `root`, or {}."""
     return {"probe": under(root, linear)} if f"{root}weight" in arrays else {}
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints of torchvision, timm, lightly and solo-learn."""
+"""Imports the checkpoints of torchvision, timm, lightly and solo-learn."""
 
 import json
 import pathlib
@@ -31,15 +31,15 @@ CONFIG_KEYS = {  # metadata of our own exports: its key in a config
     "image_size": "data.image_size",
 }
 SIZES = ("num_classes", "img_size", "patch_size", "embed_dim", "depth", "num_heads")
-# timm's networks that arrays identify, with attention heads of width 64: resnetaa50
-# computes another function of the same arrays.
+# timm's networks that their arrays identify, with attention heads of width 64. Others
+# are not supported: resnetaa50, for one, computes another function of the same arrays.
 ARCHITECTURE = r"resnet\d+|(vit|deit)_(tiny|small|base|large)_patch\d+_\d+"
-ARGUMENTS = {  # of timm's models: values that the arrays imply; None: any value
+ARGUMENTS = {  # of timm's models: supported values; None: any value
     **dict.fromkeys(SIZES),
     "in_chans": [3],
     "global_pool": ["avg", "token"],
 }
-LIGHTLY_NAMES = {  # a root: lightly's names of the online network and of the target
+LIGHTLY_NAMES = {  # root in the file: names of the online network and of the target
     "query_backbone.": ("query_{}.", "{}."),
     "teacher_backbone.": ("{}.", "teacher_{}."),
     "backbone_momentum.": ("{}.", "{}_momentum."),
@@ -54,7 +54,7 @@ def torchvision(path: str) -> ForeignCheckpoint:
     """torchvision's ResNets and ViTs, with or without their classifier.
 
     Raises:
-      ValueError: as `read`; the file is of another format.
+      ValueError: as in `read`; the file is of another format.
     """
     arrays = {
         re.sub(r"(encoder_layer_\d+\.mlp)\.linear_([12])\.", _mlp_index, name): x
@@ -71,7 +71,7 @@ def torchvision(path: str) -> ForeignCheckpoint:
 
 
 def _mlp_index(match: re.Match) -> str:
-    """The current names of layers whose published files have older ones."""
+    """Replaces the older layer names of published files by the current ones."""
     return f"{match[1]}.{0 if match[2] == '1' else 3}."
 
 
@@ -79,7 +79,7 @@ def timm(path: str) -> ForeignCheckpoint:
     """timm's plain ResNets and ViTs, with or without their classifier.
 
     Raises:
-      ValueError: as `read`; the file is of another format.
+      ValueError: as in `read`; the file is of another format.
     """
     arrays, settings = state_dict(read(path)), _own_settings(path)
     checkpoint = _timm(arrays, settings)
@@ -94,11 +94,11 @@ def timm(path: str) -> ForeignCheckpoint:
 
 
 def huggingface(path: str) -> ForeignCheckpoint:
-    """A folder with one of timm's models as on the hub: config.json and weights.
+    """A Hugging Face folder with a model of timm: config.json and weights.
 
     Raises:
-      ValueError: as `timm`; config.json is of another library, or describes a network
-        that the arrays do not identify.
+      ValueError: as in `timm`; config.json is of another library, or describes a
+        network that the arrays do not identify.
     """
     folder = pathlib.Path(path)
     content = _config_json(folder / "config.json")
@@ -117,7 +117,7 @@ def huggingface(path: str) -> ForeignCheckpoint:
 
 
 def _model_arguments(content: dict[str, Any], path: str) -> dict[str, Any]:
-    """The arguments of timm's model, after a check that the arrays imply the others."""
+    """The arguments of timm's model; raises a ValueError for unsupported ones."""
     arguments = {"global_pool": content.get("global_pool", "avg")}
     arguments |= content.get("model_args", {})
     others = [
@@ -180,11 +180,11 @@ def _own_settings(path: str) -> Changes:
 def _supervised(
     arrays: Arrays, naming: Naming, changes: Changes, top: str, settings: Changes
 ) -> ForeignCheckpoint:
-    """An encoder and possibly a classifier, of no self-supervised method.
+    """An encoder and possibly a classifier, without self-supervised heads.
 
     Args:
       top: root of the classifier.
-      settings: changes of the config that do not follow from the arrays.
+      settings: changes of the config that cannot be inferred from the arrays.
     """
     notes = [
         "Of no self-supervised method: SimCLR's config, with a newly initialised "
@@ -207,11 +207,11 @@ def _supervised(
 def lightly(path: str) -> ForeignCheckpoint:
     """SimCLR, BYOL and MoCo of lightly's examples and benchmarks.
 
-    With a prediction head it is BYOL, with only a second backbone MoCo. A memory bank
-    is not imported.
+    A file with a prediction head is BYOL; one with only a second backbone is MoCo. A
+    memory bank is not imported.
 
     Raises:
-      ValueError: as `read`; the file is of another format.
+      ValueError: as in `read`; the file is of another format.
     """
     arrays = state_dict(read(path))
     online_name, target_name = next(
@@ -251,8 +251,8 @@ def solo_learn(path: str) -> ForeignCheckpoint:
     """SimCLR, BYOL and MoCo v2+ of solo-learn.
 
     Raises:
-      ValueError: as `read`; the file is of another format, or of a network for CIFAR,
-        whose first convolution pads by two pixels, which ours does not.
+      ValueError: as in `read`; the file is of another format, or of a network for
+        CIFAR, whose first convolution pads by two pixels (ours by one).
     """
     arrays = state_dict(read(path))
     root = "backbone." if _has_root(arrays, "backbone.") else "encoder."

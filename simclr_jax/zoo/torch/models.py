@@ -1,4 +1,4 @@
-"""The Python that builds our encoders in torchvision and timm.
+"""The Python code that builds our encoders in torchvision and timm.
 
 A network that they cannot build is refused. Some are built with changed modules, such
 as a stem for small images; SimCLR's max-pool, padded as in TensorFlow, is PyTorch's
@@ -28,7 +28,7 @@ INSTEAD = "Use savedmodel, onnx or stablehlo, or numpy for the arrays only."
 class Model(NamedTuple):
     """A network of a torch library."""
 
-    builder: str  # a function there; with timm, its name of the architecture
+    builder: str  # a function of torchvision, or timm's name of the architecture
     arguments: dict[str, Any]  # its keyword arguments
     changes: tuple[str, ...]  # lines that change modules of `model`
     last: str  # the module whose input is h: fc, head, heads
@@ -153,7 +153,7 @@ def _stem(encoder: Any, side: int) -> list[str]:
 
 
 def _shortcut(encoder: Any) -> list[str]:
-    """The projection that our basic blocks have in the first group, theirs do not."""
+    """The projection shortcut of our first group's basic blocks, which theirs lack."""
     if encoder.shortcut == "needed" or encoder.depth >= BOTTLENECK:
         return []
     return [
@@ -172,7 +172,7 @@ def _with_head(
     last: str,
     naming: Naming,
 ) -> Model:
-    """The model with the part's last module instead of the library's."""
+    """The model, with the last module replaced by that of the exported part."""
     parts = {"encoder": naming}
     if network.part == "encoder+classifier":
         parts["probe"] = torch_names.under(f"{last}.", torch_names.linear)

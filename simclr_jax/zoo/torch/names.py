@@ -45,10 +45,10 @@ def under(prefix: str, naming: Naming) -> Naming:
 
 
 def _leaf(layer: str, leaf: str, transform: str) -> Entry | None:
-    """The entry of a leaf of a layer.
+    """The entry of one array of a layer.
 
     Args:
-      layer: its name, with the separator before a leaf's.
+      layer: its foreign name, with the separator at the end.
       transform: of kernels, "conv" or "dense".
     """
     if leaf not in LEAVES:
@@ -82,7 +82,8 @@ def _parse(path: str) -> Layer | None:
     number = int(match["number"] or 0)
     if match["group"]:
         return Layer(layer_type, number, int(match["group"]), int(match["block"]))
-    return Layer(layer_type, 1, 0) if number == 1 else None  # no stem of ResNet-D
+    # ResNet-D's stem, with more layers, is not supported.
+    return Layer(layer_type, 1, 0) if number == 1 else None
 
 
 def _resnet(name: Callable[[Layer], str], path: str) -> Entry | None:
@@ -92,7 +93,7 @@ def _resnet(name: Callable[[Layer], str], path: str) -> Entry | None:
 
 
 def _in_block(layer: Layer, shortcut: str) -> str:
-    """conv2, or 0 and 1 in the shortcut."""
+    """A layer's name in its block: such as conv2, or index 0 or 1 in the shortcut."""
     if layer.number:
         return f"{layer.layer_type}{layer.number}"
     return f"{shortcut}.{0 if layer.layer_type == 'conv' else 1}"
@@ -105,7 +106,7 @@ def _torchvision(layer: Layer, shortcut: str = "downsample") -> str:
 
 
 def _children(layer: Layer) -> str:
-    """By index: conv1, bn1, relu and maxpool come before the groups."""
+    """A layer's index: conv1, bn1, relu and maxpool come before the groups."""
     if not layer.group:
         return "0" if layer.layer_type == "conv" else "1"
     return f"{layer.group + 3}.{layer.block}.{_in_block(layer, 'downsample')}"

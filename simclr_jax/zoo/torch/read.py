@@ -1,10 +1,11 @@
 """Reads PyTorch's files without PyTorch, and without running their content.
 
-A file of torch.save is a pickle, which may ask for any function. This reader provides
-the parts of tensors, and a placeholder that does nothing for the objects that libraries
-save beside them (an argparse.Namespace, a whole module); anything else is refused. The
-numbers of the tensors are outside the pickle: each storage in a file of a zip archive
-since PyTorch 1.6, and one after the other behind the pickle before.
+A file written by torch.save is a pickle, which may call any function. This reader only
+allows the functions that make tensors. Objects that libraries save beside them (an
+argparse.Namespace, a whole module) become placeholders that do nothing; anything else
+is refused. The values of the tensors are outside the pickle. Since PyTorch 1.6 the file
+is a zip archive with a file for each storage; in older files the storages follow the
+pickle.
 """
 
 import collections
@@ -37,16 +38,16 @@ PACKAGES = {  # whose objects are read as a Placeholder
 
 
 class Storage(NamedTuple):
-    """A part of the numbers with one key."""
+    """A range of the elements stored under one key."""
 
     key: str
     dtype: str
     size: int
-    offset: int = 0  # all in numbers, not bytes
+    offset: int = 0  # size and offset in elements, not bytes
 
 
 class Tensor(NamedTuple):
-    """A view of a storage; offset and strides in numbers, not bytes."""
+    """A view of a storage; offset and strides in elements, not bytes."""
 
     storage: Storage
     offset: int
@@ -55,7 +56,7 @@ class Tensor(NamedTuple):
 
 
 class Placeholder:
-    """Replaces any object, class or function: takes all arguments, does nothing."""
+    """Replaces any object, class or function; accepts any arguments, does nothing."""
 
     def __new__(cls, *_, **__):
         return super().__new__(cls)
@@ -89,7 +90,7 @@ def read(path: str) -> dict[str, np.ndarray]:
         raise ValueError(f"There is no file {path}.")
     try:
         arrays = _reader(file)(file)
-    except Exception as error:  # damaged pickles and archives raise a dozen types
+    except Exception as error:  # damaged pickles and archives raise many types
         reason = str(error) or type(error).__name__
         raise ValueError(f"{path} cannot be read: {reason}") from error
     if not arrays:
@@ -112,7 +113,7 @@ def _reader(file: pathlib.Path) -> Callable:
         first = stream.read(4)
     if first[:2] == b"PK":
         return _read_zip
-    if first[:1] == b"\x80":  # of any pickle
+    if first[:1] == b"\x80":  # the start of any pickle
         return _read_legacy
     raise ValueError(
         "it is neither a zip archive nor a pickle; files by torch.save and "
@@ -162,7 +163,7 @@ def _check_order(little: bool) -> None:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes trees with a Tensor for each tensor."""
+    """Unpickles trees with a Tensor in place of each tensor."""
 
     def __init__(self, stream: IO[bytes]):
         super().__init__(stream, encoding="utf-8")
@@ -257,7 +258,7 @@ def _itemsize(dtype: str) -> int:
 
 
 def _decoded(raw: bytes | bytearray, dtype: str) -> np.ndarray:
-    """The numbers in those bytes, without an incomplete one at the end."""
+    """The elements in the bytes, without an incomplete one at the end."""
     whole = len(raw) // _itemsize(dtype)
     if dtype != BFLOAT16:
         return np.frombuffer(raw, dtype, whole)

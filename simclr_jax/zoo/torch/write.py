@@ -1,6 +1,6 @@
 """State dicts of torchvision and timm in safetensors, written without PyTorch.
 
-The Python that builds the network and loads the file is on the export's card, and the
+The export's card shows the Python code that builds the network and loads the file; the
 verification runs it.
 """
 
@@ -107,7 +107,7 @@ def _write(
     build: str,
     packages: tuple[str, ...],
 ) -> ExportedFile:
-    """build: the lines that make the model, a template of {builder} and {arguments}."""
+    """`build` is the code that makes the model, with {builder} and {arguments}."""
     arrays = state_dict(network, model)
     save_file(arrays, path, _metadata(network, model))
     arguments = ", ".join(f"{key}={x!r}" for key, x in model.arguments.items())

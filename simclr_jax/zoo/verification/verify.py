@@ -14,7 +14,7 @@ import numpy as np
 from simclr_jax.zoo.name_map import abbreviate
 from simclr_jax.zoo.network import ExportedFile, ExportedNetwork, installed
 
-TOLERANCE = 1e-5  # of the largest difference, relative to the largest value
+TOLERANCE = 1e-5  # for the largest difference, relative to the largest value
 NOISE_BATCHES = (1, 3, 4)  # sizes of the batches of noise after the sample images
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 class Verification(NamedTuple):
     """The result of a successful comparison."""
 
-    difference: float  # the largest, relative to the largest value; 0.0: of arrays
+    difference: float  # largest, relative to the largest value; 0.0 for equal arrays
     versions: dict[str, str]  # of the packages that read the file
     batch_sizes: tuple[int, ...]  # (): only arrays were compared
     not_installed: tuple[str, ...] = ()  # packages that could have run the file
@@ -53,9 +53,10 @@ def verify(
     batches: list[np.ndarray],
     expected: list[dict[str, np.ndarray]],
 ) -> Verification:
-    """Loads the file in separate processes, in all of its ways, and compares.
+    """Loads the file in each of its ways, in separate processes, and compares.
 
-    Where the file is for PyTorch and that is not installed, its arrays are compared.
+    For a PyTorch file, ways that need a package that is not installed are skipped; if
+    none is left, only the arrays are compared.
 
     Args:
       batches: uint8 images [n, S, S, 3].
@@ -181,7 +182,7 @@ def _reason(code: int, stderr: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """The environment for the CPU: this process may hold the accelerator."""
+    """An environment that only uses the CPU: this process may hold the accelerator."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     changes = {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
     return os.environ | changes

@@ -1,14 +1,14 @@
-"""Runs an exported file in a process of its own, without jax.
+"""Runs an exported file in a separate process, without jax.
 
 python -m simclr_jax.zoo.verification.verify_worker
     SCRIPT PATH INPUTS.npz OUTPUTS.npz PACKAGE ...
 
 SCRIPT is the Python shown on the export's card. It reads the export at `path` and
 defines `network`, images -> {"h": [N, F], ...}, or `arrays` for a format without a
-forward pass. INPUTS holds batches of images by number. OUTPUTS gets the results,
-{"0/h": ...} or {"arrays/...": ...}, and the `versions` of the packages. Unless jax is
-among the packages, it cannot be imported: TensorFlow would import it otherwise, and the
-check would not show that the export works without it.
+forward pass. INPUTS holds batches of images by number. The results are written to
+OUTPUTS, {"0/h": ...} or {"arrays/...": ...}, with the `versions` of the packages.
+Unless jax is among the packages, importing it is an error, which shows that the export
+works without it: TensorFlow imports jax if it can.
 """
 
 import importlib.metadata
