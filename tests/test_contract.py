@@ -15,6 +15,7 @@ from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.resnet import resnet10
 from simclr_jax.plan.jaxpr_flops import inner_jaxprs
 from simclr_jax.sharding import by_batch, fsdp, make_mesh, replicated
+from simclr_jax.state import LossState
 from simclr_jax.train.checkpoint import Checkpoints, template
 from simclr_jax.train.step import make_train_step
 from tests.tools import (
@@ -100,13 +101,35 @@ def test_has_its_row_here(name):
     assert name in METHOD_WIDTHS
 
 
-def test_the_loss_reads_only_a_blind_state(name):
-    (loss, (new, y, _)), _ = differentiated(name)
+def test_shapes_and_dtypes_of_the_loss(name):
+    (loss, (state, y, _)), _ = differentiated(name)
     assert loss.shape == ()
     assert loss.dtype == jnp.float32
-    assert new.params is None
-    assert y.h.ndim == y.heads["projector"].ndim == 3
-    assert y.h.dtype == y.heads["projector"].dtype == jnp.float32
+    assert isinstance(state, LossState)
+    features = method_of(name).features(y)
+    assert next(iter(features)) == "h"
+    assert all(x.ndim == 3 and x.dtype == jnp.float32 for x in features.values())
+
+
+def test_a_loss_changes_statistics_and_memory_only(name):
+    """The step ignores a step count or a target that a loss returns."""
+    method = method_of(name)
+
+    def loss(params, state, batch, rng):
+        value, (new, *rest) = method.loss(params, state, batch, rng)
+        zeros = jax.tree.map(jnp.zeros_like, new.target_params)
+        return value, (new.replace(step=new.step + 7, target_params=zeros), *rest)
+
+    mesh = make_mesh(jax.devices()[:1])
+    intruder = compiled_step(
+        method._replace(loss=loss), small_optimiser(), mesh, rate=0.003
+    )
+    step, state, batch = begin(name)
+    expected, _ = step(state, batch)
+    _, state, batch = begin(name)
+    new, _ = intruder(state, batch)
+    for a, b in zip(plain(new), plain(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_no_gradient_reaches_the_target(name):
