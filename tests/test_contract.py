@@ -186,7 +186,8 @@ def test_devices_send_each_other_embeddings_and_sums_and_no_picture(name):
         sizes[kind] += [math.prod(map(int, filter(None, x.split(",")))) for x in shapes]
     views, n, side, _, colours = np.shape(BATCH.views)
     assert sum(sizes["all-gather"]) <= views * n * METHOD_WIDTHS[name]["out"]
-    assert max(sizes["all-reduce"]) < n / 8 * side * side * colours  # of one device
+    pictures = n / 8 * side * side * colours  # of one device
+    assert max(sizes["all-reduce"]) < pictures, "larger than METHOD_WIDTHS allow?"
 
 
 def test_in_bfloat16_no_convolution_takes_float32_and_nothing_is_float64(name):

@@ -32,7 +32,9 @@ from simclr_jax.train.step import make_train_step
 
 CLASSES = 10
 CLOCK = {"total_steps": 100, "steps_per_epoch": 10}
-METHOD_WIDTHS: dict[str, dict[str, Any]] = {  # arguments of each method's factory
+# `out`, the width of z, is required; its square is below 768, the size of the pictures
+# on a device in tests of traffic.
+METHOD_WIDTHS: dict[str, dict[str, Any]] = {  # of each factory
     "simclr": {"hidden": 16, "out": 8},
     "moco": {"hidden": 16, "out": 8, "queue": 40},  # no batch of 16 or 32 divides it
     "mocov3": {"hidden": 16, "out": 8, "total_steps": 10},

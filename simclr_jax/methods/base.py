@@ -68,6 +68,7 @@ class Method(NamedTuple):
     keep: str = "online"  # the branch to evaluate and export: "online" or "target"
     features: Features = h_and_z
     # Images in a batch -> shape of the loss's similarity matrix, for the log.
+    # None for a loss that compares no images with each other.
     similarities: Callable[[int], Matrix] | None = None
 
     def kept(self, state: TrainState) -> tuple[Any, Any]:

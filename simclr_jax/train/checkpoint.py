@@ -14,10 +14,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint._src.path import gcs_utils
 
-from simclr_jax.storage import (
-    client,
-    gcs_path,  # noqa: F401, registers the paths that Orbax uses in buckets
-)
+import simclr_jax.storage.gcs_path  # noqa: F401, paths that Orbax uses in buckets
+from simclr_jax.storage import client
 from simclr_jax.storage.bucket import COMMIT
 from simclr_jax.storage.errors import Category, classify
 from simclr_jax.storage.paths import in_bucket
