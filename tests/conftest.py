@@ -38,6 +38,13 @@ for key, value in (
     jax.config.update(key.lower(), int(value) if value.lstrip("-").isdigit() else value)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _free_programs():
+    """Frees the compiled programs of a module: all together are gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def in_process(monkeypatch):
     """Lets a command run inside the test: on one device, joining no cluster."""
