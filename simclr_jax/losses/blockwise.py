@@ -51,7 +51,7 @@ def _others_forward(z, similarity, block, maximum, gather):
     return jnp.mean(sums), (z, columns, sums)
 
 
-def _others_backward(similarity, block, maximum, gather, saved, slope):
+def _others_backward(similarity, block, maximum, gather, saved, cotangent):
     z, columns, sums = saved
 
     def add(total, tiles, offset):
@@ -59,7 +59,7 @@ def _others_backward(similarity, block, maximum, gather, saved, slope):
         s, pullback = jax.vjp(lambda z: _without_self(similarity)(z, tile, offset), z)
         share = jnp.exp(s - sums[..., None, None])
         share += jnp.exp(s - tile_sums[None, None])
-        return total + pullback(share * (slope / sums.size))[0]
+        return total + pullback(share * (cotangent / sums.size))[0]
 
     return (_fold(add, jnp.zeros_like(z), (columns, all_gather(sums)), block),)
 
@@ -104,11 +104,11 @@ def _forward(rows, columns, similarity, block, maximum):
     return sums, (rows, columns, sums)
 
 
-def _backward(similarity, block, maximum, saved, slope):
+def _backward(similarity, block, maximum, saved, cotangent):
     rows, columns, sums = saved
 
     def weights(s, offset):
-        return jnp.exp(s - sums[..., None, None]) * slope[..., None, None]
+        return jnp.exp(s - sums[..., None, None]) * cotangent[..., None, None]
 
     return _pull_back(rows, columns, similarity, block, weights)
 
@@ -163,7 +163,7 @@ def _most_forward(rows, columns, similarity, block):
     return most, (rows, columns, most)
 
 
-def _most_backward(similarity, block, saved, slope):
+def _most_backward(similarity, block, saved, cotangent):
     rows, columns, most = saved
 
     def count(total, tile, offset):
@@ -171,7 +171,7 @@ def _most_backward(similarity, block, saved, slope):
         return total + jnp.sum(s == most[..., None, None], (2, 3), dtype=s.dtype)
 
     ties = _fold(count, jnp.zeros_like(most), columns, block)
-    share = (slope / ties)[..., None, None]
+    share = (cotangent / ties)[..., None, None]
 
     def weights(s, offset):
         return jnp.where(s == most[..., None, None], share, 0)
@@ -204,23 +204,26 @@ def retrieve(
     """
 
     def add(carry, tile, offset):
-        own, rival, most, total, moment = carry
+        positive, negative, largest, total, weighted = carry
         s = similarity(rows, tile[-1:])[:, :, 0]
         n, m = (jax.lax.broadcasted_iota(jnp.int32, s.shape, i) for i in (1, 2))
         diagonal = n == m + offset
-        own += jnp.sum(jnp.where(diagonal, s, 0), 2)
-        rival = jnp.maximum(rival, jnp.max(jnp.where(diagonal, -jnp.inf, s), 2))
-        larger = jnp.maximum(most, jnp.max(s, 2))
-        weights, decay = jnp.exp(s - larger[..., None]), jnp.exp(most - larger)
+        positive += jnp.sum(jnp.where(diagonal, s, 0), 2)
+        negative = jnp.maximum(negative, jnp.max(jnp.where(diagonal, -jnp.inf, s), 2))
+        new_largest = jnp.maximum(largest, jnp.max(s, 2))
+        weights, decay = (
+            jnp.exp(s - new_largest[..., None]),
+            jnp.exp(largest - new_largest),
+        )
         total = total * decay + jnp.sum(weights, 2)
-        moment = moment * decay + jnp.sum(weights * s, 2)
-        return own, rival, larger, total, moment
+        weighted = weighted * decay + jnp.sum(weights * s, 2)
+        return positive, negative, new_largest, total, weighted
 
     zero = jnp.zeros(rows.shape[:2], rows.dtype)
     low = jnp.full_like(zero, -jnp.inf)
     init = (zero, low, low, zero, zero)
-    own, rival, most, total, moment = _fold(add, init, columns, block)
-    return (own > rival)[0], (most + jnp.log(total) - moment / total)[0]
+    positive, negative, largest, total, weighted = _fold(add, init, columns, block)
+    return (positive > negative)[0], (largest + jnp.log(total) - weighted / total)[0]
 
 
 def _retrieve_forward(rows, columns, similarity, block):
@@ -228,7 +231,7 @@ def _retrieve_forward(rows, columns, similarity, block):
     return retrieve(rows, columns, similarity, block), None
 
 
-def _retrieve_backward(similarity, block, saved, slopes):
+def _retrieve_backward(similarity, block, saved, cotangents):
     raise NotImplementedError("blockwise.retrieve is a metric and has no gradient.")
 
 
@@ -268,7 +271,7 @@ def _fold(add, carry, columns, block):
             lambda x: jax.lax.dynamic_slice_in_dim(x, offset, size, 1), columns
         )
 
-    def one(carry, i):
+    def body(carry, i):
         # The compiler does not infer that the rows can stay on their devices.
         carry = jax.tree.map(split_rows, carry)
         return add(carry, tile(i * block, block), i * block), None
@@ -276,5 +279,5 @@ def _fold(add, carry, columns, block):
     if full == 1:
         carry = add(carry, tile(0, block), 0)
     elif full:
-        carry, _ = jax.lax.scan(one, carry, jnp.arange(full))
+        carry, _ = jax.lax.scan(body, carry, jnp.arange(full))
     return add(carry, tile(full * block, rest), full * block) if rest else carry
