@@ -31,6 +31,11 @@ def byol(
     ema: float = 0.996,  # tau_base for 1000 epochs (0.99 for 100 and 300); grows to 1
     total_steps: int,
 ) -> Method:
+    """BYOL with an encoder as `network.network` takes it.
+
+    Raises:
+      ValueError: ema is not in [0, 1].
+    """
     layers = (Layer(hidden, bias=True), Layer(out, bias=bias, norm=""))
     head = MLP(layers, "haiku")
     online = network(encoder, head, MLP(layers, "haiku"), options=options)

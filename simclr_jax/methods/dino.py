@@ -53,6 +53,12 @@ def dino(
     total_steps: int,
     steps_per_epoch: int,
 ) -> Method:
+    """DINO with an encoder as `network.network` takes it.
+
+    Raises:
+      ValueError: a temperature is not above 0, there are fewer than two prototypes, or
+        centre_momentum or ema is not in [0, 1].
+    """
     check_widths(prototypes, hidden, out)
     check_temperatures(temperature, teacher_temperature, teacher_temperature_end)
     if not 0 <= centre_momentum <= 1:

@@ -39,6 +39,12 @@ def moco(
     shuffle: bool = True,  # keys have other batch-norm groups than queries
     block: int = 0,  # keys compared at a time; 0: chosen by `block_size`
 ) -> Method:
+    """MoCo v2 with an encoder as `network.network` takes it.
+
+    Raises:
+      ValueError: temperature is not above 0, the queue is empty, the head has no layers
+        or ema is not in [0, 1].
+    """
     check_temperature(temperature)
     if queue < 1:
         raise ValueError(f"queue is the number of keys, at least 1; got {queue}.")

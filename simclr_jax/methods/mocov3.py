@@ -38,6 +38,12 @@ def mocov3(
     block: int = 0,  # keys compared at a time; 0: chosen by `block_size`
     total_steps: int,
 ) -> Method:
+    """MoCo v3 with an encoder as `network.network` takes it.
+
+    Raises:
+      ValueError: temperature is not above 0, the projector has no layers or ema is not
+        in [0, 1].
+    """
     check_temperature(temperature)
     last = Layer(out, norm="plain")
     projector = MLP((*inner(Layer(hidden), layers), last))

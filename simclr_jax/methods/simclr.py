@@ -31,6 +31,11 @@ def simclr(
     block: int = 0,  # images compared with all at a time; 0: chosen by `block_size`
     gather: str = "float32",  # dtype of z sent between devices; or "bfloat16"
 ) -> Method:
+    """SimCLR with an encoder as `network.network` takes it.
+
+    Raises:
+      ValueError: temperature is not above 0, or the head has no layers.
+    """
     check_temperature(temperature)
     head = projector(layers=layers, hidden=hidden, out=out)
     net = network(encoder, head, options=options, joint=True)

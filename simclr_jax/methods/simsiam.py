@@ -22,6 +22,11 @@ def simsiam(
     out: int = 2048,
     bottleneck: int = 512,  # of the predictor
 ) -> Method:
+    """SimSiam with an encoder as `network.network` takes it.
+
+    Raises:
+      ValueError: the projector has no layers.
+    """
     # The released code's last Dense has a bias too, frozen; its batch norm cancels it.
     projector = MLP((*inner(Layer(out), layers), Layer(out, norm="plain")))
     predictor = MLP((Layer(bottleneck), Layer(out, bias=True, norm="")))

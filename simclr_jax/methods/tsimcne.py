@@ -29,6 +29,11 @@ def tsimcne(
     initializer: str = "torch",  # of the last layer; "normal" in stage 2
     block: int = 0,  # images compared with all at a time; 0: chosen by `block_size`
 ) -> Method:
+    """A stage of t-SimCNE with an encoder as `network.network` takes it.
+
+    Raises:
+      ValueError: an unknown initializer, or a negative width.
+    """
     last = Layer(out, bias=True, norm="", initializer=initializer)
     head = MLP((Layer(hidden, bias=True, norm=""), last), "torch")
     net = network(encoder, head, options=options, joint=True)
