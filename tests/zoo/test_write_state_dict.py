@@ -111,7 +111,7 @@ def test_without_pytorch_the_arrays_are_compared(tmp_path, monkeypatch):
 )
 def test_a_written_file_can_be_imported(tmp_path, name, encoder):
     image = jnp.zeros((1, 32, 32, 3))
-    init = functools.partial(encoder.initializer, train=False)
+    init = functools.partial(encoder.init, train=False)
     shapes = by_path(jax.eval_shape(init, jax.random.key(0), image))
     draw = np.random.default_rng(0)
     arrays = {
