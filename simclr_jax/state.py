@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+Metrics = dict[str, jax.Array]  # name: []
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

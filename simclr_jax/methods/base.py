@@ -9,9 +9,7 @@ import jax.numpy as jnp
 from simclr_jax.batch import Batch
 from simclr_jax.losses.block_size import Matrix
 from simclr_jax.models.network import Network, Outputs
-from simclr_jax.state import LossState, TrainState
-
-Metrics = dict[str, jax.Array]  # name: []
+from simclr_jax.state import LossState, Metrics, TrainState
 
 
 class Init(Protocol):

@@ -9,9 +9,7 @@ import optax
 
 from simclr_jax.batch import Batch
 from simclr_jax.losses.geometry import spread
-from simclr_jax.state import TrainState
-
-Metrics = dict[str, jax.Array]  # name: []
+from simclr_jax.state import Metrics, TrainState
 
 
 def update_target(target: Any, online: Any, ema: Any) -> Any:

@@ -96,7 +96,7 @@ def after_a_step(c):
     batch = Batch(label=jnp.zeros(c.data.batch_size, jnp.int32), views=views)
     key = jax.random.key(0)
     old = method.init(key, views).replace(step=jnp.int32(0))
-    _, (new, _, _) = jax.jit(method.loss)(old.params, old, batch, key)
+    _, (new, _, _) = jax.jit(method.loss)(old.params, old.for_loss(), batch, key)
     return method, old, new
 
 

@@ -51,7 +51,8 @@ def in_parts(name, k, batch, encoder=None):
 
     @jax.jit
     def differentiate(params):
-        return jax.value_and_grad(method.loss, has_aux=True)(params, state, batch, KEY)
+        loss = jax.value_and_grad(method.loss, has_aux=True)
+        return loss(params, state.for_loss(), batch, KEY)
 
     return differentiate(state.params)
 
