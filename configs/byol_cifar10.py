@@ -8,7 +8,7 @@ without blur, with the learning rate and `ema` of small batches. BYOL on ResNet-
 other libraries reaches 92.6 % (1000 epochs). Not run here: it needs an accelerator.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

@@ -15,7 +15,7 @@ at batch 512). Here the encoder computes in bfloat16, and running statistics are
 debiased, which affects only the first steps.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 PRESETS = {  # (epochs, batch): base rate, weight decay, ema
     (40, 4096): (0.45, 1e-6, 0.97),

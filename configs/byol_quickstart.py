@@ -7,7 +7,7 @@ Measured: linear (quick) accuracy 41.4 % of h, 26.9 % of the untrained h, 37.5 %
 kNN 33.9, 26.4, 31.6 %.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

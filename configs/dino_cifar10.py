@@ -8,7 +8,7 @@ prototypes, a slow teacher, no blur. DINO on ResNet-18 in other libraries, witho
 crops, reaches 89.5 % (1000 epochs). Not run here: it needs an accelerator.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

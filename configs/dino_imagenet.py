@@ -28,7 +28,7 @@ bfloat16.
 
 from typing import Any
 
-from configs import base
+from simclr_jax.experiment import base
 
 LONG = {"locals": 10, "global_area": (0.25, 1.0), "local_area": (0.05, 0.25)}
 WARM = {"teacher_warmup_epochs": 50}

@@ -7,7 +7,7 @@ Measured: linear (quick) accuracy 40.2 % of h, 26.9 % of the untrained h, 32.2 %
 kNN 30.8, 26.4, 28.4 %.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

@@ -9,7 +9,7 @@ in other libraries reaches 92.9 % (1000 epochs, a longer queue). Not run here: i
 an accelerator.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

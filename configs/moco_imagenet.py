@@ -15,7 +15,7 @@ size for any number of devices and any batch. Their linear evaluation decayed th
 by steps; ours decays it by a cosine, from the same first rate.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config(*, version: str = "v2", epochs: int = 200, batch: int = 256):

@@ -7,7 +7,7 @@ Measured: linear (quick) accuracy 39.0 % of h, 26.9 % of the untrained h, 34.5 %
 kNN 35.7, 26.4, 33.6 %.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

@@ -8,7 +8,7 @@ and without blur. MoCo v3 on ResNet-18 in other libraries reaches 93.1 % (1000 e
 Not run here: it needs an accelerator.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

@@ -12,7 +12,7 @@ Published top-1 of linear evaluation: ResNet-50 68.9 % (100 epochs), 72.8 % (300
 74.6 % (1000); ViT-S 73.2 %, ViT-B 76.7 % (300). Here the encoder computes in bfloat16.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 ENCODERS = ("resnet50", "vit_s", "vit_b")
 

@@ -7,7 +7,7 @@ Measured: linear (quick) accuracy 41.8 % of h, 26.9 % of the untrained h, 38.4 %
 kNN 36.5, 26.4, 38.1 %.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

@@ -7,7 +7,7 @@ Measured: linear (quick) accuracy 46.8 % of h, 26.9 % of the untrained h, 42.9 %
 kNN 42.4, 26.4, 43.1 %. Other seeds, jax versions, roundings: 45.0 to 46.9 % of h.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

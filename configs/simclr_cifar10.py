@@ -7,7 +7,7 @@ Published: about 91 % top-1 of linear evaluation (1000 epochs at batch 512; READ
 the released code). Not run here: it needs an accelerator.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

@@ -7,7 +7,7 @@ Measured: linear (quick) accuracy 67.7 % of h, 32.7 % of the untrained h, 62.3 %
 kNN 63.3, 27.0, 63.9 %.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

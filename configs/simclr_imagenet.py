@@ -28,7 +28,7 @@ queue, 71.1 without it, as here. The published runs computed in float32; here th
 encoder computes in bfloat16 (--config.encoder.dtype=float32 for theirs).
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config(

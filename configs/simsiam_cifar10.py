@@ -7,7 +7,7 @@ Published: 91.8 % top-1 of linear evaluation (800 epochs at batch 512). Not run 
 needs an accelerator.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

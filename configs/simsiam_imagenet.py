@@ -11,7 +11,7 @@ and 71.3 % (800), at batch 256; 68.1 % for this command. The predictor's rate is
 constant, as in the released command. Here the encoder computes in bfloat16.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config(*, epochs: int = 100, batch: int = 512):

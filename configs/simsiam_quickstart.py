@@ -7,7 +7,7 @@ Measured: linear (quick) accuracy 37.3 % of h, 26.9 % of the untrained h, 35.0 %
 kNN 31.9, 26.4, 30.9 %.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 
 def get_config():

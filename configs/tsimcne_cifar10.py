@@ -18,7 +18,7 @@ ones, computed from the coordinates that the authors published; about 26 hours o
 accelerator.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 EPOCHS = {1: 1000.0, 2: 50.0, 3: 450.0}
 

@@ -14,7 +14,7 @@ on the plane, and kNN of h is 35.9 % after stage 1. So short a run on so few ima
 groups the classes without separating them: t-SNE of the pixels is still better.
 """
 
-from configs import base
+from simclr_jax.experiment import base
 
 EPOCHS = {1: 30.0, 2: 2.0, 3: 24.0}
 RATE = {1: 0.002, 2: 0.02, 3: 0.002}

@@ -14,6 +14,7 @@ from etils import epath
 
 from simclr_jax import fingerprint
 from simclr_jax.experiment import build, config
+from simclr_jax.experiment.old_configs import without_added
 from simclr_jax.experiment.reproduction import row_config
 from simclr_jax.experiment.workdir import read_saved
 from simclr_jax.reproduce.card import is_intact
@@ -184,8 +185,11 @@ def _is_published(row: Row, line: str) -> bool:
 
 
 def fingerprint_of_recipe(configs: list[dict[str, Any]]) -> str:
-    """Of the plain configs of a row's runs, without the fields in `FREE`."""
-    return fingerprint.of_json([_fixed(c) for c in configs])
+    """Of the plain configs of a row's runs, without the fields in `FREE`.
+
+    Keys that were added later count only if they change the recipe.
+    """
+    return fingerprint.of_json([_fixed(without_added(c)) for c in configs])
 
 
 def _fixed(c: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,10 +11,18 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from simclr_jax.experiment import schema
-from simclr_jax.experiment.renamed_keys import check_not_renamed
+from simclr_jax.experiment.old_configs import check_not_renamed
 from simclr_jax.suggest import check_name, nearest
 
 Changes = Sequence[tuple[str, str]]  # (key, text) pairs, such as ("optim.lr", "0.1")
+
+PACKAGE = pathlib.Path(__file__).parents[1]
+# The configs: inside the installed package, beside the package in a checkout.
+SHIPPED = next(
+    folder
+    for folder in (PACKAGE / "configs", PACKAGE.parent / "configs")
+    if folder.is_dir()
+)
 
 MAY_CHANGE = (  # keys, or their beginnings, that may change when a run is resumed
     *("log_every", "patience", "checkpoint.", "evaluate.", "data.data_dir"),
@@ -35,23 +43,20 @@ def read(text: str, changes: Changes) -> ConfigDict:
 
 
 def load(text: str) -> ConfigDict:
-    """Reads `FILE.py` or `FILE.py:key=value,key=value`.
+    """Reads `NAME` or `NAME:key=value,key=value`.
 
+    NAME is a file, or one of this package's configs by its name, such as quickstart.
     The keys are keyword-only arguments of the file's `get_config`, which is called with
-    the values.
+    the values. The file may import modules from its own folder.
 
     Raises:
       ValueError: there is no such file, key or value, or the file raises an error.
     """
     name, _, arguments = text.partition(":")
-    path = pathlib.Path(name)
-    if not path.is_file():
-        suggestion = nearest(path.name, [p.name for p in path.parent.glob("*.py")])
-        hint = f" Did you mean {path.parent / suggestion}?" if suggestion else ""
-        raise ValueError(f"--config: there is no file {name}.{hint}")
-    root = str(path.resolve().parent.parent)  # for `from configs import base`
-    if root not in sys.path:
-        sys.path.insert(0, root)
+    path = find(name)
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: it must not replace other modules
     module = types.ModuleType(path.stem)
     module.__file__ = str(path)
     with _errors_named(name):
@@ -66,6 +71,32 @@ def load(text: str) -> ConfigDict:
         kwargs[key] = schema.parse(value, defaults[key], key)
     with _errors_named(name):
         return module.get_config(**kwargs)
+
+
+def find(name: str) -> pathlib.Path:
+    """The config file of a name: a file, else a config of this package.
+
+    Raises:
+      ValueError: there is neither; the message has the nearest name.
+    """
+    path = pathlib.Path(name).expanduser()
+    if path.is_file():
+        return path
+    shipped = SHIPPED / f"{name.removesuffix('.py')}.py"
+    if shipped.is_file():
+        return shipped
+    files = [str(p) for p in path.parent.glob("*.py")]
+    suggestion = nearest(path.stem, shipped_names()) or nearest(name, files)
+    hint = f" Did you mean {suggestion}?" if suggestion else ""
+    raise ValueError(
+        f"--config: there is no file {name}, and no config of that name.{hint} "
+        f"There are: {', '.join(shipped_names())}; or the path of a file."
+    )
+
+
+def shipped_names() -> list[str]:
+    """The names of this package's configs."""
+    return sorted(path.stem for path in SHIPPED.glob("[!_]*.py"))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from simclr_jax import multihost
 from simclr_jax.data.sources import Source
 from simclr_jax.experiment import build, config, schema
-from simclr_jax.experiment.renamed_keys import with_new_keys
+from simclr_jax.experiment.old_configs import upgraded
 from simclr_jax.state import TrainState
 from simclr_jax.storage import files
 from simclr_jax.storage.access import check_folder
@@ -33,7 +33,7 @@ class SavedRun(NamedTuple):
 def read_saved(workdir: str | os.PathLike, name: str = "config.json") -> dict[str, Any]:
     """A JSON object that a run has written, such as config.json or data.json.
 
-    Config keys that have been renamed since are returned by their new names.
+    A config is brought up to date: see `old_configs.upgraded`.
 
     Raises:
       ValueError: the file is missing or damaged.
@@ -50,7 +50,7 @@ def read_saved(workdir: str | os.PathLike, name: str = "config.json") -> dict[st
             f"{path} is damaged: it is no JSON object, and without it the content of "
             f"{workdir} is unknown. Take another --workdir, or put the file back."
         )
-    return with_new_keys(saved) if name == "config.json" else saved
+    return upgraded(saved) if name == "config.json" else saved
 
 
 def saved_config(

@@ -1,11 +1,12 @@
-"""Work directories and cards from before config keys were renamed."""
+"""Work directories and cards from before config keys were renamed or added."""
 
 import json
 
 import pytest
 
-from simclr_jax.experiment import config, workdir
-from simclr_jax.experiment.renamed_keys import RENAMED, with_new_keys
+from simclr_jax.experiment import config, old_configs, workdir
+from simclr_jax.experiment.cards import fingerprint_of_recipe
+from simclr_jax.experiment.old_configs import RENAMED, with_new_keys
 from simclr_jax.reproduce import card
 
 FORMER = {new: old for old, new in RENAMED.items()}
@@ -60,3 +61,25 @@ def test_committed_cards_say_that_they_were_migrated():
         assert card.is_intact(content)
         assert "former names" in content["migrated"]
         assert content["migrated"] in card.report(content)
+
+
+def test_an_added_key_gets_its_former_value(tmp_path, monkeypatch):
+    """Only where the config's factory has it; and then it changes no fingerprint."""
+    added = {
+        "optim.clip": 0.0,  # of every optimiser
+        "optim.nesterov": True,  # of sgd only
+        "augment.blur_sigma": "image",  # of simclr only
+        "log_every": 19,
+    }
+    monkeypatch.setattr(old_configs, "ADDED", added)
+    now = config.plain(config.load("quickstart"))
+    for key in added:
+        section, _, name = key.rpartition(".")
+        (now[section] if section else now).pop(name, None)
+    (tmp_path / "config.json").write_text(json.dumps(now))
+    read = workdir.read_saved(tmp_path)
+    assert read == config.plain(config.load("quickstart"))
+    assert "nesterov" not in read["optim"]
+    assert fingerprint_of_recipe([read]) == fingerprint_of_recipe([now])
+    read["optim"]["clip"] = 1.0
+    assert fingerprint_of_recipe([read]) != fingerprint_of_recipe([now])

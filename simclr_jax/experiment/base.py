@@ -1,4 +1,4 @@
-"""The base config of every experiment: each key is defined here, with its type."""
+"""The base config of every experiment: defines each key with its default and type."""
 
 import ml_collections as mlc
 
