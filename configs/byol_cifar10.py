@@ -1,7 +1,7 @@
 """BYOL, ResNet-18, CIFAR-10.
 
-python -m simclr_jax pretrain --config configs/byol_cifar10.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
+simclr-jax pretrain --config byol_cifar10 --workdir DIR
+simclr-jax evaluate --workdir DIR --protocol linear_augmented
 
 The authors published no recipe; this one is ours: that of 1000 epochs on ImageNet,
 without blur, with the learning rate and `ema` of small batches. BYOL on ResNet-18 in

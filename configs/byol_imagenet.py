@@ -1,14 +1,14 @@
 """BYOL, ResNet-50, ImageNet, batch 4096 (arXiv:2006.07733).
 
-python -m simclr_jax pretrain --config configs/byol_imagenet.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
+simclr-jax pretrain --config byol_imagenet --workdir DIR
+simclr-jax evaluate --workdir DIR --protocol linear_augmented
 
 The authors' presets have 40, 100, 300 and 1000 epochs, and 1000 at batch 512:
 
-python -m simclr_jax pretrain --workdir DIR \
-  --config configs/byol_imagenet.py:epochs=1000
-python -m simclr_jax pretrain --workdir DIR \
-  --config configs/byol_imagenet.py:epochs=1000,batch=512
+simclr-jax pretrain --workdir DIR \
+  --config byol_imagenet:epochs=1000
+simclr-jax pretrain --workdir DIR \
+  --config byol_imagenet:epochs=1000,batch=512
 
 Published top-1 of linear evaluation: 72.5 % (300 epochs), 74.3 % (1000), 73.7 % (1000
 at batch 512). Here the encoder computes in bfloat16, and running statistics are not

@@ -1,7 +1,7 @@
 """BYOL on the 5,000 images that come with the package, in minutes on a laptop.
 
-python -m simclr_jax pretrain --config configs/byol_quickstart.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR
+simclr-jax pretrain --config byol_quickstart --workdir DIR
+simclr-jax evaluate --workdir DIR
 
 Measured: linear (quick) accuracy 41.4 % of h, 26.9 % of the untrained h, 37.5 % of z;
 kNN 33.9, 26.4, 31.6 %.

@@ -1,7 +1,7 @@
 """DINO, ResNet-18, CIFAR-10.
 
-python -m simclr_jax pretrain --config configs/dino_cifar10.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
+simclr-jax pretrain --config dino_cifar10 --workdir DIR
+simclr-jax evaluate --workdir DIR --protocol linear_augmented
 
 The authors published no recipe; this one is ours, based on reported results: few
 prototypes, a slow teacher, no blur. DINO on ResNet-18 in other libraries, without small

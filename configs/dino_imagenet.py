@@ -1,14 +1,14 @@
 """DINO, ViT and ResNet-50, ImageNet (arXiv:2104.14294).
 
-python -m simclr_jax pretrain --config configs/dino_imagenet.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR --protocol knn
+simclr-jax pretrain --config dino_imagenet --workdir DIR
+simclr-jax evaluate --workdir DIR --protocol knn
 
 The runs, by name; `vit_s16` is the released code's long command of 300 epochs:
 
-python -m simclr_jax pretrain --workdir DIR \
-  --config configs/dino_imagenet.py:run=vit_b16
-python -m simclr_jax pretrain --workdir DIR \
-  --config configs/dino_imagenet.py:run=resnet50
+simclr-jax pretrain --workdir DIR \
+  --config dino_imagenet:run=vit_b16
+simclr-jax pretrain --workdir DIR \
+  --config dino_imagenet:run=resnet50
 
 | run         | epochs | batch | published: kNN | linear |
 |-------------|--------|-------|----------------|--------|

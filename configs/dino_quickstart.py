@@ -1,7 +1,7 @@
 """DINO on the 5,000 images that come with the package, in minutes on a laptop.
 
-python -m simclr_jax pretrain --config configs/dino_quickstart.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR
+simclr-jax pretrain --config dino_quickstart --workdir DIR
+simclr-jax evaluate --workdir DIR
 
 Measured: linear (quick) accuracy 40.2 % of h, 26.9 % of the untrained h, 32.2 % of z;
 kNN 30.8, 26.4, 28.4 %.

@@ -1,7 +1,7 @@
 """MoCo v2, ResNet-18, CIFAR-10.
 
-python -m simclr_jax pretrain --config configs/moco_cifar10.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
+simclr-jax pretrain --config moco_cifar10 --workdir DIR
+simclr-jax evaluate --workdir DIR --protocol linear_augmented
 
 The authors published no recipe; this one is ours, based on reported results: a queue
 much shorter than the 50,000 images, and a faster momentum encoder. MoCo v2 on ResNet-18

@@ -1,12 +1,12 @@
 """MoCo v2 and v1, ResNet-50, ImageNet (arXiv:2003.04297, arXiv:1911.05722).
 
-python -m simclr_jax pretrain --config configs/moco_imagenet.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
+simclr-jax pretrain --config moco_imagenet --workdir DIR
+simclr-jax evaluate --workdir DIR --protocol linear_augmented
 
 Version 1, and the long run of version 2:
 
-python -m simclr_jax pretrain --config configs/moco_imagenet.py:version=v1 --workdir DIR
-python -m simclr_jax pretrain --config configs/moco_imagenet.py:epochs=800 --workdir DIR
+simclr-jax pretrain --config moco_imagenet:version=v1 --workdir DIR
+simclr-jax pretrain --config moco_imagenet:epochs=800 --workdir DIR
 
 Published top-1 of linear evaluation: v1 60.6 %, v2 67.5 % (200 epochs) and 71.1 %
 (800). The published runs computed in float32; here the encoder computes in bfloat16.

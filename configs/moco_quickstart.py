@@ -1,7 +1,7 @@
 """MoCo v2 on the 5,000 images that come with the package, in minutes on a laptop.
 
-python -m simclr_jax pretrain --config configs/moco_quickstart.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR
+simclr-jax pretrain --config moco_quickstart --workdir DIR
+simclr-jax evaluate --workdir DIR
 
 Measured: linear (quick) accuracy 39.0 % of h, 26.9 % of the untrained h, 34.5 % of z;
 kNN 35.7, 26.4, 33.6 %.

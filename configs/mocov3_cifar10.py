@@ -1,7 +1,7 @@
 """MoCo v3, ResNet-18, CIFAR-10.
 
-python -m simclr_jax pretrain --config configs/mocov3_cifar10.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
+simclr-jax pretrain --config mocov3_cifar10 --workdir DIR
+simclr-jax evaluate --workdir DIR --protocol linear_augmented
 
 The authors published no recipe; this one is ours: that of ImageNet, at temperature 0.2
 and without blur. MoCo v3 on ResNet-18 in other libraries reaches 93.1 % (1000 epochs).

@@ -1,12 +1,12 @@
 """MoCo v3, ResNet-50 and ViT, ImageNet, batch 4096 (arXiv:2104.02057).
 
-python -m simclr_jax pretrain --config configs/mocov3_imagenet.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
+simclr-jax pretrain --config mocov3_imagenet --workdir DIR
+simclr-jax evaluate --workdir DIR --protocol linear_augmented
 
-python -m simclr_jax pretrain --workdir DIR \
-  --config configs/mocov3_imagenet.py:epochs=1000
-python -m simclr_jax pretrain --workdir DIR \
-  --config configs/mocov3_imagenet.py:encoder=vit_b
+simclr-jax pretrain --workdir DIR \
+  --config mocov3_imagenet:epochs=1000
+simclr-jax pretrain --workdir DIR \
+  --config mocov3_imagenet:encoder=vit_b
 
 Published top-1 of linear evaluation: ResNet-50 68.9 % (100 epochs), 72.8 % (300) and
 74.6 % (1000); ViT-S 73.2 %, ViT-B 76.7 % (300). Here the encoder computes in bfloat16.

@@ -1,7 +1,7 @@
 """MoCo v3 on the 5,000 images that come with the package, in minutes on a laptop.
 
-python -m simclr_jax pretrain --config configs/mocov3_quickstart.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR
+simclr-jax pretrain --config mocov3_quickstart --workdir DIR
+simclr-jax evaluate --workdir DIR
 
 Measured: linear (quick) accuracy 41.8 % of h, 26.9 % of the untrained h, 38.4 % of z;
 kNN 36.5, 26.4, 38.1 %.

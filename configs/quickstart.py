@@ -1,7 +1,7 @@
 """SimCLR on the 5,000 images that come with the package, in minutes on a laptop.
 
-python -m simclr_jax pretrain --config configs/quickstart.py --workdir runs/quickstart
-python -m simclr_jax evaluate --workdir runs/quickstart
+simclr-jax pretrain --config quickstart --workdir runs/quickstart
+simclr-jax evaluate --workdir runs/quickstart
 
 Measured: linear (quick) accuracy 46.8 % of h, 26.9 % of the untrained h, 42.9 % of z;
 kNN 42.4, 26.4, 43.1 %. Other seeds, jax versions, roundings: 45.0 to 46.9 % of h.

@@ -1,7 +1,7 @@
 """SimCLR, ResNet-18, CIFAR-10, the recipe of the released code's first version.
 
-python -m simclr_jax pretrain --config configs/simclr_cifar10.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
+simclr-jax pretrain --config simclr_cifar10 --workdir DIR
+simclr-jax evaluate --workdir DIR --protocol linear_augmented
 
 Published: about 91 % top-1 of linear evaluation (1000 epochs at batch 512; README of
 the released code). Not run here: it needs an accelerator.

@@ -1,7 +1,7 @@
 """SimCLR on CIFAR-10 with a small ResNet, in one to three hours on two laptop cores.
 
-python -m simclr_jax pretrain --config configs/simclr_cifar10_laptop.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR
+simclr-jax pretrain --config simclr_cifar10_laptop --workdir DIR
+simclr-jax evaluate --workdir DIR
 
 Measured: linear (quick) accuracy 67.7 % of h, 32.7 % of the untrained h, 62.3 % of z;
 kNN 63.3, 27.0, 63.9 %.

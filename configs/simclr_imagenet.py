@@ -1,15 +1,15 @@
 """SimCLR, ResNet-50, ImageNet (arXiv:2002.05709, table B.1; v2: arXiv:2006.10029).
 
-python -m simclr_jax pretrain --config configs/simclr_imagenet.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
+simclr-jax pretrain --config simclr_imagenet --workdir DIR
+simclr-jax evaluate --workdir DIR --protocol linear_augmented
 
 Every cell of table B.1 is one command, such as 800 epochs at batch 1024 with the
 square-root rate, or the 4x wide network of table 6:
 
-python -m simclr_jax pretrain --workdir DIR \
-  --config configs/simclr_imagenet.py:epochs=800,batch=1024,lr_scaling=sqrt
-python -m simclr_jax pretrain --workdir DIR \
-  --config configs/simclr_imagenet.py:epochs=1000,width=4
+simclr-jax pretrain --workdir DIR \
+  --config simclr_imagenet:epochs=800,batch=1024,lr_scaling=sqrt
+simclr-jax pretrain --workdir DIR \
+  --config simclr_imagenet:epochs=1000,width=4
 
 Published top-1 of linear evaluation in %, linear rate / square-root rate:
 

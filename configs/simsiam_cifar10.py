@@ -1,7 +1,7 @@
 """SimSiam, ResNet-18, CIFAR-10 (arXiv:2011.10566, appendix D).
 
-python -m simclr_jax pretrain --config configs/simsiam_cifar10.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
+simclr-jax pretrain --config simsiam_cifar10 --workdir DIR
+simclr-jax evaluate --workdir DIR --protocol linear_augmented
 
 Published: 91.8 % top-1 of linear evaluation (800 epochs at batch 512). Not run here: it
 needs an accelerator.

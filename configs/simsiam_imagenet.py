@@ -1,10 +1,10 @@
 """SimSiam, ResNet-50, ImageNet, batch 512 (arXiv:2011.10566).
 
-python -m simclr_jax pretrain --config configs/simsiam_imagenet.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR --protocol linear_augmented
+simclr-jax pretrain --config simsiam_imagenet --workdir DIR
+simclr-jax evaluate --workdir DIR --protocol linear_augmented
 
-python -m simclr_jax pretrain --workdir DIR \
-  --config configs/simsiam_imagenet.py:epochs=800,batch=256
+simclr-jax pretrain --workdir DIR \
+  --config simsiam_imagenet:epochs=800,batch=256
 
 Published top-1 of linear evaluation: 68.1 % (100 epochs), 70.0 % (200), 70.8 % (400)
 and 71.3 % (800), at batch 256; 68.1 % for this command. The predictor's rate is

@@ -1,7 +1,7 @@
 """SimSiam on the 5,000 images that come with the package, in minutes on a laptop.
 
-python -m simclr_jax pretrain --config configs/simsiam_quickstart.py --workdir DIR
-python -m simclr_jax evaluate --workdir DIR
+simclr-jax pretrain --config simsiam_quickstart --workdir DIR
+simclr-jax evaluate --workdir DIR
 
 Measured: linear (quick) accuracy 37.3 % of h, 26.9 % of the untrained h, 35.0 % of z;
 kNN 31.9, 26.4, 30.9 %.

@@ -1,12 +1,12 @@
 """t-SimCNE, ResNet-18, CIFAR-10 in two dimensions, in the paper's three stages.
 
-python -m simclr_jax pretrain --workdir runs/one \
-  --config configs/tsimcne_cifar10.py
-python -m simclr_jax pretrain --workdir runs/two \
-  --config configs/tsimcne_cifar10.py:stage=2,init_from=runs/one
-python -m simclr_jax pretrain --workdir runs/three \
-  --config configs/tsimcne_cifar10.py:stage=3,init_from=runs/two
-python -m simclr_jax evaluate --workdir runs/three
+simclr-jax pretrain --workdir runs/one \
+  --config tsimcne_cifar10
+simclr-jax pretrain --workdir runs/two \
+  --config tsimcne_cifar10:stage=2,init_from=runs/one
+simclr-jax pretrain --workdir runs/three \
+  --config tsimcne_cifar10:stage=3,init_from=runs/two
+simclr-jax evaluate --workdir runs/three
 
 It trains on the train and the test images, without labels, and embeds all of them; in
 the evaluation, the labels of the train images vote for those of the test images.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One run in N processes on this machine:
 #
-#   launch/local.sh N --config configs/NAME.py --workdir DIR [--config.a.b=value ...]
+#   launch/local.sh N --config NAME --workdir DIR [--config.a.b=value ...]
 #
 # From the project's root. XLA_FLAGS=--xla_force_host_platform_device_count=2 gives each process two simulated
 # devices; PYTHON=... picks the interpreter (.venv/bin/python). Ctrl-C and SIGTERM reach
@@ -11,7 +11,7 @@ set -u
 
 grace=30 # seconds for the others to save or exit once one has failed
 if ! [[ ${1-} =~ ^[1-9][0-9]*$ ]]; then
-  echo "usage: launch/local.sh N --config configs/NAME.py --workdir DIR" >&2
+  echo "usage: launch/local.sh N --config NAME --workdir DIR" >&2
   exit 2
 fi
 count=$1

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # One run on Cloud TPU, v2 to v6e, in one slice or several, as a queued resource:
 #
-#   launch/tpu_vm.sh NAME ZONE TYPE SLICES IMAGE --config configs/NAME.py --workdir gs://BUCKET/DIR
+#   launch/tpu_vm.sh NAME ZONE TYPE SLICES IMAGE --config NAME --workdir gs://BUCKET/DIR
 #
 # Every host runs launch/tpu_host.sh when it boots. FLAGS="--spot ..." has more arguments
 # of gcloud. See launch/tpu_vm.md.
 set -euo pipefail
 
 if (($# < 6)) || ! [[ $4 =~ ^[1-9][0-9]*$ ]]; then
-  echo "usage: launch/tpu_vm.sh NAME ZONE TYPE SLICES IMAGE --config configs/NAME.py --workdir gs://BUCKET/DIR" >&2
+  echo "usage: launch/tpu_vm.sh NAME ZONE TYPE SLICES IMAGE --config NAME --workdir gs://BUCKET/DIR" >&2
   exit 2
 fi
 name=$1 zone=$2 type=$3 slices=$4

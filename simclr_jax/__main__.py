@@ -1,4 +1,4 @@
-"""python -m simclr_jax COMMAND ...; see `simclr_jax.cli.main`."""
+"""simclr-jax COMMAND ...; see `simclr_jax.cli.main`."""
 
 from simclr_jax.cli.main import main
 

@@ -43,7 +43,7 @@ def commands(path):
     if path.suffix == ".py":
         text = ast.get_docstring(ast.parse(text)) or ""
         lines = text.replace("\\\n", " ").splitlines()
-        return [line.strip() for line in lines if line.startswith("python -m")]
+        return [line.strip() for line in lines if line.startswith("simclr-jax")]
     blocks = re.findall(r"^ *```bash\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip()]
@@ -70,7 +70,7 @@ def arguments_of(command):
         arguments.pop(0)  # XLA_FLAGS=...
     if arguments[:2] == ["docker", "run"]:
         command = arguments[arguments.index("IMAGE") + 1 :]
-        arguments = ["python", "-m", "simclr_jax", *command]
+        arguments = ["simclr-jax", *command]
     return arguments
 
 
@@ -80,9 +80,9 @@ READERS = {"plan": plan, "zoo": zoo, "reproduce": reproduce}
 
 
 def test_there_are_commands_of_every_kind():
-    kinds = {" ".join(arguments_of(command)[:4]) for _, command in ALL}
+    kinds = {" ".join(arguments_of(command)[:2]) for _, command in ALL}
     for name in ("pretrain", "evaluate", "plan", "zoo", "reproduce", "data"):
-        assert f"python -m simclr_jax {name}" in kinds
+        assert f"simclr-jax {name}" in kinds
     assert {"make quickstart", "make test"} <= {command for _, command in ALL}
     assert len(ALL) > 15
 
@@ -90,18 +90,17 @@ def test_there_are_commands_of_every_kind():
 @pytest.mark.parametrize(("path", "command"), ALL, ids=lambda x: str(x)[:90])
 def test_a_command_is_understood(path, command, tmp_path):
     arguments = arguments_of(command)
-    ours = arguments[:3] == ["python", "-m", "simclr_jax"]
-    name = arguments[3] if ours else ""
+    name = arguments[1] if arguments[0] == "simclr-jax" else ""
     if name == "pretrain":
-        check_training(arguments[4:])
+        check_training(arguments[2:])
     elif arguments[0] in LAUNCHERS:
         check_training(arguments[arguments.index("--config") :])
     elif name in READERS:
-        assert READERS[name].read(arguments[4:])
+        assert READERS[name].read(arguments[2:])
     elif name == "data":
-        assert data_bench.read(arguments[5:])
+        assert data_bench.read(arguments[3:])
     elif name == "evaluate":
-        namespace, changes = evaluate.read(arguments[4:])
+        namespace, changes = evaluate.read(arguments[2:])
         begin_in(tmp_path, config.load("configs/quickstart.py"))
         saved_config(tmp_path, changes)
         assert namespace.workdir
@@ -132,12 +131,12 @@ def check_training(arguments):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "command",
-    [c for _, c in ALL if "simclr_jax pretrain" in c],
+    [c for _, c in ALL if "simclr-jax pretrain" in c],
     ids=lambda x: x[:90],
 )
 def test_a_documented_run_can_be_assembled(command):
     """Its networks are traced in full size, and its optimiser's rules matched."""
-    c, _ = pretrain.read(arguments_of(command)[4:])
+    c, _ = pretrain.read(arguments_of(command)[2:])
     if c.init_from:
         return  # of a run that does not exist
     images = 1_281_167 if "imagenet" in c.data.name else 50_000
@@ -147,7 +146,7 @@ def test_a_documented_run_can_be_assembled(command):
 
 def short(command, workdir, *changes):
     """The arguments of our command in another work directory, with changes."""
-    arguments = arguments_of(command)[4:]
+    arguments = arguments_of(command)[2:]
     at = next(i for i, x in enumerate(arguments) if x.startswith("--workdir")) + 1
     arguments = [*arguments[:at], str(workdir), *arguments[at + 1 :]]
     return last_of_each([*arguments, *changes])
@@ -159,7 +158,7 @@ def test_the_quickstart_and_its_evaluations_run(tmp_path, in_process, capsys):
         ["make", "-n", "quickstart"], check=True, capture_output=True, text=True
     ).stdout
     recipe = [line for line in output.splitlines() if "-m simclr_jax" in line]
-    first, second = [f"python {line[line.index('-m ') :]}" for line in recipe]
+    first, second = [line.replace("-m simclr_jax ", "") for line in recipe]
     small = ("--config.steps=2", "--config.data.batch_size=64")
     pretrain.main(short(first, tmp_path, *small))
     evaluate.main(short(second, tmp_path))
@@ -173,7 +172,7 @@ def test_the_quickstart_and_its_evaluations_run(tmp_path, in_process, capsys):
     evaluations = [
         command
         for _, command in ALL
-        if "simclr_jax evaluate --workdir runs/quickstart --protocol" in command
+        if "simclr-jax evaluate --workdir runs/quickstart --protocol" in command
     ]
     assert len(evaluations) >= 3
     for command in evaluations:
@@ -183,7 +182,7 @@ def test_the_quickstart_and_its_evaluations_run(tmp_path, in_process, capsys):
         assert "%" in capsys.readouterr().out
 
     export = next(command for _, command in ALL if "--to savedmodel" in command)
-    arguments = arguments_of(export)[4:]
+    arguments = arguments_of(export)[2:]
     arguments[arguments.index("--workdir") + 1] = str(tmp_path)
     arguments[arguments.index("--out") + 1] = f"{tmp_path}/out"
     zoo.main(arguments)

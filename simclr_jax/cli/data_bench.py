@@ -1,6 +1,6 @@
 """Measures what the input costs the host, and how many cores a step needs.
 
-python -m simclr_jax data bench --config configs/NAME.py
+simclr-jax data bench --config NAME
     [--step_ms MS] [--seconds S] [--config.a.b=value ...]
 
 The config's pictures go through the config's pipeline for some seconds a stage. Times
@@ -49,9 +49,9 @@ def read(argv: list[str]) -> "tuple[ConfigDict, argparse.Namespace]":
       SystemExit: wrong arguments; the message is printed.
     """
     parser = common.Parser(
-        prog="simclr_jax data bench",
+        prog="simclr-jax data bench",
         description=__doc__,
-        example="python -m simclr_jax data bench --config configs/quickstart.py",
+        example="simclr-jax data bench --config quickstart",
     )
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
     parser.add_argument("--step_ms", type=float, default=100.0, help="of a step")

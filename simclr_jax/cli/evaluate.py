@@ -1,6 +1,6 @@
 """Evaluates the encoder of a finished or running work directory.
 
-  python -m simclr_jax evaluate --workdir DIR
+  simclr-jax evaluate --workdir DIR
       [--protocol knn|linear|linear_augmented|map2d] [--features h|z]
       [--config.evaluate.KEY=value ...]
 
@@ -20,7 +20,7 @@ from simclr_jax.suggest import check_name
 if TYPE_CHECKING:
     from simclr_jax.experiment.evaluation import Evaluation
 
-EXAMPLE = "python -m simclr_jax evaluate --workdir runs/quickstart --protocol knn"
+EXAMPLE = "simclr-jax evaluate --workdir runs/quickstart --protocol knn"
 PROTOCOLS = ("knn", "linear", "linear_augmented", "map2d")
 QUICK = ("knn", "linear")
 MAY_SET = (
@@ -75,7 +75,7 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
       SystemExit: for unknown arguments; the message is printed.
     """
     parser = common.Parser(
-        prog="simclr_jax evaluate", description=__doc__, example=EXAMPLE
+        prog="simclr-jax evaluate", description=__doc__, example=EXAMPLE
     )
     parser.add_argument("--workdir", required=True, help="of a run or an import")
     parser.add_argument("--protocol", default="", help=", ".join(PROTOCOLS))

@@ -15,7 +15,7 @@ COMMANDS = {  # command: (module of `simclr_jax.cli`, what it does)
     "zoo": ("zoo", "import published weights, export trained ones"),
     "data bench": ("data_bench", "how many images/s the input pipeline makes"),
 }
-EXAMPLE = "python -m simclr_jax pretrain --help"
+EXAMPLE = "simclr-jax pretrain --help"
 
 
 def main() -> None:
@@ -52,11 +52,11 @@ def usage() -> str:
     lines = [f"  {name:11} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: python -m simclr_jax COMMAND [ARGUMENTS]",
+            "usage: simclr-jax COMMAND [ARGUMENTS]",
             "",
             *lines,
             "",
-            "python -m simclr_jax COMMAND --help describes a command.",
+            "simclr-jax COMMAND --help describes a command.",
             "",
             f"example:\n  {EXAMPLE}",
         ]

@@ -1,6 +1,6 @@
 """Plans a run on TPUs that are not here: whether it fits, and what it would take.
 
-python -m simclr_jax plan --config configs/NAME.py --topology v5e:8x8
+simclr-jax plan --config NAME --topology v5e:8x8
     [--images N --classes C] [--input NAME] [--json FILE] [--config.a.b=value ...]
 
 The training step is compiled as on the real chips, which takes minutes, and nothing is
@@ -65,10 +65,9 @@ def read(argv: list[str]) -> "tuple[ConfigDict, argparse.Namespace]":
       SystemExit: wrong arguments; the message is printed.
     """
     parser = common.Parser(
-        prog="simclr_jax plan",
+        prog="simclr-jax plan",
         description=__doc__,
-        example="python -m simclr_jax plan --config configs/simclr_imagenet.py "
-        "--topology v5e:8x8",
+        example="simclr-jax plan --config simclr_imagenet --topology v5e:8x8",
     )
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
     parser.add_argument("--topology", required=True, help="such as v5e:8x8 or v4:4x4x4")

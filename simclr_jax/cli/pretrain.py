@@ -1,6 +1,6 @@
 """Trains an encoder as a config describes, or resumes the run of a work directory.
 
-  python -m simclr_jax pretrain --config configs/NAME.py --workdir DIR
+  simclr-jax pretrain --config NAME --workdir DIR
       [--config.a.b=value ...]
 
 The work directory receives config.json, metrics.jsonl and TensorBoard events, views.png
@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
     from simclr_jax.state import TrainState
 
-EXAMPLE = (
-    "python -m simclr_jax pretrain --config configs/quickstart.py "
-    "--workdir runs/quickstart"
-)
+EXAMPLE = "simclr-jax pretrain --config quickstart --workdir runs/quickstart"
 
 
 def main(argv: list[str]) -> None:
@@ -44,7 +41,7 @@ def read(argv: list[str]) -> "tuple[ConfigDict, str]":
       SystemExit: for unknown arguments; the message is printed.
     """
     parser = common.Parser(
-        prog="simclr_jax pretrain", description=__doc__, example=EXAMPLE
+        prog="simclr-jax pretrain", description=__doc__, example=EXAMPLE
     )
     parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
     parser.add_argument("--workdir", required=True, help="folder of the run's output")

@@ -1,8 +1,8 @@
 """Reproduces a row of a paper's table with one command.
 
-python -m simclr_jax reproduce --list
-python -m simclr_jax reproduce ROW [--workdir DIR] [--launch] [--config.KEY=value ...]
-python -m simclr_jax reproduce [ROW] --card DIR
+simclr-jax reproduce --list
+simclr-jax reproduce ROW [--workdir DIR] [--launch] [--config.KEY=value ...]
+simclr-jax reproduce [ROW] --card DIR
 
 ROW alone prints where our recipe differs from the published one and the commands that
 train and evaluate it. With --workdir they are run, here, and DIR/card.json and card.md
@@ -14,6 +14,7 @@ that was started otherwise; if it has one, the card is compared with the work di
 import argparse
 import json
 import os
+import pathlib
 import shlex
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from simclr_jax.reproduce.rows import ROWS, Row, chip_hours
 from simclr_jax.storage.paths import absolute
 from simclr_jax.suggest import check_name
 
+ROOT = str(pathlib.Path(__file__).parents[2])  # where this package is found
 LAUNCHERS = (
     "launch/local.sh N",
     "sbatch launch/slurm.sbatch",
@@ -61,9 +63,9 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, Changes]:
       SystemExit: wrong arguments; the message is printed.
     """
     parser = common.Parser(
-        prog="simclr_jax reproduce",
+        prog="simclr-jax reproduce",
         description=__doc__,
-        example="python -m simclr_jax reproduce quickstart --workdir runs/row",
+        example="simclr-jax reproduce quickstart --workdir runs/row",
     )
     parser.add_argument("row", nargs="?", default="", metavar="ROW")
     parser.add_argument("--list", action="store_true", help="print all rows")
@@ -138,13 +140,11 @@ def reproduce(row: Row, args: argparse.Namespace, changes: Changes) -> None:
         print(launch_lines(row, commands, args.workdir or "DIR"))
         return
     print("\nIts commands:\n")
-    print("\n".join(shlex.join(["python", *command]) for command in commands))
+    print("\n".join(shlex.join(["simclr-jax", *command]) for command in commands))
     if not args.workdir:
         return
-    root = str(reproduction.ROOT)
     for command in commands:
-        paths = [f"{root}/{x}" if x.startswith("configs/") else x for x in command]
-        run_command([sys.executable, *paths], root)
+        run_command([sys.executable, "-m", "simclr_jax", *command])
     write_card(row, args.workdir, "with the run")
 
 
@@ -177,23 +177,22 @@ def launch_lines(row: Row, commands: list[list[str]], workdir: str) -> str:
     *training, evaluation = commands
     lines = ["\nOne of these; fill in the capitals, see launch/README.md:"]
     for launcher in LAUNCHERS:
-        lines += ["", *(f"{launcher} {shlex.join(line[2:])}" for line in training)]
-    lines += ["\nThen:\n", shlex.join(["python", *evaluation])]
-    lines.append(f"python -m simclr_jax reproduce {row.name} --card {workdir}")
+        lines += ["", *(f"{launcher} {shlex.join(line[1:])}" for line in training)]
+    lines += ["\nThen:\n", shlex.join(["simclr-jax", *evaluation])]
+    lines.append(f"simclr-jax reproduce {row.name} --card {workdir}")
     return "\n".join(lines)
 
 
-def run_command(command: list[str], root: str) -> None:
+def run_command(command: list[str]) -> None:
     """Runs a command of this package and forwards SIGTERM to it.
 
     Args:
       command: the Python interpreter and its arguments.
-      root: folder of the package, for PYTHONPATH.
 
     Raises:
       SystemExit: with the command's exit code, if it is not 0.
     """
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
     children, stopped = [], []
 
     def stop(*_):

@@ -1,11 +1,11 @@
 """Imports published weights, exports trained networks, lists published checkpoints.
 
-python -m simclr_jax zoo import --from FORMAT --source PATH --workdir DIR
+simclr-jax zoo import --from FORMAT --source PATH --workdir DIR
     [--config.KEY=value ...]
-python -m simclr_jax zoo export --workdir DIR --to FORMAT --out PATH
+simclr-jax zoo export --workdir DIR --to FORMAT --out PATH
     [--part encoder|encoder+head|encoder+classifier] [--input float|uint8|normalised]
     [--licence TEXT]
-python -m simclr_jax zoo list
+simclr-jax zoo list
 """
 
 import argparse
@@ -16,11 +16,10 @@ from simclr_jax.suggest import check_name
 from simclr_jax.zoo import catalog, published
 
 EXAMPLES = {
-    "import": "python -m simclr_jax zoo import --from dino --source dino_vits16.pth "
+    "import": "simclr-jax zoo import --from dino --source dino_vits16.pth "
     "--workdir runs/dino",
-    "export": "python -m simclr_jax zoo export --workdir runs/dino --to onnx --out "
-    "dino.onnx",
-    "list": "python -m simclr_jax zoo list",
+    "export": "simclr-jax zoo export --workdir runs/dino --to onnx --out dino.onnx",
+    "list": "simclr-jax zoo list",
 }
 Changes = list[tuple[str, str]]  # of a config: (key, text)
 
@@ -51,9 +50,9 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, Changes]:
     """
     command = argv[0]
     with common.usage_errors():
-        check_name(command, COMMANDS, "simclr_jax zoo")
+        check_name(command, COMMANDS, "simclr-jax zoo")
     parser = common.Parser(
-        prog=f"simclr_jax zoo {command}", description=__doc__, example=EXAMPLES[command]
+        prog=f"simclr-jax zoo {command}", description=__doc__, example=EXAMPLES[command]
     )
     if command == "import":
         formats = ", ".join(catalog.READERS)
@@ -108,7 +107,7 @@ def _import(args: argparse.Namespace, changes: Changes) -> None:
     print(f"not used from the file: {_counts(result.unused) or 'nothing'}")
     for note in result.notes:
         print(note)
-    print(f"evaluate it: python -m simclr_jax evaluate --workdir {args.workdir}")
+    print(f"evaluate it: simclr-jax evaluate --workdir {args.workdir}")
 
 
 def _counts(unused: dict[str, int]) -> str:

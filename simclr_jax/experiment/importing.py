@@ -19,8 +19,6 @@ from simclr_jax.zoo import catalog, name_map, published
 from simclr_jax.zoo import source as source_files
 from simclr_jax.zoo.name_map import ForeignCheckpoint
 
-CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-
 
 class ImportResult(NamedTuple):
     """The arrays that were imported from a file, and those that were not."""
@@ -107,7 +105,7 @@ def assemble(
     Raises:
       ValueError: the config is wrong.
     """
-    c = config.load(f"{CONFIGS}/{checkpoint.config}")
+    c = config.load(f"{config.SHIPPED}/{checkpoint.config}")
     config.override(c, [*checkpoint.changes, *changes])
     schema.check(c)
     classes = name_map.num_classes(checkpoint)

@@ -1,6 +1,5 @@
 """The configs and commands of a row, with a user's changes of the config."""
 
-import pathlib
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -8,8 +7,6 @@ from ml_collections import ConfigDict
 from simclr_jax.experiment import config, schema
 from simclr_jax.experiment.config import Changes
 from simclr_jax.reproduce.rows import Row, runs
-
-ROOT = pathlib.Path(__file__).parents[2]  # of the project, where configs/ is
 
 
 def row_config(row: Row, text: str, changes: Changes) -> ConfigDict:
@@ -24,7 +21,9 @@ def row_config(row: Row, text: str, changes: Changes) -> ConfigDict:
       ValueError: as in `config.read`.
     """
     of_row = [*row.changes.items(), *row.evaluation.items()]
-    return config.read(f"{ROOT}/{text}", [*of_row, *changes])
+    name, colon, arguments = text.partition(":")
+    path = config.SHIPPED / f"{name}.py"
+    return config.read(f"{path}{colon}{arguments}", [*of_row, *changes])
 
 
 def changed_fields(row: Row, changes: Changes) -> dict[str, list[str]]:
@@ -43,7 +42,7 @@ def changed_fields(row: Row, changes: Changes) -> dict[str, list[str]]:
 
 
 def commands(row: Row, workdir: str, changes: Changes) -> list[list[str]]:
-    """The commands that train and evaluate a row, as arguments of the interpreter.
+    """The commands that train and evaluate a row, as arguments of `simclr-jax`.
 
     The last command evaluates; it gets the changes of evaluation protocols' settings.
     """
@@ -53,13 +52,13 @@ def commands(row: Row, workdir: str, changes: Changes) -> list[list[str]]:
     stages = runs(row, workdir)
     lines = [
         [
-            *("-m", "simclr_jax", "pretrain", "--config", text, "--workdir", folder),
+            *("pretrain", "--config", text, "--workdir", folder),
             *_flags(row.changes | dict(training)),
         ]
         for text, folder in stages
     ]
     last = [
-        *("-m", "simclr_jax", "evaluate", "--workdir", stages[-1][1]),
+        *("evaluate", "--workdir", stages[-1][1]),
         *("--protocol", row.protocol, "--features", row.features),
         *_flags(row.evaluation | dict(evaluation)),
     ]

@@ -1,4 +1,4 @@
-"""A plan as numbers, as `python -m simclr_jax plan --json` writes it, and as text."""
+"""A plan as numbers, as `simclr-jax plan --json` writes it, and as text."""
 
 from typing import Any
 

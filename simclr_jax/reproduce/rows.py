@@ -4,7 +4,7 @@
 |---|---|
 | `rows.csv` | published number, with its paper, table, model and our config |
 | `differences.csv` | difference of our recipes from published ones, by its id |
-| `plans.csv` | step that `python -m simclr_jax plan` compiled, with its times |
+| `plans.csv` | step that `simclr-jax plan` compiled, with its times |
 
 | rows | source |
 |---|---|
@@ -131,15 +131,16 @@ ROWS = {line["name"]: _row(line) for line in _read("rows.csv")}
 def runs(row: Row, workdir: str) -> list[tuple[str, str]]:
     """The runs of a row, in order, as pairs of a config and a work directory.
 
-    A config is an argument of `--config`, relative to the project's root. All runs but
-    the first start from the work directory of the previous one.
+    A config is an argument of `--config`, NAME[:key=value,...]. All runs but the first
+    start from the work directory of the previous one.
     """
+    config = row.config.replace(".py", "", 1)
     if row.stages == 1:
-        return [(f"configs/{row.config}", workdir)]
+        return [(config, workdir)]
     folders = [f"{workdir}/stage{n}" for n in range(1, row.stages + 1)]
-    configs = [f"configs/{row.config}"]
+    configs = [config]
     configs += [
-        f"configs/{row.config}:stage={n},init_from={previous}"
+        f"{config}:stage={n},init_from={previous}"
         for n, previous in enumerate(folders[:-1], start=2)
     ]
     return list(zip(configs, folders, strict=True))

@@ -29,10 +29,7 @@ class PublishedCheckpoint(NamedTuple):
     @property
     def command(self) -> str:
         """The command that imports it, once it is on disk."""
-        return (
-            f"python -m simclr_jax zoo import --from {self.format} --source PATH "
-            "--workdir DIR"
-        )
+        return f"simclr-jax zoo import --from {self.format} --source PATH --workdir DIR"
 
 
 @functools.cache

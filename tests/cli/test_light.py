@@ -42,7 +42,7 @@ def test_it_loads_no_large_library(call):
     assert process.stderr == ""
     if call.endswith("--help"):
         assert len(output) <= LINES
-        assert any("python -m simclr_jax " in line for line in output)
+        assert any("simclr-jax " in line for line in output)
 
 
 @pytest.mark.parametrize("call", [x for x in CALLS if x.endswith(" --help")])
@@ -55,7 +55,7 @@ def test_help_ends_with_an_example(call):
     )
     *_, heading, example = process.stdout.splitlines()
     assert heading == "example:"
-    assert example.strip().startswith(f"python -m simclr_jax {call.split()[0]} ")
+    assert example.strip().startswith(f"simclr-jax {call.split()[0]} ")
 
 
 def test_evaluate_names_the_protocols_without_loading_them():

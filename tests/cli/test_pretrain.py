@@ -290,7 +290,7 @@ def test_usage_errors_leave_no_files(tmp_path, argument, message, capsys):
         (["config.epochs=3"], "unknown argument 'config.epochs=3'"),
         (["--confg", "x"], "Did you mean --config?"),
         (["--config.seed"], "--config.seed needs a value"),
-        (["--config=configs/quickstrt.py"], "Did you mean configs/quickstart.py"),
+        (["--config=configs/quickstrt.py"], "Did you mean quickstart?"),
         (["--config=configs/quickstart.py:epochs=3"], "unknown 'epochs'"),
     ],
 )

@@ -32,7 +32,7 @@ def test_a_row_prints_its_differences_changes_and_commands(capsys):
         "byol_300: arXiv:2006.07733, ablations: ResNet-50, 300 epochs, batch 4096",
         "encoder.dtype: not stated; ours bfloat16",
         "optim.lr: was 0.3, now 0.2",
-        "python -m simclr_jax pretrain --config configs/byol_imagenet.py:epochs=300 "
+        "simclr-jax pretrain --config byol_imagenet:epochs=300 "
         "--workdir DIR --config.optim.lr=0.2 --config.evaluate.every=100\n",
         "--protocol linear_augmented --features h "
         "--config.evaluate.linear_augmented.epochs=80 ",
@@ -43,16 +43,14 @@ def test_a_row_prints_its_differences_changes_and_commands(capsys):
 
 def test_a_row_of_stages_has_a_command_for_each_and_one_evaluation():
     *training, evaluation = reproduction.commands(MAP, "DIR", [])
-    file = "configs/tsimcne_quickstart.py"
-    texts = [file, *(f"{file}:stage={n},init_from=DIR/stage{n - 1}" for n in (2, 3))]
+    name = "tsimcne_quickstart"
+    texts = [name, *(f"{name}:stage={n},init_from=DIR/stage{n - 1}" for n in (2, 3))]
     for n, (command, text) in enumerate(zip(training, texts, strict=True), 1):
         assert command == [
-            *("-m", "simclr_jax", "pretrain", "--config", text),
+            *("pretrain", "--config", text),
             *("--workdir", f"DIR/stage{n}"),
         ]
-    assert evaluation[:5] == [
-        *("-m", "simclr_jax", "evaluate", "--workdir", "DIR/stage3")
-    ]
+    assert evaluation[:3] == ["evaluate", "--workdir", "DIR/stage3"]
 
 
 def test_launch_prints_lines_and_runs_nothing(capsys, monkeypatch):
@@ -60,7 +58,7 @@ def test_launch_prints_lines_and_runs_nothing(capsys, monkeypatch):
     reproduce.main(["byol_1000_r101_2x", "--launch", "--workdir", "gs://bucket/run"])
     out = capsys.readouterr().out
     tail = (
-        "pretrain --config configs/byol_imagenet.py:epochs=1000 --workdir "
+        "--config byol_imagenet:epochs=1000 --workdir "
         "gs://bucket/run --config.encoder.name=resnet101 --config.encoder.width=2\n"
     )
     for launcher in reproduce.LAUNCHERS:
@@ -88,13 +86,13 @@ def test_errors_of_the_call_are_usage_errors(argv, message):
 def test_arguments_that_exclude_each_other(argv, capsys):
     with pytest.raises(SystemExit):
         reproduce.main(argv)
-    assert "simclr_jax reproduce: " in capsys.readouterr().err
+    assert "simclr-jax reproduce: " in capsys.readouterr().err
 
 
 def test_a_row_is_run_and_its_card_written(tmp_path, monkeypatch, capsys):
     commands = []
 
-    def run_command(command, root):
+    def run_command(command):
         commands.append(command)
         finish(tmp_path, QUICK)
 
@@ -102,7 +100,7 @@ def test_a_row_is_run_and_its_card_written(tmp_path, monkeypatch, capsys):
     reproduce.main(["quickstart", "--workdir", str(tmp_path)])
     training, evaluation = commands
     assert training[:4] == [sys.executable, "-m", "simclr_jax", "pretrain"]
-    assert training[5] == f"{reproduction.ROOT}/configs/quickstart.py"
+    assert training[5] == "quickstart"
     assert evaluation[:4] == [sys.executable, "-m", "simclr_jax", "evaluate"]
     assert json.loads((tmp_path / "card.json").read_text())["measured"] == 45.21
     assert "- difference: -1.59 points" in capsys.readouterr().out
@@ -149,13 +147,12 @@ def test_a_file_that_is_not_a_card_is_an_error(tmp_path):
 
 
 def test_exit_codes_and_signals_are_passed_on(tmp_path):
-    root = str(tmp_path)
     with pytest.raises(SystemExit) as end:
-        reproduce.run_command([sys.executable, "-c", "raise SystemExit(75)"], root)
+        reproduce.run_command([sys.executable, "-c", "raise SystemExit(75)"])
     assert end.value.code == common.TRY_AGAIN
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.raises(SystemExit) as end:
-        reproduce.run_command(sleep, root)
+        reproduce.run_command(sleep)
     assert end.value.code == 128 + signal.SIGTERM

@@ -50,7 +50,7 @@ def test_an_unchanged_run_is_a_reproduction(row, tmp_path):
 def test_each_field_of_the_recipe_is_compared_unless_it_is_free(tmp_path, monkeypatch):
     folder = finish(tmp_path, QUICK)
     saved = json.loads((folder / "config.json").read_text())
-    original = row_config(QUICK, "configs/quickstart.py", [])
+    original = row_config(QUICK, "quickstart", [])
     monkeypatch.setattr(cards, "row_config", lambda *_: original)  # read once
     free = (
         *("seed", "placement", "patience", "evaluate.", "log_every", "checkpoint."),
@@ -62,7 +62,7 @@ def test_each_field_of_the_recipe_is_compared_unless_it_is_free(tmp_path, monkey
         changed = json.loads(json.dumps(saved))
         put(changed, field, lambda x: f"{x}!" if isinstance(x, str) else [x, x])
         save(folder, "config.json", changed)
-        lines = cards.departures(QUICK, "configs/quickstart.py", str(tmp_path))
+        lines = cards.departures(QUICK, "quickstart", str(tmp_path))
         if field.startswith(free):
             assert lines == []
         else:

@@ -196,8 +196,8 @@ def test_differences_name_both_values():
 )
 def test_errors_inside_a_config_file(tmp_path, line, message):
     (tmp_path / "mine").mkdir()
-    text = "from simclr_jax.experiment import base\ndef get_config():\n    c = base.get_config()\n"
-    text += f"    {line}\n    return c\n"
+    text = "from simclr_jax.experiment import base\n"
+    text += f"def get_config():\n    c = base.get_config()\n    {line}\n    return c\n"
     (tmp_path / "mine" / "own.py").write_text(text)
     with pytest.raises(ValueError, match=rf"own\.py.*{message}"):
         config.load(str(tmp_path / "mine" / "own.py"))
