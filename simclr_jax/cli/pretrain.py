@@ -74,12 +74,9 @@ def pretrain(c: "ConfigDict", workdir: str) -> "TrainState":
     mesh = sharding.make_mesh()
     with common.usage_errors(), jax.set_mesh(mesh):
         prepared = training.prepare(c, workdir, mesh)
-    if jax.process_index() == 0:  # outside the mesh: other processes do not take part
-        training.draw_views(prepared)
-    with jax.set_mesh(mesh):
-        state, done = training.train(
-            prepared, stop_signal=runtime.StopSignal, on_progress=runtime.Watchdog()
-        )
+    state, done = training.train(
+        prepared, stop_signal=runtime.StopSignal, on_progress=runtime.Watchdog()
+    )
     total = prepared.run.total
     if done < total:
         raise common.Preempted(f"stopped by a signal; saved at step {done} of {total}.")

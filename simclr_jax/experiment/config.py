@@ -2,10 +2,11 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from simclr_jax.experiment.old_configs import check_not_renamed
 from simclr_jax.suggest import check_name, nearest
 
 Changes = Sequence[tuple[str, str]]  # (key, text) pairs, such as ("optim.lr", "0.1")
+NO_CHANGES: Mapping[str, Any] = types.MappingProxyType({})
 
 PACKAGE = pathlib.Path(__file__).parents[1]
 # The configs: inside the installed package, beside the package in a checkout.
@@ -40,6 +42,28 @@ def read(text: str, changes: Changes) -> ConfigDict:
     override(c, changes)
     schema.check(c)
     return c
+
+
+def get_config(name: str, changes: Mapping[str, Any] = NO_CHANGES) -> ConfigDict:
+    """A config for `simclr_jax.pretrain`, as the command line makes it.
+
+    Args:
+      name: of a config of this package, such as "quickstart", or the path of a config
+        file; "NAME:key=value" passes arguments to the file's `get_config`.
+      changes: values by dotted key, such as {"optim.lr": 0.3, "data.batch_size": 64}.
+
+    Raises:
+      ValueError: there is no such config or key (the message has the nearest), or a
+        value has another type or is out of range.
+    """
+    return read(name, [(key, _as_text(value)) for key, value in changes.items()])
+
+
+def _as_text(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    return repr(tuple(value) if isinstance(value, list) else value)
 
 
 def load(text: str) -> ConfigDict:

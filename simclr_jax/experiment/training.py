@@ -1,5 +1,7 @@
 """Trains as a config describes, from the newest checkpoint or from step 0."""
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -8,7 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from simclr_jax import multihost
+from simclr_jax import multihost, sharding
 from simclr_jax.batch import Batch
 from simclr_jax.data import pipeline, tfdata
 from simclr_jax.data.prefetch import feed
@@ -17,14 +19,19 @@ from simclr_jax.evaluate import plots
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.experiment import build, init_from, schema
 from simclr_jax.experiment.evaluation import features
-from simclr_jax.experiment.workdir import record_run
+from simclr_jax.experiment.workdir import check_inputs, record_run
 from simclr_jax.state import TrainState
+from simclr_jax.storage.access import check_folder
+from simclr_jax.storage.paths import absolute
 from simclr_jax.train import loop
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.log import Log
 
 GALLERY = 8  # pictures in views.png
 
+# Its argument is a function, steps done -> whether any process was preempted; so is its
+# result, steps done -> whether to stop (the state is then saved).
+StopSignal = Callable[[Callable[[int], bool]], Callable[[int], bool]]
 # (state, on_progress) -> metrics; `on_progress` is called after each batch.
 Evaluator = Callable[[TrainState, Callable[[], None]], dict[str, float]]
 
@@ -38,6 +45,14 @@ class Training(NamedTuple):
     evaluate: Evaluator | None
     mesh: Mesh
     workdir: str
+
+
+class Result(NamedTuple):
+    """The result of a run."""
+
+    workdir: str  # absolute path
+    steps: int  # updates done
+    metrics: dict[str, float]  # last line of metrics.jsonl: "step", "loss", ...
 
 
 def prepare(c: ConfigDict, workdir: str, mesh: Mesh) -> Training:
@@ -54,6 +69,38 @@ def prepare(c: ConfigDict, workdir: str, mesh: Mesh) -> Training:
     evaluate = knn_evaluator(c, run, source, mesh, workdir)
     record_run(c, source, workdir)
     return Training(c, run, source, evaluate, mesh, workdir)
+
+
+def pretrain(config: ConfigDict, workdir: str | os.PathLike) -> Result:
+    """Trains as a config describes, or resumes the run of the work directory.
+
+    The same as `simclr-jax pretrain`, in this process and on all its devices, without
+    signal handlers. Ctrl-C, or a notebook's "interrupt", saves the state unless it
+    arrives within a step, and raises KeyboardInterrupt; the same call resumes, at worst
+    from the newest checkpoint (every `checkpoint.every` steps).
+
+    Args:
+      config: as from `get_config`.
+      workdir: folder of the run's output, on this machine or in a bucket.
+
+    Returns:
+      The result; `simclr_jax.load(workdir)` is the trained encoder.
+
+    Raises:
+      ValueError: the config cannot be run, or differs from that of the work directory.
+      Diverged, CheckpointError: as in `train`.
+    """
+    schema.check(config)
+    workdir = absolute(os.fspath(workdir))
+    check_folder(workdir, write=True)
+    check_inputs(config, workdir)
+    mesh = sharding.make_mesh()
+    with jax.set_mesh(mesh):
+        training = prepare(config, workdir, mesh)
+    _, done = train(training)
+    lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    metrics = json.loads(lines[-1]) if lines else {}
+    return Result(workdir, done, metrics)
 
 
 def knn_evaluator(
@@ -93,15 +140,13 @@ def draw_views(training: Training) -> None:
 def train(
     training: Training,
     *,
-    stop_signal: Callable[[Callable[[int], bool]], Callable[[int], bool]],
-    on_progress: Callable[[], None],
+    stop_signal: StopSignal = lambda preempted: lambda done: False,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> tuple[TrainState, int]:
-    """Trains to the last step, or until it is asked to stop; the state is then saved.
+    """Draws views.png, then trains to the last step or until it is asked to stop.
 
     Args:
-      stop_signal: called once there is a state to save. Its argument is a function,
-        steps done -> whether any process was preempted; so is its result, steps done
-        -> whether to stop.
+      stop_signal: called once there is a state to save.
       on_progress: called whenever the run makes progress.
 
     Returns:
@@ -111,6 +156,15 @@ def train(
       StorageNotShared: the processes do not see the same checkpoints.
       Diverged, CheckpointError: as in `loop.run`.
     """
+    if jax.process_index() == 0:  # outside the mesh: other processes do not take part
+        draw_views(training)
+    with jax.set_mesh(training.mesh):
+        return _train(training, stop_signal, on_progress)
+
+
+def _train(
+    training: Training, stop_signal: StopSignal, on_progress: Callable[[], None]
+) -> tuple[TrainState, int]:
     c, run, _, evaluate, mesh, workdir = training
     checkpoints = Checkpoints(
         epath.Path(workdir) / "checkpoints",
