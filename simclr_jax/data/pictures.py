@@ -29,7 +29,7 @@ def picture_batches(pictures: Any, *, size: int, batch_size: int) -> Iterator[Ba
       pictures: an array [N, H, W, 3], an iterable of pictures of any sizes, or one
         path. A picture is an array [H, W, 3] or the path of a file, on this machine or
         in a bucket. Arrays are uint8, or float in [0, 1], which is rounded to uint8
-        first. An iterable is consumed as needed, so that few of its pictures are in memory.
+        first. An iterable is consumed as needed: few of its pictures are in memory.
       size: S, side of the pictures in the batches.
       batch_size: B, the rows of every batch.
 

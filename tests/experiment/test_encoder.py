@@ -165,7 +165,7 @@ IMAGES = np.zeros((2, 40, 40, 3), np.float32)
 
 
 @pytest.mark.parametrize(
-    ("pictures", "words"),
+    ("pictures", "message"),
     [
         ([], "no pictures"),
         (np.zeros((0, 40, 40, 3)), "no pictures"),
@@ -179,8 +179,8 @@ IMAGES = np.zeros((2, 40, 40, 3), np.float32)
         ([IMAGES[0], np.zeros((40, 40, 4))], r"number 1 is an array \[40, 40, 4\]"),
     ],
 )
-def test_pictures_that_would_be_misread_are_refused(encoder, pictures, words):
-    with pytest.raises(ValueError, match=words):
+def test_pictures_that_would_be_misread_are_refused(encoder, pictures, message):
+    with pytest.raises(ValueError, match=message):
         encoder(pictures)
 
 
