@@ -24,13 +24,12 @@ def main(argv: list[str]) -> None:
     """Runs the command; see `common.run_and_exit` for the exit codes."""
     c, args = read(argv)
     from simclr_jax.data import throughput
-    from simclr_jax.data.sources import open_source
     from simclr_jax.experiment import build
 
     n, colour, seconds = c.data.batch_size, c.data.colour, args.seconds
     options = {"batch_size": n, "colour": colour, "seconds": seconds}
     with common.usage_errors():
-        source = open_source(c.data.name, data_dir=c.data.data_dir, split=c.data.split)
+        source = build.open_data(c, c.data.split)
         views = build.recipe(c)
         whole = throughput.measure(source, views, **options)
         stages = throughput.stages(source, views, whole, **options)

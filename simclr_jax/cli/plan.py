@@ -27,8 +27,7 @@ def main(argv: list[str]) -> None:
     import jax
     from etils import epath
 
-    from simclr_jax.data.sources import open_source
-    from simclr_jax.experiment import config, planning
+    from simclr_jax.experiment import build, config, planning
     from simclr_jax.plan import compiler
     from simclr_jax.plan.report import report
 
@@ -36,8 +35,9 @@ def main(argv: list[str]) -> None:
     with common.usage_errors():
         source = None
         if args.input:  # checked first: compiling takes minutes
-            folder, split = c.data.data_dir, c.data.split
-            source = open_source(args.input, data_dir=folder, split=split)
+            inputs = config.restored(config.plain(c))
+            config.rename(inputs, "data", args.input)
+            source = build.open_data(inputs, c.data.split)
         plan = planning.plan(
             c,
             args.topology,

@@ -164,19 +164,42 @@ def rename(c: ConfigDict, part: str, name: str) -> None:
     """Rebuilds a section for another factory, with that factory's defaults.
 
     Values that differ from the old factory's defaults are kept if the new factory has
-    the same keyword. Keys of the section that belong to no factory, such as optim.lr,
-    are kept as well.
+    the same keyword; but not those of a data set, as its code may not be at hand. Keys
+    of the section that belong to no factory, such as optim.lr, are kept as well.
     """
-    factories = schema.SECTIONS[part]
-    check_name(name, factories, f"{part}.name")
-    old, new = c[part], schema.section(factories, name)
-    defaults = schema.defaults(factories[old.name])
+    old, new = c[part], schema.section(part, name)
+    if name == old.name:
+        return
+    if part == "data":
+        kept = set(schema.DATA)
+    else:
+        defaults = schema.settings(part, old.name)
+        changed = {key for key, x in defaults.items() if old[key] != x}
+        kept = {*old} - {"name"} - (defaults.keys() - (changed & {*new}))
     for key in old:
-        changed = key in defaults and key in new and old[key] != defaults[key]
-        if key != "name" and (key not in defaults or changed):
+        if key in kept:
             new[key] = old[key]
     with c.unlocked():
         c[part] = new
+
+
+def add_protocol(c: ConfigDict, name: str) -> None:
+    """Adds the section of an evaluation protocol that is not of this package.
+
+    Args:
+      name: `package.module:protocol`; the section is evaluate.PROTOCOL.
+
+    Raises:
+      ValueError: as in `schema.factory`; or the section exists.
+    """
+    key = schema.protocol_key(name)
+    if key in c.evaluate:
+        raise ValueError(
+            f"--protocol={name}: evaluate.{key} is another section or value; give the "
+            "function another name."
+        )
+    with c.unlocked():
+        c.evaluate[key] = schema.settings("protocol", name)
 
 
 def plain(c: ConfigDict) -> dict[str, Any]:
