@@ -1,19 +1,24 @@
 """The package's Python API: lazy, typed configs, and training."""
 
 import json
+import pathlib
+import re
 import signal
 import subprocess
 import sys
+from typing import Any
 
-import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import simclr_jax
 from simclr_jax.cli import pretrain as command
+from simclr_jax.experiment import config
 from simclr_jax.train.log import Log
 from tests.cli.test_light import HEAVY
 from tests.tools import losses
+from tests.zoo.workdirs import random_workdir
 
 CHANGES = {  # as in tests/cli/test_pretrain.py, so that the programs are compiled once
     "data.batch_size": 32,
@@ -68,45 +73,34 @@ def test_wrong_changes_are_refused(changes, message):
         simclr_jax.get_config("quickstart", changes)
 
 
-def test_training_is_that_of_the_command(tmp_path, in_process):
+def test_an_interrupted_training_is_resumed_by_the_command(
+    tmp_path, in_process, monkeypatch, capsys
+):
+    """The state is saved, although no checkpoint was due; no handler is installed."""
     handlers = [signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)]
-    c = simclr_jax.get_config("quickstart", CHANGES)
-    result = simclr_jax.pretrain(c, tmp_path / "python")
-    assert (result.workdir, result.steps) == (str(tmp_path / "python"), 6)
-    assert result.metrics["step"] == 6
-    assert result.metrics["loss"] == losses(tmp_path / "python")[-1]
-    assert handlers == [signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)]
-
-    flags = [f"--config.{key}={value}" for key, value in CHANGES.items()]
-    workdir = tmp_path / "command"
-    command.main(["--config", "quickstart", "--workdir", str(workdir), *flags])
-    assert losses(workdir) == losses(tmp_path / "python")
-    assert (workdir / "views.png").exists()
-    encoders = simclr_jax.load(result.workdir), simclr_jax.load(workdir)
-    assert encoders[0].step == 6
-    a, b = (jax.tree.leaves(encoder.params) for encoder in encoders)
-    for x, y in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
-def test_an_interrupted_training_is_resumed(tmp_path, in_process, monkeypatch, capsys):
-    """The state is saved, although no checkpoint was due."""
     c = simclr_jax.get_config("quickstart", CHANGES)
     write = Log.write
 
     def interrupt(self, step, metrics):
         write(self, step, metrics)
-        if step == 2:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Log, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
             simclr_jax.pretrain(c, tmp_path)
+    assert handlers == [signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM)]
     (saved,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert saved >= 2  # further steps may have been dispatched
-    assert simclr_jax.pretrain(c, tmp_path).steps == 6
+
+    flags = [f"--config.{key}={value}" for key, value in CHANGES.items()]
+    command.main(["--config", "quickstart", "--workdir", str(tmp_path), *flags])
     assert f"resuming from the checkpoint of step {saved}" in capsys.readouterr().err
+    result = simclr_jax.pretrain(c, str(tmp_path))  # finished already
+    assert (result.workdir, result.steps) == (str(tmp_path), 6)
+    assert result.metrics["step"] == 6
+    assert result.metrics["loss"] == losses(tmp_path)[-1]
+    assert (tmp_path / "views.png").exists()
 
 
 def test_a_config_that_was_set_wrong_is_refused(tmp_path, in_process):
@@ -115,3 +109,31 @@ def test_a_config_that_was_set_wrong_is_refused(tmp_path, in_process):
     with pytest.raises(ValueError, match=r"data\.batch_size=0"):
         simclr_jax.pretrain(c, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_the_examples_of_the_page_run(tmp_path, in_process, monkeypatch, capsys):
+    """All Python blocks of docs/python.md, in their order."""
+    page = pathlib.Path("docs/python.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 5
+    random_workdir(
+        tmp_path / "runs" / "quickstart", "quickstart.py", encoder__channels="2"
+    )
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(0, 256, (40 + i, 50, 3)).astype(np.uint8)
+            path = tmp_path / "pictures" / name / f"{i}.png"
+            Image.fromarray(pixels).save(path)
+    small = simclr_jax.get_config("quickstart", CHANGES)
+    monkeypatch.setattr(config, "get_config", lambda name, changes: small)
+    monkeypatch.chdir(tmp_path)
+    variables: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, variables)
+    assert variables["h"].shape == (24, 16)
+    assert variables["encoder"].step == 6
+    output = capsys.readouterr().out
+    assert re.search(r"0\.png: (\d+\.png(, )?){3}\n", output)
+    assert re.search(r"accuracy [01]\.\d\d\n", output)

@@ -136,7 +136,9 @@ def test_its_code_computes_the_features_of_the_encoder(tmp_path):
 @pytest.mark.parametrize("input", catalog.INPUTS)
 def test_its_code_scales_the_images_as_the_network_expects(input):
     images, mean, std = verify.sample_images(8), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
-    network = ExportedNetwork({}, dict, None, "", mean, std, 8, "encoder", input)
+    network = ExportedNetwork(
+        {}, lambda *_: {}, None, "", mean, std, 8, "encoder", input
+    )
     names = {"images": images, "np": np, "mean": [*mean], "std": [*std]}
     x = eval(card_module.SCALED[input], names)
     expected = network.preprocess(images)
