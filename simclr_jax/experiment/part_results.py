@@ -90,7 +90,7 @@ def _source_problem(result: Any) -> str:
     if not len(result):
         return "returned a source without pictures."
     rows = result.read(np.zeros(1, np.int64))
-    image, label = rows.get("image"), rows.get("label")
+    image, labels = rows.get("image"), rows.get("label")
     dtype, shape = getattr(image, "dtype", None), np.shape(image)
     decoded = dtype == np.uint8 and len(shape) == 4 and shape[3] == 3
     if not decoded and not (dtype is np.dtype(object) and isinstance(image[0], bytes)):
@@ -98,10 +98,10 @@ def _source_problem(result: Any) -> str:
             'returned a source whose pictures, read(...)["image"], are neither uint8 '
             f"[n, H, W, 3] nor bytes, object [n]; got {dtype} {list(shape)}."
         )
-    if result.classes and not (label is not None and 0 <= label[0] < result.classes):
+    if result.classes and not (labels is not None and 0 <= labels[0] < result.classes):
         return (
             f'returned a source whose labels, read(...)["label"], are not in [0, '
-            f"{result.classes}), its number of classes; got {label!r:.60}."
+            f"{result.classes}), its number of classes; got {labels!r:.60}."
         )
     return ""
 
