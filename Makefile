@@ -3,6 +3,7 @@ SHELL := bash
 VENV := .venv
 WORKDIR := runs/quickstart
 PY := $(VENV)/bin/python
+LOG := $(VENV).log
 
 unexport PYTHON # the interpreter that builds .venv, not the one that recipes run
 
@@ -32,8 +33,8 @@ help: ## show this list
 # memory and use huge pages. Worth 1.4 to 1.6 times the images/s on two cores.
 quickstart: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=99999999999
 quickstart: env ## train SimCLR on the embedded images and evaluate it: runs/quickstart
-	@$(PY) -m simclr_jax pretrain --config configs/quickstart.py --workdir $(WORKDIR)
-	@$(PY) -m simclr_jax evaluate --workdir $(WORKDIR)
+	@$(VENV)/bin/simclr-jax pretrain --config quickstart --workdir $(WORKDIR)
+	@$(VENV)/bin/simclr-jax evaluate --workdir $(WORKDIR)
 
 test: env ## run the tests
 	@$(PY) -m pytest -n 2 --dist worksteal
@@ -58,33 +59,48 @@ lock: ## generate requirements.lock from requirements.txt; needs uv
 	  --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
 
 clean: ## remove .venv and the caches, but not runs/
-	rm -rf $(VENV) .venv-zoo .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-zoo .venv*.log .pytest_cache .ruff_cache .hypothesis \
+	  build *.egg-info
 	find simclr_jax configs tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment is up to date if it has a copy of the lock file (written last, so that
-# an interrupted build is not mistaken for a complete one) and the selected interpreter.
+# an interrupted build is not mistaken for a complete one) and the selected interpreter;
+# the project in it, if it was installed from this folder with this pyproject.toml. What
+# pip and uv print goes to $(LOG).
 IDENTITY := import sys; print(sys.version)
 env:
 	@$(if $(BASE),,$(error $(NEEDED)))\
 	build_with_uv() { \
-	  echo "Building $(VENV) with uv (about 3 GB)."; rm -rf $(VENV); \
+	  echo "Building $(VENV) with uv (about 3 GB); details in $(LOG)."; rm -rf $(VENV); \
 	  export UV_PYTHON_DOWNLOADS=never; \
-	  uv venv --quiet --seed --python "$(BASE)" $(VENV) && \
-	  uv pip sync --quiet --compile-bytecode --require-hashes --python $(PY) requirements.lock; \
+	  { uv venv --seed --python "$(BASE)" $(VENV) && \
+	    uv pip sync --compile-bytecode --require-hashes --python $(PY) requirements.lock; \
+	  } >>$(LOG) 2>&1; \
 	}; \
 	build_with_pip() { \
-	  echo "Building $(VENV) with pip (about 3 GB, some minutes; uv is faster)."; \
+	  echo "Building $(VENV) with pip (about 3 GB, some minutes; uv is faster);" \
+	    "details in $(LOG)."; \
 	  rm -rf $(VENV); \
-	  "$(BASE)" -m venv $(VENV) && $(PY) -m pip install --disable-pip-version-check \
-	    --require-hashes -r requirements.lock; \
+	  { "$(BASE)" -m venv $(VENV) && $(PY) -m pip install --disable-pip-version-check \
+	    --require-hashes -r requirements.lock; } >>$(LOG) 2>&1; \
+	}; \
+	build() { \
+	  : >$(LOG); \
+	  if uv --version >/dev/null 2>&1; then build_with_uv || build_with_pip; \
+	  else build_with_pip; fi && cp requirements.lock $(VENV)/requirements.lock; \
+	}; \
+	project() { pwd; cat pyproject.toml; }; \
+	install_project() { \
+	  $(PY) -m pip install --disable-pip-version-check --no-deps --no-index \
+	    --no-build-isolation --editable . >>$(LOG) 2>&1 && \
+	    project >$(VENV)/project; \
 	}; \
 	if ! cmp -s requirements.lock $(VENV)/requirements.lock || \
 	  [ "$$($(PY) -Ic '$(IDENTITY)' 2>/dev/null)" != "$$("$(BASE)" -Ic '$(IDENTITY)')" ]; \
-	then \
-	  if uv --version >/dev/null 2>&1; then build_with_uv || build_with_pip; \
-	  else build_with_pip; fi && \
-	  cp requirements.lock $(VENV)/requirements.lock; \
-	fi
+	then build; fi && \
+	{ project | cmp -s - $(VENV)/project || install_project; } || \
+	{ echo "$(VENV) could not be built. The last lines of $(LOG):"; tail -n 15 $(LOG); \
+	  exit 1; } >&2
 
 # Triton's LLVM and TensorFlow's conflict in one process; PyTorch on a CPU does not need
 # Triton.

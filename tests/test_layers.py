@@ -14,6 +14,7 @@ PACKAGE = ROOT / "simclr_jax"
 # beside the standard library). Each may import earlier entries only: there is no cycle.
 LAYERS = {
     "suggest": ("", ""),
+    "old_commands": ("", ""),
     "fingerprint": ("", ""),
     "sharding": ("", "jax"),
     "batch": ("", "jax"),
@@ -29,19 +30,19 @@ LAYERS = {
         "jax numpy optax orbax etils tensorboardX tqdm",
     ),
     "data": (
-        "batch sharding storage suggest",
+        "batch old_commands sharding storage suggest",
         "jax numpy tensorflow tensorflow_datasets etils tqdm",
     ),
     "evaluate": (
-        "losses data batch sharding storage train.optim train.schedules",
+        "losses data batch old_commands sharding storage train.optim train.schedules",
         "jax numpy optax etils matplotlib sklearn threadpoolctl",
     ),
     "zoo": (
-        "models fingerprint storage suggest tree",
+        "models fingerprint old_commands storage suggest tree",
         "jax numpy tensorflow safetensors orbax etils",
     ),
-    "plan": ("fingerprint storage", "jax etils"),
-    "reproduce": ("fingerprint", "etils"),
+    "plan": ("fingerprint old_commands storage", "jax etils"),
+    "reproduce": ("fingerprint old_commands", "etils"),
     "experiment": (
         "losses models methods train data evaluate zoo plan reproduce batch "
         "fingerprint multihost sharding state storage suggest tree",
@@ -54,6 +55,7 @@ LAYERS = {
     ),
     "__main__": ("cli", ""),
     "__init__": ("experiment", ""),
+    "pretrain": ("old_commands", ""),
 }
 SHARED_BY_COMMANDS = ("cli.common", "cli.runtime")
 

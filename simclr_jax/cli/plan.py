@@ -69,7 +69,7 @@ def read(argv: list[str]) -> "tuple[ConfigDict, argparse.Namespace]":
         description=__doc__,
         example="simclr-jax plan --config simclr_imagenet --topology v5e:8x8",
     )
-    parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
+    parser.add_argument("--config", required=True, help="NAME[:key=value,...]")
     parser.add_argument("--topology", required=True, help="such as v5e:8x8 or v4:4x4x4")
     parser.add_argument("--json", help="a file for the plan")
     parser.add_argument("--input", default="", help="pictures, as in data.name")
@@ -80,7 +80,3 @@ def read(argv: list[str]) -> "tuple[ConfigDict, argparse.Namespace]":
 
     with common.usage_errors():
         return config.read(args.config, changes), args
-
-
-if __name__ == "__main__":
-    common.run_and_exit(main)

@@ -43,7 +43,7 @@ def read(argv: list[str]) -> "tuple[ConfigDict, str]":
     parser = common.Parser(
         prog="simclr-jax pretrain", description=__doc__, example=EXAMPLE
     )
-    parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
+    parser.add_argument("--config", required=True, help="NAME[:key=value,...]")
     parser.add_argument("--workdir", required=True, help="folder of the run's output")
     arguments, changes = parser.parse_with_changes(argv)
     from simclr_jax.experiment import config

@@ -135,7 +135,3 @@ def _list(args: argparse.Namespace, changes: Changes) -> None:
 
 
 COMMANDS = {"import": _import, "export": _export, "list": _list}
-
-
-if __name__ == "__main__":
-    common.run_and_exit(main)

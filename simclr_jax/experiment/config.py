@@ -92,6 +92,8 @@ def load(text: str) -> ConfigDict:
         if not equals:
             raise ValueError(f"{name}: argument {pair!r} is not of the form key=value.")
         check_name(key, defaults, f"{name}, argument")
+        if key in kwargs:
+            raise ValueError(f"{name}: argument {key} is given more than once.")
         kwargs[key] = schema.parse(value, defaults[key], key)
     with _errors_named(name):
         return module.get_config(**kwargs)
@@ -103,7 +105,7 @@ def find(name: str) -> pathlib.Path:
     Raises:
       ValueError: there is neither; the message has the nearest name.
     """
-    path = pathlib.Path(name).expanduser()
+    path = pathlib.Path(os.path.expanduser(name))  # unlike pathlib's, never an error
     if path.is_file():
         return path
     shipped = SHIPPED / f"{name.removesuffix('.py')}.py"
