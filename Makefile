@@ -22,7 +22,7 @@ NEEDED = simclr_jax needs Python 3.11, 3.12 or 3.13 \
   ($(if $(VERSIONS),$(VERSIONS),none found;) name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-long test-buckets test-zoo lint lock clean env env-zoo
+.PHONY: help quickstart test test-long test-buckets test-zoo lint docs tables lock clean env env-zoo
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | \
@@ -30,7 +30,7 @@ help: ## show this list
 	@echo 'PYTHON=python3.12 selects the interpreter; .venv is rebuilt when it or the lock changes.'
 
 # On a CPU every step allocates its buffers again: these settings let glibc keep freed
-# memory and use huge pages. Worth 1.4 to 1.6 times the images/s on two cores.
+# memory and use huge pages. docs/laptop.md has what they were measured to be worth.
 quickstart: export GLIBC_TUNABLES := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=99999999999
 quickstart: env ## train SimCLR on the embedded images and evaluate it: runs/quickstart
 	@$(VENV)/bin/simclr-jax pretrain --config quickstart --workdir $(WORKDIR)
@@ -52,6 +52,12 @@ lint: env ## check style, format and types
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m pyrefly check
+
+docs: env ## build the pages of docs/ as HTML: docs/_build/html
+	@$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+tables: env ## write the tables of README and docs/ from their data
+	@$(PY) docs/tables.py
 
 lock: ## generate requirements.lock from requirements.txt; needs uv
 	@$(if $(shell uv --version >/dev/null 2>&1 && echo yes),,$(error make lock needs uv: pip install uv))\
