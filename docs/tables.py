@@ -74,8 +74,7 @@ def methods() -> list[Line]:
         if (line["seed"], line["python"]) == ("0", "3.12")
     }
     return [
-        rows[line["row"]] | line
-        | measured[line["quickstart"]]
+        measured[line["quickstart"]] | rows[line["row"]] | line
         | {"config": rows[line["row"]]["config"].replace(".py", "")}
         for line in results("methods")()
     ]  # fmt: skip
