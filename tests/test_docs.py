@@ -20,7 +20,7 @@ from simclr_jax import sharding
 from simclr_jax.cli import data_bench, evaluate, main, plan, pretrain, reproduce, zoo
 from simclr_jax.experiment import build, config
 from simclr_jax.experiment.workdir import saved_config
-from tests.tools import begin_in, last_of_each
+from tests.tools import FEW_PICTURES, begin_in, last_of_each
 
 README, DOCS = pathlib.Path("README.md"), pathlib.Path("docs")
 PAGES = {  # by kind
@@ -188,7 +188,7 @@ def test_the_quickstart_and_its_evaluations_run(tmp_path, in_process, capsys):
     ).stdout
     recipe = [line for line in output.splitlines() if "--workdir" in line]
     first, second = [re.sub(r"^.* (?=pretrain|evaluate)", "-- ", x) for x in recipe]
-    small = ("--config.steps=2", "--config.data.batch_size=64")
+    small = ("--config.steps=2", "--config.data.batch_size=64", *FEW_PICTURES)
     pretrain.main(short(first, tmp_path, *small))
     evaluate.main(short(second, tmp_path))
     output = capsys.readouterr().out
@@ -206,7 +206,7 @@ def test_the_quickstart_and_its_evaluations_run(tmp_path, in_process, capsys):
     assert len(evaluations) >= 3
     for command in evaluations:
         small = ["--config.evaluate.linear_augmented.epochs=1"]
-        small += ["--config.evaluate.linear_augmented.batch_size=512"]
+        small += ["--config.evaluate.linear_augmented.batch_size=250"]
         evaluate.main(short(command, tmp_path, *small))
         assert "%" in capsys.readouterr().out
 
