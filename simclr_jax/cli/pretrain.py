@@ -74,7 +74,8 @@ def pretrain(c: "ConfigDict", workdir: str) -> "TrainState":
     mesh = sharding.make_mesh()
     with common.usage_errors(), jax.set_mesh(mesh):
         prepared = training.prepare(c, workdir, mesh)
-    if jax.process_index() == 0:  # outside the mesh: other processes do not take part
+    if jax.process_index() == 0 and not training.is_finished(prepared):
+        # outside the mesh: other processes do not take part
         training.draw_views(prepared)
     with jax.set_mesh(mesh):
         state, done = training.train(

@@ -37,6 +37,7 @@ def get_config(
         "eval_split": "validation",
         "bank_split": "",  # labelled images of evaluations; "": split
         "batch_size": 4096,  # images, not views; over all devices
+        "shrink_batch": False,  # halve it until the split has as many pictures
         "image_size": 224,
         "colour": "host",  # or device: colour jitter and blur in the step
     }
@@ -152,3 +153,4 @@ def quickstart(c) -> None:
     c.optim.warmup_epochs = 2.0
     c.optim.length = "whole"
     c.checkpoint.every = 190
+    c.evaluate.every = 190

@@ -20,7 +20,7 @@ RENAMED = {  # old: new
     "optim.undecayed": "optim.no_decay",
 }
 # A key that older configs lack: the value (as in JSON) for what they did without it.
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {"data.shrink_batch": False}
 
 
 def upgraded(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -201,5 +201,13 @@ def check_batch(c: ConfigDict, devices: int, processes: int, images: int) -> Non
     if batch_size > images:
         raise ValueError(
             f"data.batch_size={batch_size} is larger than the data set of {images} "
-            "images; no epoch would hold a whole batch."
+            "images; no epoch would hold a whole batch. With data.shrink_batch=true it "
+            f"is halved to {shrunk(batch_size, images)}."
         )
+
+
+def shrunk(batch_size: int, images: int) -> int:
+    """The batch size, halved until it is at most the number of images."""
+    while batch_size > max(images, 1):
+        batch_size //= 2
+    return batch_size

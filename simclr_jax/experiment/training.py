@@ -1,7 +1,9 @@
 """Trains as a config describes, from the newest checkpoint or from step 0."""
 
+import copy
+import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -20,7 +22,7 @@ from simclr_jax.experiment.evaluation import features
 from simclr_jax.experiment.workdir import record_run
 from simclr_jax.state import TrainState
 from simclr_jax.train import loop
-from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint import Checkpoints, newest
 from simclr_jax.train.log import Log
 
 GALLERY = 8  # pictures in views.png
@@ -48,12 +50,36 @@ def prepare(c: ConfigDict, workdir: str, mesh: Mesh) -> Training:
       CheckpointError: the run of `init_from` cannot be read.
     """
     source = build.open_data(c, c.data.split, workdir)
+    c, note = with_shrunk_batch(c, len(source))
     schema.check_batch(c, mesh.size, jax.process_count(), len(source))
     run = build.assemble(c, mesh, images=len(source), classes=source.classes)
+    run = run._replace(notes=(*filter(None, (note,)), *run.notes))
     run = init_from.with_saved_arrays(c, run, mesh, workdir)
     evaluate = knn_evaluator(c, run, source, mesh, workdir)
     record_run(c, source, workdir)
     return Training(c, run, source, evaluate, mesh, workdir)
+
+
+def with_shrunk_batch(c: ConfigDict, images: int) -> tuple[ConfigDict, str]:
+    """The config with a batch that the data set holds, if data.shrink_batch is true.
+
+    Returns:
+      the config, and a line for the log if its batch was shrunk, otherwise "".
+    """
+    batch_size = c.data.batch_size
+    smaller = schema.shrunk(batch_size, images)
+    if not c.data.shrink_batch or smaller == batch_size:
+        return c, ""
+    c = copy.deepcopy(c)
+    c.data.batch_size = smaller
+    note = f"batch {batch_size} is larger than the {images} pictures: using {smaller}"
+    return c, f"{note} (data.shrink_batch)"
+
+
+def is_finished(training: Training) -> bool:
+    """Whether the work directory holds the checkpoint of the run's last step."""
+    step = newest(epath.Path(training.workdir) / "checkpoints")
+    return step is not None and step >= training.run.total
 
 
 def knn_evaluator(
@@ -122,13 +148,19 @@ def train(
     first_step = checkpoints.latest or 0
     multihost.check_shared(str(first_step), checkpoints.directory)
     log = Log(workdir, first_step, run.total, active=jax.process_index() == 0)
+    if first_step >= run.total:
+        state = checkpoints.restore(build.abstract(run), first_step)
+        checkpoints.close()
+        log.close()
+        log.say(f"run already finished ({first_step} of {run.total} steps): {workdir}")
+        return state, first_step
     describe(training, first_step, log)
     if first_step:
         state = checkpoints.restore(build.abstract(run), first_step)
     else:
         state = _first_state(training, log, on_progress)
     state, done = loop.run(
-        build.train_step(c, run, mesh),
+        _announced(build.train_step(c, run, mesh), log),
         state,
         feed(_batches(training, first_step), mesh),
         _plan(training, first_step),
@@ -149,11 +181,31 @@ def _first_state(
     training: Training, log: Log, on_progress: Callable[[], None]
 ) -> TrainState:
     """The state at step 0; with `init_from`, logs its kNN accuracy."""
+    log.say("initialising the parameters ...")
     state = training.run.create()
     if training.run.init_note and training.evaluate:
         accuracy = training.evaluate(state, on_progress)["knn_accuracy"]
         log.say(f"kNN accuracy before the first step: {100 * accuracy:.1f} %")
     return state
+
+
+def _announced(step: Callable[..., Any], log: Log) -> Callable[..., Any]:
+    """The step; its first call logs that it compiles and how long that took."""
+    compiled = False
+
+    def call(state, batch):
+        nonlocal compiled
+        if compiled:
+            return step(state, batch)
+        log.say("compiling the training step ...")
+        begin = time.monotonic()
+        result = step(state, batch)
+        compiled = True
+        seconds = time.monotonic() - begin
+        log.say(f"compiled in {seconds:.0f} s; the first step has been dispatched")
+        return result
+
+    return call
 
 
 def _plan(training: Training, first_step: int) -> loop.Plan:
@@ -203,9 +255,25 @@ def describe(training: Training, first_step: int, log: Log) -> None:
         log.say(note)
     if run.init_note:
         log.say(run.init_note)
+    if source.classes:
+        log.say(_accuracies(training))
     if first_step:
         log.say(f"resuming from the checkpoint of step {first_step}")
     log.say(f"work directory: {workdir}")
+
+
+def _accuracies(training: Training) -> str:
+    """A line on the accuracies that are logged, and the chance level."""
+    c, classes = training.config, training.source.classes
+    names = []
+    if c.probe.enabled:
+        names.append("probe (a linear classifier of h) on the views of the batch")
+    if training.evaluate:
+        names.append(f"kNN on {c.data.eval_split} every {c.evaluate.every} steps")
+    return (
+        f"accuracies: {', '.join(names) or 'none'}; chance is {100 / classes:.1f} % "
+        f"(1 of {classes} classes)"
+    )
 
 
 def _warnings(training: Training) -> list[str]:
