@@ -4,13 +4,14 @@ simclr-jax pretrain --config folder --workdir runs/mine \
   --config.data.name=path/to/pictures
 simclr-jax evaluate --workdir runs/mine
 
-Trained are 1,000 steps of up to 256 pictures, on two cores about twenty minutes, and
-with 60 pictures, which make batches of 32, about three. More steps and larger pictures
+A run has 1,000 steps of at most 256 pictures: estimated half an hour on two cores. With
+60 pictures, and so batches of 32, it is a few minutes. More steps and larger pictures
 give better features, and need a GPU: --config.steps=20000 --config.data.image_size=128
 --config.encoder.name=resnet50.
 
 Pictures in a folder val, validation or test are kept for evaluate; without such a
-folder, a tenth of each class. Sub-folders are classes, which only evaluations use.
+folder, a tenth of each class (see data/folder.py). Sub-folders are classes, which only
+evaluations and the probe use.
 """
 
 from simclr_jax.experiment import base

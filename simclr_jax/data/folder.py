@@ -188,9 +188,9 @@ def _choose(root, splits, split):
         name = "train"
     elif split == HELD_OUT:
         name = others[0]
-    name = name if name in splits else SYNONYMS.get(name, name)
-    if name in splits:
-        return splits[name], divided
+    for existing in (name, SYNONYMS.get(name)):
+        if existing in splits:
+            return splits[existing], divided
     raise ValueError(
         f"{root} has no split '{name}'; it has {', '.join(splits)}. Splits are the "
         f"sub-folders named {', '.join(SPLITS)}; without any of them the whole folder "

@@ -213,6 +213,7 @@ def curves(
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if title == ACCURACY:
+            axes.margins(y=0.25)  # room for the legend
             axes.legend(frameon=False, fontsize=8)
     figure.set_layout_engine("tight")
     _save(figure, path, dpi=130)
@@ -226,7 +227,7 @@ def _panels(lines, train, test):
 
     names = dict.fromkeys(name for line in lines for name in line)
     panels = {
-        "loss of the method" if name == "loss" else f"{name}, of {train}": {
+        f"{name.replace('_', ' ')}, on augmented pictures of {train}": {
             name: points(name)
         }
         for name in names

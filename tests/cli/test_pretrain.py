@@ -60,7 +60,7 @@ def final_state(workdir):
     return saved.state, saved.step
 
 
-def test_the_files_of_a_run(tmp_path, capsys):
+def test_the_files_of_a_run(tmp_path, capsys, monkeypatch):
     train(tmp_path, "--config.evaluate.every=4")
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
     for line in lines(tmp_path):
@@ -75,6 +75,14 @@ def test_the_files_of_a_run(tmp_path, capsys):
     output = capsys.readouterr().err
     assert "6 steps, 0 of warm-up" in output
     assert "step 6/6" in output
+    assert output.count("compiling the training step ...\ncompiled in ") == 1
+    assert output.count("chance is 10.0 % (1 of 10 classes)") == 1
+    assert "kNN on test every 4 steps" in output
+    assert re.search(r"step 4/6  loss [\d.]+  probe [\d.]+ %  kNN [\d.]+ %  ", output)
+    monkeypatch.setattr(training, "draw_views", None)
+    monkeypatch.setattr(build, "train_step", None)
+    train(tmp_path, "--config.evaluate.every=4")
+    assert "run already finished (6 of 6 steps)" in capsys.readouterr().err
 
     # TensorBoard reads the same numbers back.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -254,8 +262,8 @@ def test_a_damaged_checkpoint_is_reported_with_the_remedy(tmp_path):
         ("--config.metod.hidden=3", "Did you mean 'method'"),
         ("--config.method.name=simcrl", "Did you mean 'simclr'"),
         ("--config.encoder.name=resnet51", "Did you mean 'resnet50'"),
-        ("--config.seed=true", "must be int"),
-        ("--config.optim.lr=fast", "must be float"),
+        ("--config.seed=true", "seed must be a whole number, .*got 'true'"),
+        ("--config.optim.lr=fast", "optim.lr must be a number, .*got 'fast'"),
         ("--config.method=simclr", "is a section"),
         ("--config.data.colour=hots", "Did you mean 'host'"),
         ("--config.optim.lr_scaling=lin", "There are: linear, none, sqrt"),
