@@ -20,7 +20,7 @@ shift
 python=${PYTHON:-.venv/bin/python}
 free_port='import socket; s = socket.create_server(("", 0)); print(s.getsockname()[1])'
 if ! port=$("$python" -c "$free_port"); then
-  echo "launch/local.sh: $python does not run; make test builds .venv" >&2
+  echo "launch/local.sh: cannot run $python; make env builds .venv" >&2
   exit 2
 fi
 export JAX_COORDINATOR_ADDRESS="127.0.0.1:$port" JAX_NUM_PROCESSES="$count"

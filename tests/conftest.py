@@ -38,6 +38,14 @@ for key, value in (
     jax.config.update(key.lower(), int(value) if value.lstrip("-").isdigit() else value)
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--method",
+        default="",
+        help="test the contract with this method: module:factory:key=value,...",
+    )
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _free_programs():
     """Frees the compiled programs of a module: all together are gigabytes."""

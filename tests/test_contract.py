@@ -1,4 +1,8 @@
-"""What every method owes the step, the loop and the checkpoints."""
+"""What every method owes the step, the loop and the checkpoints.
+
+With --method=module:factory:key=value,... the tests are of that method, with these
+settings; see docs/own_parts.md.
+"""
 
 import functools
 import math
@@ -12,6 +16,7 @@ import pytest
 from simclr_jax.experiment import schema
 from simclr_jax.methods.base import without
 from simclr_jax.methods.catalog import METHODS
+from simclr_jax.models.network import WHOLE_BATCH
 from simclr_jax.models.resnet import resnet10
 from simclr_jax.plan.jaxpr_flops import inner_jaxprs
 from simclr_jax.sharding import by_batch, fsdp, make_mesh, replicated
@@ -21,6 +26,7 @@ from simclr_jax.train.step import make_train_step
 from tests.tools import (
     METHOD_WIDTHS,
     Tiny,
+    add_method,
     collectives,
     compiled_step,
     plain,
@@ -30,11 +36,15 @@ from tests.tools import (
     small_state,
 )
 
-pytestmark = pytest.mark.parametrize("name", list(METHODS))
 KEY = jax.random.key(1)
 KEYS = ("loss", "grad_norm", "probe_loss", "spread")
 BATCH = small_batch(32).replace(index=np.arange(32, dtype=np.int32))
 BAD_LOSS, BAD_SLOPE = -1, -2  # as index
+
+
+def pytest_generate_tests(metafunc):
+    external = metafunc.config.getoption("method")
+    metafunc.parametrize("name", [add_method(external)] if external else [*METHODS])
 
 
 @functools.cache
@@ -207,10 +217,11 @@ def test_by_blocks_there_is_no_matrix_of_all_to_all(name):
     n = 2048
     queue = {"queue": 2 * n} if name == "moco" else {}
     batch = small_batch(n)
-    blocks = "block" in schema.defaults(METHODS[name])  # else nobody meets all others
+    factory = schema.factory("method", name)
+    blocks = "block" in schema.defaults(factory)  # else nobody meets all others
     for block in (n, 16) if blocks else (0,):
         words = {"block": block} if blocks else {}
-        method = METHODS[name](Tiny(), **METHOD_WIDTHS[name] | queue | words)
+        method = factory(Tiny(), WHOLE_BATCH, **METHOD_WIDTHS[name] | queue | words)
         state = jax.eval_shape(method.init, jax.random.key(0), batch.views)
         gradient = jax.grad(method.loss, has_aux=True)
         made = jax.make_jaxpr(gradient)(state.params, state.for_loss(), batch, KEY)

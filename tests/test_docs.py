@@ -9,6 +9,7 @@ import pathlib
 import re
 import shlex
 import subprocess
+import textwrap
 
 import jax
 import numpy as np
@@ -21,12 +22,14 @@ from simclr_jax.experiment import build, config
 from simclr_jax.experiment.workdir import saved_config
 from tests.tools import begin_in, last_of_each
 
-PAGES = [
-    pathlib.Path("README.md"),
-    *sorted(pathlib.Path("docs").glob("*.md")),
-    *sorted(pathlib.Path("launch").glob("*.md")),
-    *sorted(pathlib.Path("configs").glob("*.py")),
-]
+README, DOCS = pathlib.Path("README.md"), pathlib.Path("docs")
+PAGES = {  # by kind
+    "README": [README],
+    # The commands of own_parts.md need its files: see test_own_parts.py.
+    "docs": sorted({*DOCS.rglob("*.md")} - {DOCS / "own_parts.md"}),
+    "launch": sorted(pathlib.Path("launch").glob("*.md")),
+    "configs": sorted(pathlib.Path("configs").glob("*.py")),
+}
 
 
 def example(command):
@@ -37,34 +40,46 @@ def example(command):
     return output.getvalue().splitlines()[-1].strip()
 
 
+def blocks(path, language):
+    """The ```LANGUAGE blocks of a page."""
+    block = rf"^ *```{language}\n(.*?)^ *```"
+    return re.findall(block, path.read_text(), re.MULTILINE | re.DOTALL)
+
+
 def commands(path):
     """The shell commands of a page's ```bash blocks or of a config's docstring."""
-    text = path.read_text()
     if path.suffix == ".py":
-        text = ast.get_docstring(ast.parse(text)) or ""
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
         lines = text.replace("\\\n", " ").splitlines()
         return [line.strip() for line in lines if line.startswith("simclr-jax")]
-    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines = "".join(blocks(path, "bash")).replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 
 PATTERN = re.compile(r"NAME|KEY=|a\.b=|\[")  # shows a form, is no command
-ALL = [
-    (path, command)
-    for path in PAGES
-    for command in commands(path)
-    if not PATTERN.search(command)
-]
-ALL += [
+BY_KIND = {
+    kind: [(path, x) for path in pages for x in commands(path) if not PATTERN.search(x)]
+    for kind, pages in PAGES.items()
+}
+BY_KIND["help"] = [
     (pathlib.Path("simclr_jax/cli"), example(name))
     for name in (*main.COMMANDS, "zoo import", "zoo export", "zoo list")
     if name != "zoo"
 ]
+ALL = {}  # command -> the first page that has it
+for pairs in BY_KIND.values():
+    for page, text in pairs:
+        ALL.setdefault(text, page)
+PYTHON = [
+    (path, block)
+    for kind in ("README", "docs", "launch")
+    for path in PAGES[kind]
+    for block in blocks(path, "python")
+]
 
 
 def arguments_of(command):
-    """The words of a command, without variables and docker's own arguments."""
+    """The arguments of a command, without variables and docker's own arguments."""
     arguments = shlex.split(command)
     while "=" in arguments[0]:
         arguments.pop(0)  # XLA_FLAGS=...
@@ -75,20 +90,34 @@ def arguments_of(command):
 
 
 LAUNCHERS = ("launch/local.sh", "launch/tpu_vm.sh", "sbatch")
-OTHERS = ("tensorboard", "docker", "kubectl", "gcloud")  # see tests/launch for the last
+OTHERS = ("tensorboard", "docker", "kubectl", "pip", "pre-commit")
+OTHERS += ("gcloud",)  # see tests/launch
 READERS = {"plan": plan, "zoo": zoo, "reproduce": reproduce}
 
 
-def test_there_are_commands_of_every_kind():
-    kinds = {" ".join(arguments_of(command)[:2]) for _, command in ALL}
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_pages_of_every_kind_have_commands(kind):
+    assert len(BY_KIND[kind]) > 5
+
+
+def test_there_are_commands_of_every_name():
+    names = {" ".join(arguments_of(command)[:2]) for command in ALL}
     for name in ("pretrain", "evaluate", "plan", "zoo", "reproduce", "data"):
-        assert f"simclr-jax {name}" in kinds
-    assert {"make quickstart", "make test"} <= {command for _, command in ALL}
-    assert len(ALL) > 15
+        assert f"simclr-jax {name}" in names
+    assert {"make quickstart", "make test"} == set(commands(README)[:2])
 
 
-@pytest.mark.parametrize(("path", "command"), ALL, ids=lambda x: str(x)[:90])
-def test_a_command_is_understood(path, command, tmp_path):
+@pytest.mark.parametrize(("path", "block"), PYTHON, ids=lambda x: str(x)[:60])
+def test_python_compiles(path, block):
+    compile(textwrap.dedent(block), str(path), "exec")
+
+
+def test_pages_have_python():
+    assert PYTHON
+
+
+@pytest.mark.parametrize("command", ALL, ids=lambda x: x[:90])
+def test_a_command_is_understood(command, tmp_path):
     arguments = arguments_of(command)
     name = arguments[1] if arguments[0] == "simclr-jax" else ""
     if name == "pretrain":
@@ -107,14 +136,14 @@ def test_a_command_is_understood(path, command, tmp_path):
     elif arguments[0] == "make":
         subprocess.run(["make", "-n", *arguments[1:]], check=True, capture_output=True)
     elif arguments[:2] == ["python", "-c"]:
-        compile(arguments[2], "README.md", "exec")
+        compile(arguments[2], command, "exec")
     elif arguments[0] == "export":
         makefile = pathlib.Path("Makefile").read_text()
         assert arguments[1].partition("=")[2] in makefile  # the two must stay alike
     elif "-f" in arguments:  # of docker build and kubectl apply
         assert pathlib.Path(arguments[arguments.index("-f") + 1]).exists()
     else:
-        assert arguments[0] in OTHERS, f"{path}: what is {command!r}?"
+        assert arguments[0] in OTHERS, f"{ALL[command]}: what is {command!r}?"
 
 
 def check_training(arguments):
@@ -131,7 +160,7 @@ def check_training(arguments):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "command",
-    [c for _, c in ALL if "simclr-jax pretrain" in c],
+    [c for c in ALL if "simclr-jax pretrain" in c],
     ids=lambda x: x[:90],
 )
 def test_a_documented_run_can_be_assembled(command):
@@ -153,12 +182,12 @@ def short(command, workdir, *changes):
 
 
 def test_the_quickstart_and_its_evaluations_run(tmp_path, in_process, capsys):
-    """All commands on runs/quickstart, in the order of the README."""
+    """All commands on runs/quickstart."""
     output = subprocess.run(
         ["make", "-n", "quickstart"], check=True, capture_output=True, text=True
     ).stdout
-    recipe = [line for line in output.splitlines() if "-m simclr_jax" in line]
-    first, second = [line.replace("-m simclr_jax ", "") for line in recipe]
+    recipe = [line for line in output.splitlines() if "--workdir" in line]
+    first, second = [re.sub(r"^.* (?=pretrain|evaluate)", "-- ", x) for x in recipe]
     small = ("--config.steps=2", "--config.data.batch_size=64")
     pretrain.main(short(first, tmp_path, *small))
     evaluate.main(short(second, tmp_path))
@@ -171,7 +200,7 @@ def test_the_quickstart_and_its_evaluations_run(tmp_path, in_process, capsys):
 
     evaluations = [
         command
-        for _, command in ALL
+        for command in ALL
         if "simclr-jax evaluate --workdir runs/quickstart --protocol" in command
     ]
     assert len(evaluations) >= 3
@@ -181,7 +210,7 @@ def test_the_quickstart_and_its_evaluations_run(tmp_path, in_process, capsys):
         evaluate.main(short(command, tmp_path, *small))
         assert "%" in capsys.readouterr().out
 
-    export = next(command for _, command in ALL if "--to savedmodel" in command)
+    export = next(command for command in ALL if "--to savedmodel" in command)
     arguments = arguments_of(export)[2:]
     arguments[arguments.index("--workdir") + 1] = str(tmp_path)
     arguments[arguments.index("--out") + 1] = f"{tmp_path}/out"
@@ -214,8 +243,8 @@ def test_pictures_of_a_user(tmp_path, in_process, capsys, layout):
         Image.fromarray(pixels).save(path)
     first, second = (
         command.replace("path/to/pictures", str(tmp_path / "pictures"))
-        for path, command in ALL
-        if path.name == "README.md" and "runs/mine" in command
+        for command in commands(README)
+        if "runs/mine" in command
     )
     pretrain.main(short(first, tmp_path / "mine", *SHORT_RUN))
     seen, out = (51, 9) if "val" in name or "train" in name else (54, 6)

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "simclr_jax"
 # beside the standard library). Each may import earlier entries only: there is no cycle.
 LAYERS = {
     "suggest": ("", ""),
+    "old_commands": ("", ""),
     "fingerprint": ("", ""),
     "sharding": ("", "jax"),
     "batch": ("", "jax"),
@@ -29,19 +30,19 @@ LAYERS = {
         "jax numpy optax orbax etils tensorboardX tqdm",
     ),
     "data": (
-        "batch sharding storage suggest",
+        "batch old_commands sharding storage suggest",
         "jax numpy tensorflow tensorflow_datasets etils tqdm",
     ),
     "evaluate": (
-        "losses data batch sharding storage train.optim train.schedules",
+        "losses data batch old_commands sharding storage train.optim train.schedules",
         "jax numpy optax etils matplotlib sklearn threadpoolctl",
     ),
     "zoo": (
-        "models fingerprint storage suggest tree",
+        "models fingerprint old_commands storage suggest tree",
         "jax numpy tensorflow safetensors orbax etils",
     ),
-    "plan": ("fingerprint storage", "jax etils"),
-    "reproduce": ("fingerprint", "etils"),
+    "plan": ("fingerprint old_commands storage", "jax etils"),
+    "reproduce": ("fingerprint old_commands", "etils"),
     "experiment": (
         "losses models methods train data evaluate zoo plan reproduce batch "
         "fingerprint multihost sharding state storage suggest tree",
@@ -53,6 +54,8 @@ LAYERS = {
         "etils jax ml_collections tqdm",
     ),
     "__main__": ("cli", ""),
+    "__init__": ("experiment", ""),
+    "pretrain": ("old_commands", ""),
 }
 SHARED_BY_COMMANDS = ("cli.common", "cli.runtime")
 
@@ -156,8 +159,8 @@ def test_the_table_has_no_cycle():
 
 @pytest.mark.parametrize("path", modules(), ids=dotted)
 def test_module_keeps_the_rules(path):
-    if path.name == "__init__.py":
-        assert path.read_text() == "", "full import paths: every __init__.py is empty"
+    if path.name == "__init__.py" and path.parent != PACKAGE:
+        assert path.read_text() == "", "full import paths: __init__.py is empty"
     else:
         assert violations(path.read_text(), dotted(path)) == []
 

@@ -1,5 +1,6 @@
 """Helpers of several tests: a tiny run of any method, collectives of a program."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -17,11 +18,11 @@ import optax
 from simclr_jax import sharding
 from simclr_jax.batch import Batch
 from simclr_jax.data.sources import open_source
-from simclr_jax.experiment import build
+from simclr_jax.experiment import build, schema
 from simclr_jax.experiment.workdir import data_sizes, record_run
 from simclr_jax.methods.base import Method
-from simclr_jax.methods.catalog import METHODS
 from simclr_jax.methods.probe import with_probe
+from simclr_jax.models.network import WHOLE_BATCH
 from simclr_jax.models.norm import BatchNorm, pixels
 from simclr_jax.models.resnet import Conv
 from simclr_jax.models.rows import WHOLE, Rows
@@ -85,9 +86,27 @@ def last_of_each(arguments: Sequence[str]) -> list[str]:
     return list(last.values())
 
 
+def add_method(text: str) -> str:
+    """Adds a method from outside to METHOD_WIDTHS; returns its name.
+
+    Args:
+      text: module:factory:key=value,... with the small settings for the tests.
+    """
+    module, factory, *settings = text.split(":", 2)
+    name = f"{module}:{factory}"
+    make = schema.factory("method", name)
+    pairs = [pair.split("=") for pair in "".join(settings).split(",") if pair]
+    like = schema.defaults(make)
+    clock = {k: x for k, x in CLOCK.items() if k in inspect.signature(make).parameters}
+    widths = {key: schema.parse(value, like[key], key) for key, value in pairs}
+    METHOD_WIDTHS[name] = widths | clock
+    return name
+
+
 def small_method(name: str, probe: bool = True, encoder: Any = None) -> Method:
-    """A method of the catalogue around an encoder, Tiny by default."""
-    method = METHODS[name](encoder or Tiny(groups=2), **METHOD_WIDTHS[name])
+    """A method with its METHOD_WIDTHS around an encoder, Tiny by default."""
+    factory = schema.factory("method", name)
+    method = factory(encoder or Tiny(groups=2), WHOLE_BATCH, **METHOD_WIDTHS[name])
     return with_probe(method, CLASSES) if probe else method
 
 

@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *, prog: str, description: str, example: str):
         """
         Args:
-          prog: the command, such as "simclr_jax plan".
+          prog: the command, such as "simclr-jax plan".
           description: printed unchanged above the options.
           example: a complete command line, printed below them.
         """

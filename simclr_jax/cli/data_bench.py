@@ -24,13 +24,12 @@ def main(argv: list[str]) -> None:
     """Runs the command; see `common.run_and_exit` for the exit codes."""
     c, args = read(argv)
     from simclr_jax.data import throughput
-    from simclr_jax.data.sources import open_source
     from simclr_jax.experiment import build
 
     n, colour, seconds = c.data.batch_size, c.data.colour, args.seconds
     options = {"batch_size": n, "colour": colour, "seconds": seconds}
     with common.usage_errors():
-        source = open_source(c.data.name, data_dir=c.data.data_dir, split=c.data.split)
+        source = build.open_data(c, c.data.split)
         views = build.recipe(c)
         whole = throughput.measure(source, views, **options)
         stages = throughput.stages(source, views, whole, **options)
@@ -53,7 +52,7 @@ def read(argv: list[str]) -> "tuple[ConfigDict, argparse.Namespace]":
         description=__doc__,
         example="simclr-jax data bench --config quickstart",
     )
-    parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
+    parser.add_argument("--config", required=True, help="NAME[:key=value,...]")
     parser.add_argument("--step_ms", type=float, default=100.0, help="of a step")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each stage")
     args, changes = parser.parse_with_changes(argv)
@@ -85,7 +84,3 @@ def report(
         f"cores          {cores:.2f} for a batch of {batch} every {step_ms:g} ms",
     ]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    common.run_and_exit(main)

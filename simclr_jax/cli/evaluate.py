@@ -2,13 +2,14 @@
 
   simclr-jax evaluate --workdir DIR
       [--protocol knn|linear|linear_augmented|map2d] [--features h|z]
-      [--config.evaluate.KEY=value ...]
+      [--config.evaluate.KEY=value ...] [--config.method.name=package.module:factory]
 
 Without --protocol: kNN and linear accuracy on cached features, for h of the untrained
 and of the trained encoder and for z, as a table; embedding.png and curves.png. Where z
 has two dimensions, embedding.png is that map, and map2d compares it with t-SNE and PCA
 of the pixels. Only linear_augmented and, for maps, map2d are comparable with published
-numbers. All scores are kept in DIR/results.json.
+numbers. All scores are kept in DIR/results.json. Code from outside this package, of
+which DIR was trained, is only run if it is named again; see docs/own_parts.md.
 """
 
 import argparse
@@ -28,6 +29,7 @@ MAY_SET = (
     *("evaluate.", "data.name", "data.data_dir", "data.eval_split"),
     "data.bank_split",
 )
+NAMES = ("method.name", "encoder.name", "augment.name")  # only to name them again
 TITLES = {"z": "z, its projection"}  # row titles of features
 COLUMNS = {"knn": ("kNN", 6), "linear": ("linear", 7), "map2d": ("map", 6)}
 
@@ -41,31 +43,33 @@ def main(argv: list[str]) -> None:
 
     from simclr_jax import sharding
     from simclr_jax.cli import runtime
-    from simclr_jax.experiment.evaluation import Evaluation
+    from simclr_jax.experiment.evaluation import EVALUATED, Evaluation
     from simclr_jax.experiment.workdir import check_inputs, saved_config
     from simclr_jax.storage.access import check_folder
 
+    workdir, protocol = arguments.workdir, arguments.protocol
     with common.usage_errors():
-        check_folder(arguments.workdir, write=True)
-        check_inputs(saved_config(arguments.workdir, changes), arguments.workdir)
+        check_folder(workdir, write=True)
+        c = saved_config(workdir, changes, sections=EVALUATED, protocol=protocol)
+        check_inputs(c, workdir)
     runtime.join_cluster()
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
         with common.usage_errors():
-            evaluation = Evaluation(arguments.workdir, mesh, changes, report)
-            if arguments.protocol:
-                evaluation.check_labelled(arguments.protocol)
+            evaluation = Evaluation(workdir, mesh, changes, protocol, report)
+            if protocol:
+                evaluation.check_labelled(protocol)
             names = evaluation.feature_names
             if arguments.features:
                 check_name(arguments.features, names, "--features")
         if evaluation.newly_initialised:
             layers = ", ".join(evaluation.newly_initialised)
             say(f"randomly initialised, as the imported file lacks them: {layers}")
-        if arguments.protocol:
-            default = names[-1] if arguments.protocol == "map2d" else names[0]
-            score(evaluation, arguments.protocol, arguments.features or default)
+        if protocol:
+            default = names[-1] if protocol == "map2d" else names[0]
+            score(evaluation, protocol, arguments.features or default)
         else:
-            evaluate_quickly(evaluation, arguments.workdir)
+            evaluate_quickly(evaluation, workdir)
 
 
 def read(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
@@ -79,19 +83,20 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
         prog="simclr-jax evaluate", description=__doc__, example=EXAMPLE
     )
     parser.add_argument("--workdir", required=True, help="of a run or an import")
-    parser.add_argument("--protocol", default="", help=", ".join(PROTOCOLS))
+    names = ", ".join(PROTOCOLS)
+    parser.add_argument("--protocol", default="", help=f"{names}, or module:function")
     parser.add_argument("--features", default="", help="one that the method has: h, z")
     arguments, changes = parser.parse_with_changes(argv)
     with common.usage_errors():
-        if arguments.protocol:
+        if arguments.protocol and ":" not in arguments.protocol:
             check_name(arguments.protocol, PROTOCOLS, "--protocol")
     if arguments.features and not arguments.protocol:
-        parser.error(f"--features needs a --protocol: {', '.join(PROTOCOLS)}.")
+        parser.error(f"--features needs a --protocol: {names}.")
     from simclr_jax.storage.paths import absolute
 
     with common.usage_errors():
         for key, _ in changes:
-            if not key.startswith(MAY_SET):
+            if key not in NAMES and not key.startswith(MAY_SET):
                 raise ValueError(
                     f"--config.{key} belongs to the training; evaluate can change "
                     f"{', '.join(MAY_SET)}."

@@ -15,7 +15,12 @@ COMMANDS = {  # command: (module of `simclr_jax.cli`, what it does)
     "zoo": ("zoo", "import published weights, export trained ones"),
     "data bench": ("data_bench", "how many images/s the input pipeline makes"),
 }
-EXAMPLE = "simclr-jax pretrain --help"
+FIRST_STEPS = (
+    "simclr-jax pretrain --config quickstart --workdir runs/quickstart",
+    "simclr-jax evaluate --workdir runs/quickstart",
+    "simclr-jax pretrain --config quickstart --workdir runs/mine "
+    "--config.data.name=FOLDER",
+)
 
 
 def main() -> None:
@@ -34,8 +39,7 @@ def run(argv: Sequence[str]) -> None:
         print(usage())
         return
     if name not in COMMANDS:
-        hint, names = did_you_mean(name, COMMANDS), ", ".join(COMMANDS)
-        print(f"unknown command {name!r}.{hint} There are: {names}.", file=sys.stderr)
+        print(f"simclr-jax: {_unknown(name)}", file=sys.stderr)
         raise SystemExit(common.USAGE)
     module, _ = COMMANDS[name]
     importlib.import_module(f"simclr_jax.cli.{module}").main(arguments)
@@ -48,16 +52,23 @@ def split(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def usage() -> str:
-    """The commands, as `--help` prints them."""
-    lines = [f"  {name:11} {text}" for name, (_, text) in COMMANDS.items()]
+    """The commands, and those to try first, as `--help` prints them."""
     return "\n".join(
         [
             "usage: simclr-jax COMMAND [ARGUMENTS]",
             "",
-            *lines,
+            *(f"  {name:11} {text}" for name, (_, text) in COMMANDS.items()),
             "",
             "simclr-jax COMMAND --help describes a command.",
             "",
-            f"example:\n  {EXAMPLE}",
+            "First steps; the last one trains on a folder of your own pictures:",
+            "",
+            *(f"  {line}" for line in FIRST_STEPS),
         ]
     )
+
+
+def _unknown(name: str) -> str:
+    longer = [command for command in COMMANDS if command.startswith(f"{name} ")]
+    hint = did_you_mean(longer[0] if longer else name, COMMANDS)
+    return f"unknown command {name!r}.{hint} There are: {', '.join(COMMANDS)}."

@@ -28,8 +28,7 @@ def main(argv: list[str]) -> None:
     import jax
     from etils import epath
 
-    from simclr_jax.data.sources import open_source
-    from simclr_jax.experiment import config, planning
+    from simclr_jax.experiment import build, config, planning
     from simclr_jax.plan import compiler, topology
     from simclr_jax.plan.report import report
 
@@ -37,8 +36,9 @@ def main(argv: list[str]) -> None:
     with common.usage_errors():
         source = None
         if args.input:  # checked first: compiling takes minutes
-            folder, split = c.data.data_dir, c.data.split
-            source = open_source(args.input, data_dir=folder, split=split)
+            inputs = config.restored(config.plain(c))
+            config.rename(inputs, "data", args.input)
+            source = build.open_data(inputs, c.data.split)
         plan = planning.plan(
             c,
             args.topology,
@@ -71,7 +71,7 @@ def read(argv: list[str]) -> "tuple[ConfigDict, argparse.Namespace]":
         description=__doc__,
         example="simclr-jax plan --config simclr_imagenet --topology v5e:8x8",
     )
-    parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
+    parser.add_argument("--config", required=True, help="NAME[:key=value,...]")
     parser.add_argument(
         "--topology", required=True, help="such as v5e:8x8 or v5litepod-64"
     )
@@ -86,7 +86,3 @@ def read(argv: list[str]) -> "tuple[ConfigDict, argparse.Namespace]":
     with common.usage_errors():
         args.topology = topology.of_type(args.topology)
         return config.read(args.config, changes), args
-
-
-if __name__ == "__main__":
-    common.run_and_exit(main)

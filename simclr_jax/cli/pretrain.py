@@ -43,7 +43,7 @@ def read(argv: list[str]) -> "tuple[ConfigDict, str]":
     parser = common.Parser(
         prog="simclr-jax pretrain", description=__doc__, example=EXAMPLE
     )
-    parser.add_argument("--config", required=True, help="FILE.py[:key=value,...]")
+    parser.add_argument("--config", required=True, help="NAME[:key=value,...]")
     parser.add_argument("--workdir", required=True, help="folder of the run's output")
     arguments, changes = parser.parse_with_changes(argv)
     from simclr_jax.experiment import config
@@ -74,13 +74,9 @@ def pretrain(c: "ConfigDict", workdir: str) -> "TrainState":
     mesh = sharding.make_mesh()
     with common.usage_errors(), jax.set_mesh(mesh):
         prepared = training.prepare(c, workdir, mesh)
-    if jax.process_index() == 0 and not training.is_finished(prepared):
-        # outside the mesh: other processes do not take part
-        training.draw_views(prepared)
-    with jax.set_mesh(mesh):
-        state, done = training.train(
-            prepared, stop_signal=runtime.StopSignal, on_progress=runtime.Watchdog()
-        )
+    state, done = training.train(
+        prepared, stop_signal=runtime.StopSignal, on_progress=runtime.Watchdog()
+    )
     total = prepared.run.total
     if done < total:
         raise common.Preempted(f"stopped by a signal; saved at step {done} of {total}.")

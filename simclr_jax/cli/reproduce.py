@@ -268,7 +268,3 @@ def write_card(row: Row, workdir: str, written: str) -> None:
     cards.write(card, workdir)
     print(f"\n{cards.report(json.loads(json.dumps(card)))}")
     print(f"{workdir}: card.json, card.md")
-
-
-if __name__ == "__main__":
-    common.run_and_exit(main)

@@ -4,7 +4,7 @@ simclr-jax zoo import --from FORMAT --source PATH --workdir DIR
     [--config.KEY=value ...]
 simclr-jax zoo export --workdir DIR --to FORMAT --out PATH
     [--part encoder|encoder+head|encoder+classifier] [--input float|uint8|normalised]
-    [--licence TEXT]
+    [--licence TEXT] [--config.method.name=package.module:factory]
 simclr-jax zoo list
 """
 
@@ -21,6 +21,7 @@ EXAMPLES = {
     "export": "simclr-jax zoo export --workdir runs/dino --to onnx --out dino.onnx",
     "list": "simclr-jax zoo list",
 }
+NAMES = ("method.name", "encoder.name", "augment.name")  # only to name them again
 Changes = list[tuple[str, str]]  # of a config: (key, text)
 
 
@@ -68,8 +69,12 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, Changes]:
         parser.add_argument("--input", default="", help=", ".join(catalog.INPUTS))
         parser.add_argument("--licence", default="", help="for the card, such as MIT")
     args, changes = parser.parse_with_changes(argv[1:])
-    if changes and command != "import":
-        parser.error(f"{command} has no --config.KEY=VALUE: it does not change a run.")
+    allowed = NAMES if command == "export" else ()
+    if command != "import" and any(key not in allowed for key, _ in changes):
+        also = f" It takes {', '.join(NAMES)}." if allowed else ""
+        parser.error(
+            f"{command} has no --config.KEY=VALUE: it does not change a run.{also}"
+        )
     with common.usage_errors():
         if command == "import":
             check_name(args.format, catalog.READERS, "--from")
@@ -117,9 +122,8 @@ def _counts(unused: dict[str, int]) -> str:
 def _export(args: argparse.Namespace, changes: Changes) -> None:
     from simclr_jax.experiment.exporting import export_network
 
-    result = export_network(
-        args.workdir, args.format, args.out, args.part, args.input, args.licence
-    )
+    options = args.part, args.input, args.licence, changes
+    result = export_network(args.workdir, args.format, args.out, *options)
     size = f"{result.bytes / 1e6:.1f} MB"
     print(f"{result.path}: {result.part} as {result.format}, {size}")
     for line in (result.verification, *result.limits):
@@ -131,7 +135,3 @@ def _list(args: argparse.Namespace, changes: Changes) -> None:
 
 
 COMMANDS = {"import": _import, "export": _export, "list": _list}
-
-
-if __name__ == "__main__":
-    common.run_and_exit(main)

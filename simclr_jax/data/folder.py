@@ -10,7 +10,7 @@ import numpy as np
 
 from simclr_jax.data.errors import STORAGE, UnreadablePicture
 from simclr_jax.storage.errors import BucketDenied, BucketUnavailable
-from simclr_jax.storage.files import storage_of
+from simclr_jax.storage.files import Storage, storage_of
 from simclr_jax.storage.paths import absolute
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -99,7 +99,9 @@ class Folder:
           UnreadablePicture: a file cannot be read.
         """
         parts = np.array_split(indices, min(THREADS, max(1, len(indices))))
-        read = self._pool.map(lambda part: [self._read_one(i) for i in part], parts)
+        read = self._pool.map(
+            lambda part: [read_file(self._storage, self.files[i]) for i in part], parts
+        )
         image = np.empty(len(indices), object)
         image[:] = [data for part in read for data in part]
         if not self.classes:
@@ -108,16 +110,6 @@ class Folder:
 
     def describe(self, index: int) -> str:
         return self.files[index]
-
-    def _read_one(self, i):
-        try:
-            return self._storage.read_all(self.files[i])
-        except (BucketDenied, BucketUnavailable):
-            raise  # concerns all pictures, not this one
-        except STORAGE as error:
-            raise UnreadablePicture(
-                f"{self.files[i]} cannot be read: {error}"
-            ) from error
 
     def _walk_all(self, paths):
         return list(self._pool.map(lambda path: _walk(self._storage, path), paths))
@@ -164,6 +156,21 @@ def held_out(names: Sequence[str], label: np.ndarray) -> np.ndarray:
         rows = order[label[order] == number]
         out[rows[: max(round(len(rows) / SHARE), int(len(rows) > 1))]] = True
     return out
+
+
+def read_file(storage: Storage, path: str) -> bytes:
+    """The bytes of a picture file.
+
+    Raises:
+      UnreadablePicture: this file cannot be read.
+      BucketDenied, BucketUnavailable: nor can any other.
+    """
+    try:
+        return storage.read_all(path)
+    except (BucketDenied, BucketUnavailable):
+        raise  # concerns all pictures, not this one
+    except STORAGE as error:
+        raise UnreadablePicture(f"{path} cannot be read: {error}") from error
 
 
 def _splits(storage, root):

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -73,9 +73,21 @@ def open_source(
       ValueError: unknown or missing set, folder or split, with a list of those that
         exist; or damaged files.
     """
-    data_dir = absolute(data_dir)
-    open_one = functools.cache(_opener(name, data_dir, workdir))
-    parts = [_part(open_one, term.strip(), split) for term in split.split("+")]
+    return join_splits(_opener(name, absolute(data_dir), workdir), split)
+
+
+def join_splits(open_one: Callable[[str], Source], split: str) -> Source:
+    """The source of a split such as "train", "train+test" or "train[:10%]".
+
+    Args:
+      open_one: from the name of a split, "train", to its source.
+      split: names and ranges of them, joined by "+".
+
+    Raises:
+      ValueError: the split cannot be read, or is empty; and as in open_one.
+    """
+    opened = functools.cache(open_one)
+    parts = [_part(opened, term.strip(), split) for term in split.split("+")]
     source, start, stop = parts[0]
     if len(parts) == 1 and (start, stop) == (0, len(source)):
         return source
@@ -108,15 +120,14 @@ class Joined:
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         indices = np.asarray(indices)
         part = np.searchsorted(self._ends, indices, side="right")
-        out = {"image": np.empty(len(indices), object)}
-        if self.classes:
-            out["label"] = np.empty(len(indices), np.int32)
-        for j in np.unique(part):
-            rows = part == j
-            batch = self._parts[j][0].read(self._inner(j, indices[rows]))
-            for key in out:
-                out[key][rows] = batch[key]
-        return out
+        rows = [np.flatnonzero(part == j) for j in np.unique(part)]
+        batches = [
+            self._parts[part[r[0]]][0].read(self._inner(part[r[0]], indices[r]))
+            for r in rows
+        ]
+        order = np.argsort(np.concatenate(rows))
+        keys = ("image", "label") if self.classes else ("image",)
+        return {k: np.concatenate([b[k] for b in batches])[order] for k in keys}
 
     def describe(self, index: int) -> str:
         j = int(np.searchsorted(self._ends, index, side="right"))

@@ -120,15 +120,27 @@ def read_pictures(
     """
     index = np.asarray(index)
     encoded = source.read(index)["image"]
-    return [_decode(source, i, data) for i, data in zip(index, encoded, strict=True)]
+    return [
+        decoded(data, source.describe(int(i)))
+        for i, data in zip(index, encoded, strict=True)
+    ]
 
 
-def _decode(source, i, data):
+def decoded(data: bytes | np.ndarray, name: str) -> np.ndarray:
+    """A decoded picture, uint8 [H, W, 3].
+
+    Args:
+      data: of the file; or the picture, decoded.
+      name: of the picture, for the message.
+
+    Raises:
+      UnreadablePicture: it cannot be decoded.
+    """
     try:
         return augment.decode(tf.constant(data)).numpy()
     except (tf.errors.OpError, ValueError) as error:
         text = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", str(error)).strip()
         raise UnreadablePicture(
-            f"{source.describe(int(i))} is not a readable picture: "
-            f"{text.splitlines()[0]} Replace it or remove it."
+            f"{name} is not a readable picture: {text.splitlines()[0]} Replace it or "
+            "remove it."
         ) from None

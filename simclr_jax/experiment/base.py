@@ -2,11 +2,7 @@
 
 import ml_collections as mlc
 
-from simclr_jax.data.recipes import RECIPES
 from simclr_jax.experiment import schema
-from simclr_jax.methods.catalog import METHODS
-from simclr_jax.models.catalog import ENCODERS
-from simclr_jax.train.optim import OPTIMISERS
 
 
 def get_config(
@@ -15,11 +11,13 @@ def get_config(
     encoder: str = "resnet50",
     augment: str = "simclr",
     optim: str = "lars",
+    data: str = "imagenet2012",  # a TFDS name, a folder of images, or cifar10_mini
 ) -> mlc.ConfigDict:
     """Returns the config of a run, with defaults that an experiment's file changes.
 
     A section has `name`, a factory, and the keyword arguments of that factory, at the
-    paper's values. Keys can be changed, but not added.
+    paper's values. Keys can be changed, but not added. All names but the optimiser's
+    may be `package.module:factory`, see `external`.
     """
     c = mlc.ConfigDict()
     c.seed = 0
@@ -28,23 +26,14 @@ def get_config(
     c.recipe_batch_size = 0  # of the original recipe, see batch_scaling.py; 0: off
     c.log_every = 50  # steps
     c.init_from = ""  # a work directory: initialise from its newest checkpoint
+    c.init_code = False  # whether factories from outside that only it names may run
     c.patience = 10  # consecutive steps without a finite loss before the run fails
     c.placement = "replicated"  # of the state; fsdp: large arrays are sharded
-    c.data = {
-        "name": "imagenet2012",  # a TFDS name, a folder of images, or cifar10_mini
-        "data_dir": "",  # of TFDS; "": its own default
-        "split": "train",
-        "eval_split": "validation",
-        "bank_split": "",  # labelled images of evaluations; "": split
-        "batch_size": 4096,  # images, not views; over all devices
-        "shrink_batch": False,  # halve it until the split has as many pictures
-        "image_size": 224,
-        "colour": "host",  # or device: colour jitter and blur in the step
-    }
-    c.augment = schema.section(RECIPES, augment)
-    c.encoder = schema.section(ENCODERS, encoder)
-    c.method = schema.section(METHODS, method)
-    c.optim = schema.section(OPTIMISERS, optim)
+    c.data = schema.section("data", data)
+    c.augment = schema.section("augment", augment)
+    c.encoder = schema.section("encoder", encoder)
+    c.method = schema.section("method", method)
+    c.optim = schema.section("optim", optim)
     c.optim.lr = 0.3  # the base rate
     c.optim.lr_scaling = "linear"  # lr * batch/256; sqrt: lr * sqrt(batch); none
     c.optim.warmup_epochs = 10.0

@@ -16,14 +16,15 @@ from simclr_jax import multihost, sharding
 from simclr_jax.batch import Batch
 from simclr_jax.data import augment, augment_device, decoded_cache
 from simclr_jax.data.recipes import expand
-from simclr_jax.data.sources import Source, open_source
+from simclr_jax.data.sources import Source, join_splits, open_source
 from simclr_jax.data.view import View
-from simclr_jax.experiment import batch_scaling, schema
+from simclr_jax.experiment import batch_scaling, external, part_results, schema
 from simclr_jax.losses import block_size
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.probe import with_probe
 from simclr_jax.models.network import BatchOptions
 from simclr_jax.state import TrainState
+from simclr_jax.storage.paths import absolute
 from simclr_jax.train import schedules
 from simclr_jax.train.checkpoint import template
 from simclr_jax.train.optim import COUPLED, with_rules
@@ -47,15 +48,22 @@ class Run(NamedTuple):
     init_note: str = ""  # on the arrays that come from another run
 
 
-def open_data(c: ConfigDict, split: str, workdir: str) -> Source:
+def open_data(c: ConfigDict, split: str, workdir: str = "") -> Source:
     """Opens a split of the config's data set.
 
     Process 0 opens it first; the others then read what it has downloaded or indexed.
 
     Raises:
-      ValueError: as in `open_source`.
+      ValueError: as in `open_source`, or in `schema.call` for a set from outside.
     """
+
+    def open_one(split):
+        folder = absolute(c.data.data_dir)
+        return schema.call("data", c.data, split=split, data_dir=folder)
+
     with multihost.process_0_first():
+        if external.is_external(c.data.name):
+            return join_splits(open_one, split)
         return open_source(
             c.data.name, data_dir=c.data.data_dir, split=split, workdir=workdir
         )
@@ -94,6 +102,8 @@ def step_counts(c: ConfigDict, images: int) -> dict[str, int]:
 def build_method(c: ConfigDict, *, images: int, classes: int) -> Method:
     """The method around the encoder, with the online probe where there are labels."""
     encoder = schema.call("encoder", c.encoder)
+    if external.is_external(c.encoder.name):
+        part_results.check_encoder(c.encoder.name, encoder, c.data.image_size)
     section = c.method.to_dict() | batch_scaling.kept_per_step(c).method
     options = BatchOptions(c.optim.microbatches, batch_scaling.image_ratio(c))
     method = schema.call("method", section, encoder, options, **step_counts(c, images))

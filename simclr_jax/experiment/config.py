@@ -2,10 +2,11 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from simclr_jax.experiment.old_configs import check_not_renamed
 from simclr_jax.suggest import check_name, nearest
 
 Changes = Sequence[tuple[str, str]]  # (key, text) pairs, such as ("optim.lr", "0.1")
+NO_CHANGES: Mapping[str, Any] = types.MappingProxyType({})
 
 PACKAGE = pathlib.Path(__file__).parents[1]
 # The configs: inside the installed package, beside the package in a checkout.
@@ -40,6 +42,28 @@ def read(text: str, changes: Changes) -> ConfigDict:
     override(c, changes)
     schema.check(c)
     return c
+
+
+def get_config(name: str, changes: Mapping[str, Any] = NO_CHANGES) -> ConfigDict:
+    """A config for `simclr_jax.pretrain`, as the command line makes it.
+
+    Args:
+      name: of a config of this package, such as "quickstart", or the path of a config
+        file; "NAME:key=value" passes arguments to the file's `get_config`.
+      changes: values by dotted key, such as {"optim.lr": 0.3, "data.batch_size": 64}.
+
+    Raises:
+      ValueError: there is no such config or key (the message has the nearest), or a
+        value has another type or is out of range.
+    """
+    return read(name, [(key, _as_text(value)) for key, value in changes.items()])
+
+
+def _as_text(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    return repr(tuple(value) if isinstance(value, list) else value)
 
 
 def load(text: str) -> ConfigDict:
@@ -68,6 +92,8 @@ def load(text: str) -> ConfigDict:
         if not equals:
             raise ValueError(f"{name}: argument {pair!r} is not of the form key=value.")
         check_name(key, defaults, f"{name}, argument")
+        if key in kwargs:
+            raise ValueError(f"{name}: argument {key} is given more than once.")
         kwargs[key] = schema.parse(value, defaults[key], key)
     with _errors_named(name):
         return module.get_config(**kwargs)
@@ -79,7 +105,7 @@ def find(name: str) -> pathlib.Path:
     Raises:
       ValueError: there is neither; the message has the nearest name.
     """
-    path = pathlib.Path(name).expanduser()
+    path = pathlib.Path(os.path.expanduser(name))  # unlike pathlib's, never an error
     if path.is_file():
         return path
     shipped = SHIPPED / f"{name.removesuffix('.py')}.py"
@@ -140,19 +166,42 @@ def rename(c: ConfigDict, part: str, name: str) -> None:
     """Rebuilds a section for another factory, with that factory's defaults.
 
     Values that differ from the old factory's defaults are kept if the new factory has
-    the same keyword. Keys of the section that belong to no factory, such as optim.lr,
-    are kept as well.
+    the same keyword; but not those of a data set, as its code may not be at hand. Keys
+    of the section that belong to no factory, such as optim.lr, are kept as well.
     """
-    factories = schema.SECTIONS[part]
-    check_name(name, factories, f"{part}.name")
-    old, new = c[part], schema.section(factories, name)
-    defaults = schema.defaults(factories[old.name])
+    old, new = c[part], schema.section(part, name)
+    if name == old.name:
+        return
+    if part == "data":
+        kept = set(schema.DATA)
+    else:
+        defaults = schema.settings(part, old.name)
+        changed = {key for key, x in defaults.items() if old[key] != x}
+        kept = {*old} - {"name"} - (defaults.keys() - (changed & {*new}))
     for key in old:
-        changed = key in defaults and key in new and old[key] != defaults[key]
-        if key != "name" and (key not in defaults or changed):
+        if key in kept:
             new[key] = old[key]
     with c.unlocked():
         c[part] = new
+
+
+def add_protocol(c: ConfigDict, name: str) -> None:
+    """Adds the section of an evaluation protocol that is not of this package.
+
+    Args:
+      name: `package.module:protocol`; the section is evaluate.PROTOCOL.
+
+    Raises:
+      ValueError: as in `schema.factory`; or the section exists.
+    """
+    key = schema.protocol_key(name)
+    if key in c.evaluate:
+        raise ValueError(
+            f"--protocol={name}: evaluate.{key} is another section or value; give the "
+            "function another name."
+        )
+    with c.unlocked():
+        c.evaluate[key] = schema.settings("protocol", name)
 
 
 def plain(c: ConfigDict) -> dict[str, Any]:

@@ -15,15 +15,14 @@ from simclr_jax.data import pipeline
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluate import embedding_2d, plots
 from simclr_jax.evaluate.features import Features, FrozenEncoder, extract
-from simclr_jax.evaluate.knn import knn
-from simclr_jax.evaluate.linear import linear
 from simclr_jax.evaluate.linear_augmented import linear_augmented
-from simclr_jax.experiment import build
+from simclr_jax.experiment import build, schema
 from simclr_jax.experiment.config import Changes
-from simclr_jax.experiment.workdir import open_saved, read_saved
+from simclr_jax.experiment.workdir import BUILT, open_saved, read_saved
 from simclr_jax.state import TrainState
 from simclr_jax.storage import files
 
+EVALUATED = (*BUILT, "data")  # sections whose factories an evaluation calls
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
@@ -87,11 +86,13 @@ class Evaluation:
         workdir: str,
         mesh: Mesh,
         changes: Changes = (),
+        protocol: str = "",
         report: Callable[[str], None] = lambda line: None,
     ):
         """
         Args:
           changes: of the config's data or `evaluate` settings.
+          protocol: as in `saved_config`.
           report: called with a line before each computation that may take long.
 
         Raises:
@@ -101,7 +102,7 @@ class Evaluation:
         self._workdir, self._mesh = epath.Path(workdir), mesh
         self._report = report
         self.config, self.run, self.state, self.step = open_saved(
-            workdir, mesh, changes
+            workdir, mesh, changes, sections=EVALUATED, protocol=protocol
         )
         data = self.config.data
         splits = data.bank_split or data.split, data.eval_split
@@ -175,19 +176,20 @@ class Evaluation:
         """Evaluates by a protocol.
 
         Args:
-          protocol: one of `schema.PROTOCOLS`.
+          protocol: one of `schema.PROTOCOLS`, or `package.module:protocol`.
           feature: one of `feature_names`.
           trained: whether to use the trained network or a newly initialised one;
             linear_augmented always uses the trained one.
           progress: called by linear_augmented with the steps done and the total.
 
         Returns:
-          {"accuracy": in [0, 1], "count", "step", "settings", "data"}.
+          {"accuracy": in [0, 1], "step", "settings", "data"}, and what else the
+          protocol returns, such as "count".
 
         Raises:
           ValueError: as in the protocol, such as settings invalid for the data.
         """
-        settings = self.config.evaluate[protocol].to_dict()
+        settings = self.config.evaluate[schema.protocol_key(protocol)].to_dict()
         name = feature if trained else f"the untrained {feature}"
         self._report(f"evaluating {name} by {protocol}{self._votes(settings)}")
         if protocol == "linear_augmented":
@@ -196,11 +198,8 @@ class Evaluation:
             train, test = self.features(trained=trained)
             arrays = train.values[feature], train.label
             arrays += test.values[feature], test.label, self.train.classes
-            if protocol == "map2d":
-                result = embedding_2d.map2d(*arrays, **settings)
-            else:
-                function = {"knn": knn, "linear": linear}[protocol]
-                result = function(*arrays, self._mesh, **settings)
+            section = {"name": protocol, **settings}
+            result = schema.call("protocol", section, *arrays, mesh=self._mesh)
         return self._described(result, self.step if trained else 0, settings)
 
     def _votes(self, settings: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from etils import epath
 
 from simclr_jax import sharding
 from simclr_jax.experiment import build, schema
+from simclr_jax.experiment.config import Changes
 from simclr_jax.experiment.workdir import SavedRun, data_sizes, open_saved
 from simclr_jax.methods.base import Method
 from simclr_jax.models.positions import sincos
@@ -41,6 +42,7 @@ def export_network(
     part: str = "encoder",
     input: str = "",
     licence: str = "",
+    changes: Changes = (),
 ) -> ExportResult:
     """Writes the newest checkpoint of a work directory in a foreign format.
 
@@ -56,6 +58,7 @@ def export_network(
       input: one of `catalog.INPUTS`; "" is "float", or "normalised" for a format that
         holds arrays only.
       licence: for the card; "" is "not stated".
+      changes: the names of factories from outside, as in `saved_config`.
 
     Raises:
       ValueError: an option is wrong, there is no checkpoint or it lacks the part, the
@@ -64,12 +67,14 @@ def export_network(
     """
     input = catalog.check_options(format, part, input)
     export.check_new(out)
-    network, expected, run = read_network(workdir, format, part, input)
+    network, expected, run = read_network(workdir, format, part, input, tuple(changes))
     network = network._replace(licence=licence)
     return export.write(network, expected, run, format, out)
 
 
-def read_network(workdir: str, format: str, part: str, input: str) -> ReadNetwork:
+def read_network(
+    workdir: str, format: str, part: str, input: str, changes: Changes = ()
+) -> ReadNetwork:
     """The network of a work directory, for an export with these options.
 
     Raises:
@@ -78,7 +83,7 @@ def read_network(workdir: str, format: str, part: str, input: str) -> ReadNetwor
     """
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
-        saved = open_saved(workdir, mesh, [("encoder.dtype", "float32")])
+        saved = open_saved(workdir, mesh, [("encoder.dtype", "float32"), *changes])
     _check_part(saved, workdir, format, part)
     c, method = saved.config, saved.run.method
     image_size, mean, std = c.data.image_size, c.encoder.mean, c.encoder.std

@@ -73,11 +73,23 @@ def import_checkpoint(
       ValueError: the format is unknown, the file does not match it, an array is
         missing, not expected or of another shape, or the work directory is not empty.
     """
-    check_name(format, catalog.READERS, "--from")
-    source_files.check_unpacked(source)
     folder = epath.Path(workdir)
     if folder.exists() and any(folder.iterdir()) and not _interrupted(folder):
         raise ValueError(f"{workdir} is not empty; choose another --workdir.")
+    imported, arrays, result = read_checkpoint(format, source, changes)
+    _save(folder, imported, arrays, result)
+    return result
+
+
+def read_checkpoint(
+    format: str, source: str, changes: list[tuple[str, str]]
+) -> tuple[ImportedRun, dict[str, np.ndarray], ImportResult]:
+    """Reads a checkpoint: its run, the arrays of the state by path, and the result.
+
+    Arguments and errors as in `import_checkpoint`; writes nothing.
+    """
+    check_name(format, catalog.READERS, "--from")
+    source_files.check_unpacked(source)
     with source_files.local_copy(source) as path:
         checkpoint = catalog.reader(format)(path)
         imported = assemble(checkpoint, changes)
@@ -93,8 +105,7 @@ def import_checkpoint(
             conversion.unused,
             [*checkpoint.notes, *published.licence_notes(format)],
         )
-        _save(folder, imported, conversion.arrays, result)
-    return result
+    return imported, conversion.arrays, result
 
 
 def assemble(
@@ -124,14 +135,22 @@ def _interrupted(folder: epath.Path) -> bool:
     return started and newest(folder / "checkpoints") is None
 
 
-def _with_arrays(state: TrainState, arrays: dict[str, np.ndarray]) -> TrainState:
-    """The state with these arrays, by path, in place of its own."""
-    leaves = by_path(state)
-    placed = {
-        path: jax.device_put(np.asarray(x, leaves[path].dtype), leaves[path].sharding)
-        for path, x in arrays.items()
-    }
-    return with_leaves(state, placed)
+def finished_state(imported: ImportedRun, arrays: dict[str, np.ndarray]) -> TrainState:
+    """The state after the last step, with these arrays by path.
+
+    All other arrays are newly initialised.
+    """
+    run = imported.run
+    with jax.set_mesh(sharding.make_mesh()):
+        state = run.create()
+        leaves = by_path(state)
+        placed = {
+            path: jax.device_put(
+                np.asarray(x, leaves[path].dtype), leaves[path].sharding
+            )
+            for path, x in arrays.items()
+        }
+        return with_leaves(state, placed).replace(step=np.int32(run.total))
 
 
 def _save(
@@ -142,8 +161,7 @@ def _save(
 ) -> None:
     """Writes the work directory; the checkpoint, which completes the import, last."""
     c, data, run = imported
-    with jax.set_mesh(sharding.make_mesh()):
-        state = _with_arrays(run.create(), arrays).replace(step=np.int32(run.total))
+    state = finished_state(imported, arrays)
     content = {
         "import": result.to_json(),
         "data": data,

@@ -11,7 +11,13 @@ from ml_collections import ConfigDict
 
 from simclr_jax import multihost
 from simclr_jax.experiment import build
-from simclr_jax.experiment.workdir import SavedRun, open_saved
+from simclr_jax.experiment.workdir import (
+    BUILT,
+    CodeNotNamed,
+    SavedRun,
+    open_saved,
+    read_saved,
+)
 from simclr_jax.storage.paths import absolute
 from simclr_jax.train.checkpoint import newest
 from simclr_jax.tree import by_path, with_leaves
@@ -47,7 +53,14 @@ def with_saved_arrays(
         return run
     folder = absolute(c.init_from)
     try:
-        saved = open_saved(folder, mesh)
+        saved = _open(c, folder, mesh)
+    except CodeNotNamed as error:
+        names = ", ".join(error.names)
+        raise ValueError(
+            f"init_from={folder} names code from outside this package, {names}, which "
+            "is only run if this run names it, too. If you trust it, add "
+            "--config.init_code=true."
+        ) from error
     except ValueError as error:
         raise ValueError(f"init_from={folder}: {error}") from error
     sources = _sources(c, saved)
@@ -66,6 +79,14 @@ def with_saved_arrays(
     kept = saved.run.method.kept(saved.state)
     note = _describe(c, run, *kept, _name(folder, saved))
     return run._replace(create=create, init_note=note)
+
+
+def _open(c: ConfigDict, folder: str, mesh: Mesh) -> SavedRun:
+    """The saved run; the names that both runs have count as named by the user."""
+    saved = read_saved(folder)
+    same = [part for part in BUILT if c[part].name == saved[part]["name"]]
+    names = [(f"{part}.name", c[part].name) for part in same]
+    return open_saved(folder, mesh, names, allow_code=c.init_code)
 
 
 def _sources(c: ConfigDict, saved: SavedRun) -> dict[str, tuple[Any, Any]]:

@@ -20,7 +20,10 @@ RENAMED = {  # old: new
     "optim.undecayed": "optim.no_decay",
 }
 # A key that older configs lack: the value (as in JSON) for what they did without it.
-ADDED: dict[str, Any] = {"data.shrink_batch": False}
+ADDED: dict[str, Any] = {
+    "init_code": False,
+    "data.shrink_batch": False,
+}
 
 
 def upgraded(saved: Mapping[str, Any]) -> dict[str, Any]:

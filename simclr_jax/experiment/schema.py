@@ -15,23 +15,36 @@ from simclr_jax.evaluate.embedding_2d import map2d
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear
 from simclr_jax.evaluate.linear_augmented import linear_augmented
+from simclr_jax.experiment import external, part_results, parts
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.suggest import check_name
 from simclr_jax.train.optim import OPTIMISERS
 from simclr_jax.train.schedules import LENGTHS, SCALINGS, SHAPES
 
+# The catalogues of the sections that name a factory. In data, name is that of a set.
 SECTIONS: dict[str, dict[str, Callable]] = {
     "method": METHODS,
     "encoder": ENCODERS,
     "augment": RECIPES,
     "optim": OPTIMISERS,
+    "data": {},
 }
 PROTOCOLS: dict[str, Callable] = {
     "knn": knn,
     "linear": linear,
     "linear_augmented": linear_augmented,
     "map2d": map2d,
+}
+DATA = {  # the keys of data beside those of a factory
+    "data_dir": "",  # of TFDS; "": its own default
+    "split": "train",
+    "eval_split": "validation",
+    "bank_split": "",  # labelled images of evaluations; "": split
+    "batch_size": 4096,  # images, not views; over all devices
+    "shrink_batch": False,  # halve it until the split has as many images
+    "image_size": 224,
+    "colour": "host",  # or device: colour jitter and blur in the step
 }
 CHOICES = {  # fields whose value is one of a few names
     "optim.lr_scaling": tuple(SCALINGS),
@@ -69,10 +82,56 @@ def defaults(factory: Callable) -> dict[str, Any]:
     }
 
 
-def section(factories: Mapping[str, Callable], name: str) -> ConfigDict:
-    """All keywords of the named factory; its defaults are the paper's numbers."""
-    check_name(name, factories, "name")
-    return ConfigDict({"name": name, **defaults(factories[name])})
+def factory(part: str, name: str) -> Callable[..., Any]:
+    """The factory that a config names: of the catalogue, or `package.module:factory`.
+
+    Args:
+      part: one of SECTIONS, or "protocol".
+      name: as in the config.
+
+    Raises:
+      ValueError: an unknown name (suggests the nearest), or as in `external.load`.
+    """
+    catalogue = PROTOCOLS if part == "protocol" else SECTIONS[part]
+    open_part = part in parts.SIGNATURES  # an optimiser is one of the catalogue
+    if name not in catalogue and open_part and external.is_external(name):
+        return external.load(part, name)
+    names = [*catalogue, *(["package.module:factory"] if open_part else [])]
+    check_name(name, names, parts.field(part))
+    return catalogue[name]
+
+
+def settings(part: str, name: str) -> dict[str, Any]:
+    """The keys of the section of a factory, with the factory's defaults.
+
+    Raises:
+      ValueError: as in `factory`; or a key has the name of another key of the section.
+    """
+    if part == "data" and not external.is_external(name):
+        return {}
+    derived = parts.SIGNATURES[part].derived if part in parts.SIGNATURES else ()
+    keys = {k: x for k, x in defaults(factory(part, name)).items() if k not in derived}
+    if clash := keys.keys() & {"name", *(DATA if part == "data" else ())}:
+        raise ValueError(
+            f"{parts.label(part, name)} cannot have the argument {', '.join(clash)}: "
+            f"every section {part} has a key of that name."
+        )
+    return keys
+
+
+def section(part: str, name: str) -> ConfigDict:
+    """All keys of the section of a factory; its defaults are the paper's numbers.
+
+    Raises:
+      ValueError: as in `settings`.
+    """
+    common = DATA if part == "data" else {}
+    return ConfigDict({"name": name, **common, **settings(part, name)})
+
+
+def protocol_key(name: str) -> str:
+    """The key of `evaluate` with the settings of a protocol."""
+    return name.rpartition(":")[2]
 
 
 def protocols() -> dict[str, dict[str, Any]]:
@@ -80,24 +139,35 @@ def protocols() -> dict[str, dict[str, Any]]:
     return {name: defaults(protocol) for name, protocol in PROTOCOLS.items()}
 
 
-def call(part: str, settings: Mapping[str, Any], *args: Any, **derived: Any) -> Any:
+def call(part: str, values: Mapping[str, Any], *args: Any, **derived: Any) -> Any:
     """Calls the factory that a section names.
 
     Args:
-      part: one of SECTIONS.
-      settings: the section; of its keys, the factory gets those that it declares.
+      part: one of SECTIONS, or "protocol".
+      values: the section; of its keys, the factory gets those that it declares.
       args: positional arguments of the factory.
       derived: arguments that depend on the run; passed if the factory has them.
 
     Raises:
       ValueError: a key of the factory is missing in the section, or the factory
-        refuses a value.
+        refuses a value; or, for one from outside, returns something else than a part.
     """
-    factory = SECTIONS[part][settings["name"]]
-    kwargs = {k: child(settings, k, settings["name"]) for k in defaults(factory)}
-    parameters = inspect.signature(factory).parameters
-    kwargs |= {key: x for key, x in derived.items() if key in parameters}
-    return factory(*args, **kwargs)
+    name = values["name"]
+    make = factory(part, name)
+    keys = settings(part, name)
+    if absent := [key for key in keys if key not in values]:
+        raise ValueError(
+            f"{parts.label(part, name)} has the settings {', '.join(keys)}, and the "
+            f"section {part} lacks {', '.join(absent)}. Give the name to get_config of "
+            f"experiment/base.py, or as --config.{part}.name, which adds them."
+        )
+    kwargs = {key: values[key] for key in keys}
+    declared = inspect.signature(make).parameters
+    kwargs |= {key: x for key, x in derived.items() if key in declared}
+    result = make(*args, **kwargs)
+    if external.is_external(name):
+        part_results.check_result(part, name, result)
+    return result
 
 
 def child(tree: Mapping[str, Any] | ConfigDict, key: str, parent: str) -> Any:

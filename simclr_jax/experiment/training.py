@@ -1,6 +1,8 @@
 """Trains as a config describes, from the newest checkpoint or from step 0."""
 
 import copy
+import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -10,23 +12,28 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from simclr_jax import multihost
+from simclr_jax import multihost, sharding
 from simclr_jax.batch import Batch
 from simclr_jax.data import pipeline, tfdata
 from simclr_jax.data.prefetch import feed
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluate import plots
 from simclr_jax.evaluate.knn import knn
-from simclr_jax.experiment import build, init_from, schema
+from simclr_jax.experiment import build, description, init_from, schema
 from simclr_jax.experiment.evaluation import features
-from simclr_jax.experiment.workdir import record_run
+from simclr_jax.experiment.workdir import check_inputs, record_run
 from simclr_jax.state import TrainState
+from simclr_jax.storage.access import check_folder
+from simclr_jax.storage.paths import absolute
 from simclr_jax.train import loop
 from simclr_jax.train.checkpoint import Checkpoints, newest
 from simclr_jax.train.log import Log
 
 GALLERY = 8  # pictures in views.png
 
+# Its argument is a function, steps done -> whether any process was preempted; so is its
+# result, steps done -> whether to stop (the state is then saved).
+StopSignal = Callable[[Callable[[int], bool]], Callable[[int], bool]]
 # (state, on_progress) -> metrics; `on_progress` is called after each batch.
 Evaluator = Callable[[TrainState, Callable[[], None]], dict[str, float]]
 
@@ -40,6 +47,14 @@ class Training(NamedTuple):
     evaluate: Evaluator | None
     mesh: Mesh
     workdir: str
+
+
+class Result(NamedTuple):
+    """The result of a run."""
+
+    workdir: str  # absolute path
+    steps: int  # updates done
+    metrics: dict[str, float]  # last line of metrics.jsonl: "step", "loss", ...
 
 
 def prepare(c: ConfigDict, workdir: str, mesh: Mesh) -> Training:
@@ -60,6 +75,38 @@ def prepare(c: ConfigDict, workdir: str, mesh: Mesh) -> Training:
     return Training(c, run, source, evaluate, mesh, workdir)
 
 
+def pretrain(config: ConfigDict, workdir: str | os.PathLike) -> Result:
+    """Trains as a config describes, or resumes the run of the work directory.
+
+    The same as `simclr-jax pretrain`, in this process and on all its devices, without
+    signal handlers. Ctrl-C, or a notebook's "interrupt", saves the state unless it
+    arrives within a step, and raises KeyboardInterrupt; the same call resumes, at worst
+    from the newest checkpoint (every `checkpoint.every` steps).
+
+    Args:
+      config: as from `get_config`.
+      workdir: folder of the run's output, on this machine or in a bucket.
+
+    Returns:
+      The result; `simclr_jax.load(workdir)` is the trained encoder.
+
+    Raises:
+      ValueError: the config cannot be run, or differs from that of the work directory.
+      Diverged, CheckpointError: as in `train`.
+    """
+    schema.check(config)
+    workdir = absolute(os.fspath(workdir))
+    check_folder(workdir, write=True)
+    check_inputs(config, workdir)
+    mesh = sharding.make_mesh()
+    with jax.set_mesh(mesh):
+        training = prepare(config, workdir, mesh)
+    _, done = train(training)
+    lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    metrics = json.loads(lines[-1]) if lines else {}
+    return Result(workdir, done, metrics)
+
+
 def with_shrunk_batch(c: ConfigDict, images: int) -> tuple[ConfigDict, str]:
     """The config with a batch that the data set holds, if data.shrink_batch is true.
 
@@ -74,12 +121,6 @@ def with_shrunk_batch(c: ConfigDict, images: int) -> tuple[ConfigDict, str]:
     c.data.batch_size = smaller
     note = f"batch {batch_size} is larger than the {images} pictures: using {smaller}"
     return c, f"{note} (data.shrink_batch)"
-
-
-def is_finished(training: Training) -> bool:
-    """Whether the work directory holds the checkpoint of the run's last step."""
-    step = newest(epath.Path(training.workdir) / "checkpoints")
-    return step is not None and step >= training.run.total
 
 
 def knn_evaluator(
@@ -119,15 +160,13 @@ def draw_views(training: Training) -> None:
 def train(
     training: Training,
     *,
-    stop_signal: Callable[[Callable[[int], bool]], Callable[[int], bool]],
-    on_progress: Callable[[], None],
+    stop_signal: StopSignal = lambda preempted: lambda done: False,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> tuple[TrainState, int]:
-    """Trains to the last step, or until it is asked to stop; the state is then saved.
+    """Draws views.png, then trains to the last step or until it is asked to stop.
 
     Args:
-      stop_signal: called once there is a state to save. Its argument is a function,
-        steps done -> whether any process was preempted; so is its result, steps done
-        -> whether to stop.
+      stop_signal: called once there is a state to save.
       on_progress: called whenever the run makes progress.
 
     Returns:
@@ -137,6 +176,17 @@ def train(
       StorageNotShared: the processes do not see the same checkpoints.
       Diverged, CheckpointError: as in `loop.run`.
     """
+    last = newest(epath.Path(training.workdir) / "checkpoints") or 0
+    if jax.process_index() == 0 and last < training.run.total:
+        # outside the mesh: other processes do not take part
+        draw_views(training)
+    with jax.set_mesh(training.mesh):
+        return _train(training, stop_signal, on_progress)
+
+
+def _train(
+    training: Training, stop_signal: StopSignal, on_progress: Callable[[], None]
+) -> tuple[TrainState, int]:
     c, run, _, evaluate, mesh, workdir = training
     checkpoints = Checkpoints(
         epath.Path(workdir) / "checkpoints",
@@ -154,7 +204,8 @@ def train(
         log.close()
         log.say(f"run already finished ({first_step} of {run.total} steps): {workdir}")
         return state, first_step
-    describe(training, first_step, log)
+    for line in description.lines(training, first_step):
+        log.say(line)
     if first_step:
         state = checkpoints.restore(build.abstract(run), first_step)
     else:
@@ -233,65 +284,3 @@ def _batches(training: Training, first_step: int) -> Iterator[Batch]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-
-
-def describe(training: Training, first_step: int, log: Log) -> None:
-    """Logs a description of the run."""
-    c, run, source, _, mesh, workdir = training
-    n, batch_size = len(source), c.data.batch_size
-    parameters = sum(x.size for x in jax.tree.leaves(run.shapes.params))
-    log.say(
-        f"{c.method.name}, {c.encoder.name} ({parameters / 1e6:.2f} M parameters), "
-        f"{source.name}: {n} pictures in {n // batch_size} batches of {batch_size}"
-    )
-    peak = float(run.schedule(min(run.warmup, run.total - 1)))
-    platform = mesh.devices.flat[0].platform
-    log.say(
-        f"{run.total} steps, {run.warmup} of warm-up, {c.optim.name} with a rate up to "
-        f"{peak:.4g}; on {mesh.size} {platform} device(s) of {jax.process_count()} "
-        "process(es)"
-    )
-    for note in (*run.notes, *_warnings(training)):
-        log.say(note)
-    if run.init_note:
-        log.say(run.init_note)
-    if source.classes:
-        log.say(_accuracies(training))
-    if first_step:
-        log.say(f"resuming from the checkpoint of step {first_step}")
-    log.say(f"work directory: {workdir}")
-
-
-def _accuracies(training: Training) -> str:
-    """A line on the accuracies that are logged, and the chance level."""
-    c, classes = training.config, training.source.classes
-    names = []
-    if c.probe.enabled:
-        names.append("probe (a linear classifier of h) on the views of the batch")
-    if training.evaluate:
-        names.append(f"kNN on {c.data.eval_split} every {c.evaluate.every} steps")
-    return (
-        f"accuracies: {', '.join(names) or 'none'}; chance is {100 / classes:.1f} % "
-        f"(1 of {classes} classes)"
-    )
-
-
-def _warnings(training: Training) -> list[str]:
-    """Lines on settings whose effect may be unexpected."""
-    c, run, source = training.config, training.run, training.source
-    n, lines = len(source), []
-    if c.steps:
-        lines.append(f"steps={c.steps} is the whole run; warm-up is at most a tenth")
-    if run.warmup >= run.total:
-        lines.append("the warm-up is as long as the run: the rate never peaks")
-    if "queue" in c.method and c.method.queue > n - c.data.batch_size:
-        lines.append(
-            f"a queue of {c.method.queue} keys from {n} pictures: it holds earlier "
-            "views of every picture, which count as negatives; method.queue may be "
-            "smaller"
-        )
-    if not source.classes:
-        lines.append("no labels: no online probe, no accuracies")
-    elif c.evaluate.every and not training.evaluate:
-        lines.append(f"no labels in {c.data.eval_split}: no kNN during the run")
-    return lines

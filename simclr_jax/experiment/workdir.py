@@ -12,13 +12,32 @@ from ml_collections import ConfigDict
 
 from simclr_jax import multihost
 from simclr_jax.data.sources import Source
-from simclr_jax.experiment import build, config, schema
+from simclr_jax.experiment import build, config, external, schema
 from simclr_jax.experiment.old_configs import upgraded
 from simclr_jax.state import TrainState
 from simclr_jax.storage import files
 from simclr_jax.storage.access import check_folder
 from simclr_jax.storage.paths import absolute, has_scheme
 from simclr_jax.train.checkpoint import restore_latest
+
+BUILT = ("method", "encoder", "augment")  # sections whose factories build a run
+
+
+class CodeNotNamed(ValueError):
+    """A work directory names code from outside this package, and the user does not.
+
+    Attributes:
+      names: such as ["method.name=package.module:factory"].
+    """
+
+    def __init__(self, workdir: str | os.PathLike, names: list[str]):
+        self.names = names
+        arguments = " ".join(f"--config.{name}" for name in names)
+        super().__init__(
+            f"{workdir} names code from outside this package, which is only run if it "
+            f"is named again. If you trust it, add {arguments} (in Python: "
+            "allow_code=True)."
+        )
 
 
 class SavedRun(NamedTuple):
@@ -54,17 +73,58 @@ def read_saved(workdir: str | os.PathLike, name: str = "config.json") -> dict[st
 
 
 def saved_config(
-    workdir: str | os.PathLike, changes: config.Changes = ()
+    workdir: str | os.PathLike,
+    changes: config.Changes = (),
+    *,
+    sections: tuple[str, ...] = BUILT,
+    protocol: str = "",
+    allow_code: bool = False,
 ) -> ConfigDict:
     """The config of a run, with changes.
 
+    Args:
+      changes: of the config, such as ("encoder.dtype", "float32").
+      sections: those whose factories will be called. If one is from outside this
+        package (see `external`), its name must be among the changes: a work directory
+        that comes from elsewhere must not run code of its choice.
+      protocol: an evaluation protocol from outside, whose settings are added.
+      allow_code: whether factories from outside need not be named.
+
     Raises:
-      ValueError: as in `read_saved`, `config.override` and `schema.check`.
+      CodeNotNamed: a factory from outside is not named.
+      ValueError: as in `read_saved`, `config.override`, `config.add_protocol` and
+        `schema.check`.
     """
     c = config.restored(read_saved(workdir))
+    _check_names(c, workdir, dict(changes), sections, allow_code)
+    if external.is_external(protocol):
+        config.add_protocol(c, protocol)
     config.override(c, changes)
     schema.check(c)
     return c
+
+
+def _check_names(
+    c: ConfigDict,
+    workdir: str | os.PathLike,
+    changes: dict[str, str],
+    sections: tuple[str, ...],
+    allow_code: bool,
+) -> None:
+    for part in BUILT:
+        key, name = f"{part}.name", c[part].name
+        if key in changes and changes[key] != name:
+            raise ValueError(
+                f"{workdir} was trained with {key}={name}; got --config.{key}="
+                f"{changes[key]}."
+            )
+    names = [
+        f"{part}.name={c[part].name}"
+        for part in sections
+        if external.is_external(c[part].name) and f"{part}.name" not in changes
+    ]
+    if names and not allow_code:
+        raise CodeNotNamed(workdir, names)
 
 
 def data_sizes(workdir: str | os.PathLike) -> dict[str, int]:
@@ -78,19 +138,31 @@ def data_sizes(workdir: str | os.PathLike) -> dict[str, int]:
 
 
 def open_saved(
-    workdir: str | os.PathLike, mesh: Mesh, changes: config.Changes = ()
+    workdir: str | os.PathLike,
+    mesh: Mesh,
+    changes: config.Changes = (),
+    *,
+    sections: tuple[str, ...] = BUILT,
+    protocol: str = "",
+    allow_code: bool = False,
 ) -> SavedRun:
     """A run with the state of its newest checkpoint.
 
     Args:
       mesh: the mesh on which the state is restored.
-      changes: of the config, such as ("encoder.dtype", "float32").
+      changes, sections, protocol, allow_code: as in `saved_config`.
 
     Raises:
       ValueError: as in `saved_config`; or there is no checkpoint yet.
       CheckpointError: the checkpoint cannot be read.
     """
-    c = saved_config(workdir, changes)
+    c = saved_config(
+        workdir,
+        changes,
+        sections=sections,
+        protocol=protocol,
+        allow_code=allow_code,
+    )
     run = build.assemble(c, mesh, **data_sizes(workdir))
     folder = epath.Path(workdir) / "checkpoints"
     state, step = restore_latest(folder, build.abstract(run))

@@ -22,7 +22,7 @@ def cauchy(z: jax.Array, *, block: int = 0) -> tuple[jax.Array, dict[str, jax.Ar
         by `block_size`.
 
     Returns:
-      loss: [] mean over the 2N points: attraction + repulsion.
+      loss: [] attraction + repulsion, the mean over the 2N points.
       metrics: attraction [], the mean of log(1 + d^2) of the positives; repulsion [],
         the mean log of the summed similarities to all others; contrast_accuracy [], the
         share of images in view 0 whose positive is the nearest of the N in view 1.

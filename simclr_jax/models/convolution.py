@@ -1,7 +1,7 @@
 """A square convolution with custom gradients, for two reasons.
 
 They fix the dtype in which a kernel's gradient is summed over devices, and they are
-faster than XLA's on a CPU (README, "On processors").
+faster than XLA's on a CPU (docs/processors.md).
 """
 
 import math

@@ -42,9 +42,15 @@ class Plan(NamedTuple):
     """The compiled training step of a config on a topology; not measured."""
 
     config: str  # NAME[:key=value,...], in configs/
+    batch: int
     topology: str  # KIND:SIDExSIDE, such as v5e:8x8
+    gib_per_chip: float  # memory that the compiler allocates
     roof_ms: float  # of a step, see plan/cost.py
     estimate_ms: float
+    roof_hours: float  # of the whole run
+    estimate_hours: float
+    jax: str  # versions that compiled it
+    libtpu: str
 
     @property
     def chips(self) -> int:
@@ -72,7 +78,7 @@ class Row(NamedTuple):
     images: int  # of the training split
     stages: int  # number of runs; each starts from the previous one
     steps: int  # of all stages
-    plan: Plan | None  # whose step is that of this row
+    plan: Plan | None  # the first in PLANS whose step is that of this row
     internal: bool  # measured by this project, not published in a paper
 
 
@@ -91,7 +97,8 @@ def _row(line: dict[str, str]) -> Row:
     """A line of rows.csv with the differences and the plan that it refers to.
 
     Raises:
-      KeyError: an unknown id of a difference or config of a plan.
+      KeyError: an unknown id of a difference.
+      StopIteration: an unknown config of a plan.
     """
     return Row(
         name=line["name"],
@@ -110,21 +117,29 @@ def _row(line: dict[str, str]) -> Row:
         images=int(line["images"]),
         stages=int(line["stages"]),
         steps=int(line["steps"]),
-        plan=PLANS[line["plan"]] if line["plan"] else None,
+        plan=next(plan for plan in PLANS if plan.config == line["plan"])
+        if line["plan"]
+        else None,
         internal=line["internal"] == "yes",
     )
 
 
 DIFFERENCES = {line.pop("id"): Difference(**line) for line in _read("differences.csv")}
-PLANS = {
-    line["config"]: Plan(
+PLANS = tuple(
+    Plan(
         line["config"],
+        int(line["batch"]),
         line["topology"],
+        float(line["gib_per_chip"]),
         float(line["roof_ms"]),
         float(line["estimate_ms"]),
+        float(line["roof_hours"]),
+        float(line["estimate_hours"]),
+        line["jax"],
+        line["libtpu"],
     )
     for line in _read("plans.csv")
-}
+)
 ROWS = {line["name"]: _row(line) for line in _read("rows.csv")}
 
 

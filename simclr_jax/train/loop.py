@@ -15,6 +15,7 @@ from simclr_jax.train.checkpoint_errors import CheckpointError
 from simclr_jax.train.log import Log
 
 AHEAD = 4  # steps dispatched ahead; enough to hide the time of writing a log line
+ANY_ERROR = Exception, KeyboardInterrupt
 
 
 class Diverged(FloatingPointError):
@@ -77,9 +78,10 @@ def run(
                 batch = next(batches)
             with jax.transfer_guard("disallow"):  # a step must not wait for the host
                 state, metrics = step(state, batch)
-            dispatched.append(metrics)
-            if len(dispatched) > AHEAD:
-                jax.block_until_ready(dispatched.popleft())
+            with _save_on_error(checkpoints, pending, done, state, KeyboardInterrupt):
+                dispatched.append(metrics)
+                if len(dispatched) > AHEAD:
+                    jax.block_until_ready(dispatched.popleft())
             on_progress()
             checkpoints.poll(done, state)
             with _save_on_error(checkpoints, pending, done, state):
@@ -141,7 +143,11 @@ class _PendingMetrics:
 
 @contextlib.contextmanager
 def _save_on_error(
-    checkpoints: Checkpoints, pending: _PendingMetrics, done: int, state: Any
+    checkpoints: Checkpoints,
+    pending: _PendingMetrics,
+    done: int,
+    state: Any,
+    errors: type[BaseException] | tuple[type[BaseException], ...] = ANY_ERROR,
 ) -> Iterator[None]:
     """Saves the state after an error of the data, the evaluation or the log.
 
@@ -151,7 +157,7 @@ def _save_on_error(
         yield
     except (Diverged, CheckpointError):
         raise
-    except Exception:
+    except errors:
         if jax.process_count() == 1 and done:
             with contextlib.suppress(Exception):
                 pending.flush()
@@ -170,7 +176,7 @@ def _complete_writes_on_error(checkpoints: Checkpoints, log: Log) -> Iterator[No
     """
     try:
         yield
-    except Exception:
+    except ANY_ERROR:
         with contextlib.suppress(CheckpointError):
             if jax.process_count() == 1:
                 checkpoints.wait()

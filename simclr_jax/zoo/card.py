@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from simclr_jax import fingerprint
+from simclr_jax.zoo import preprocessing
 from simclr_jax.zoo.catalog import INPUTS
 from simclr_jax.zoo.network import ExportedFile, ExportedNetwork
 from simclr_jax.zoo.verification.verify import Verification, sample_images
@@ -45,6 +46,7 @@ def contents(
         "encoder": network.encoder_name,
         "outputs": {name: y.shape[1] for name, y in expected.items()},
         "input": _input(network),
+        "preprocessing": preprocessing.described(network.image_size),
         "load": [file.load, *(other.load for other in file.alternatives)],
         "limits": list(file.limits),
         "verified": {
@@ -116,6 +118,9 @@ def text(card: dict, name: str) -> str:
 {loads}
 {limits}
 
+## Preprocess pictures
+
+{_preprocessing(card)}
 ## Sample outputs
 
 The first {SHOWN} features of h for three sample images:
@@ -131,6 +136,48 @@ The first {SHOWN} features of h for three sample images:
 
 {_scores(card["scores"])}
 The JSON file of the card has the training config, fingerprints and versions.
+"""
+
+
+SCALED = {  # input: the network's input from uint8 images
+    "uint8": "images",
+    "float": "images / np.float32(255)",
+    "normalised": "((images / 255 - mean) / std).astype(np.float32)",
+}
+USE = """\
+size, mean, std = {size}, {mean}, {std}
+pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+images = np.stack([preprocess(picture, size) for picture in pictures])
+x = {scaled}
+"""
+
+
+def _preprocessing(card: dict) -> str:
+    """The code from picture files to the network's input, and to its outputs."""
+    images, steps = card["input"], card["preprocessing"]
+    size, crop = steps["resize"][0], steps["central crop"]
+    cropped = (
+        f"cropped to the central {crop:g} of the shorter side" if crop else "whole"
+    )
+    use = USE.format(
+        size=size,
+        mean=images["mean"],
+        std=images["std"],
+        scaled=SCALED[images["kind"]],
+    )
+    if any("def network" in lines for lines in card["load"]):
+        use += "outputs = network(x)\n"
+    return f"""\
+As evaluation does: {cropped}, then resized to {size} x {size} pixels,
+{steps["interpolation"]}.
+
+```python
+import numpy as np
+from PIL import Image
+
+{steps["code"]}
+
+{use}```
 """
 
 

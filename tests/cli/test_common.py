@@ -23,7 +23,7 @@ from simclr_jax.train.checkpoint_errors import (
 
 @pytest.fixture
 def parser():
-    parser = common.Parser(prog="simclr_jax x", description="x", example="x")
+    parser = common.Parser(prog="simclr-jax x", description="x", example="x")
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--fast", action="store_true")
     return parser
@@ -47,6 +47,7 @@ def test_changes_of_the_config_are_collected_in_order(parser):
         (["--workdir=a", "--workdir", "b"], "--workdir: given more than once"),
         (["--workdir=a", "--fast", "--fast"], "--fast: given more than once"),
         (["--workdir=a", "--config.a=1", "--config.a=1"], "--config.a: given more"),
+        (["--workdir=a", "--config.a=1", "--config.a", "2"], "--config.a: given more"),
     ],
 )
 def test_wrong_arguments(parser, arguments, message, capsys):

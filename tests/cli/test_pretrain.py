@@ -7,8 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +17,7 @@ from simclr_jax import sharding
 from simclr_jax.cli import common, pretrain, runtime
 from simclr_jax.data import pipeline
 from simclr_jax.data.errors import UnreadablePicture
-from simclr_jax.experiment import build, config, training
+from simclr_jax.experiment import build, config, description, training
 from simclr_jax.experiment.workdir import open_saved
 from simclr_jax.train import checkpoint
 from simclr_jax.train.checkpoint_errors import CheckpointError
@@ -262,8 +260,11 @@ def test_a_damaged_checkpoint_is_reported_with_the_remedy(tmp_path):
         ("--config.metod.hidden=3", "Did you mean 'method'"),
         ("--config.method.name=simcrl", "Did you mean 'simclr'"),
         ("--config.encoder.name=resnet51", "Did you mean 'resnet50'"),
-        ("--config.seed=true", "seed must be a whole number, .*got 'true'"),
-        ("--config.optim.lr=fast", "optim.lr must be a number, .*got 'fast'"),
+        ("--config.seed=true", "seed must be a whole number, such as 0 (got 'true')"),
+        (
+            "--config.optim.lr=fast",
+            "optim.lr must be a number, such as 0.005 (got 'fast')",
+        ),
         ("--config.method=simclr", "is a section"),
         ("--config.data.colour=hots", "Did you mean 'host'"),
         ("--config.optim.lr_scaling=lin", "There are: linear, none, sqrt"),
@@ -310,7 +311,7 @@ def test_wrong_arguments(tmp_path, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_the_log_describes_the_run(capsys):
+def test_the_log_describes_the_run():
     """It has the highest rate of the run and warns of a long queue."""
     c = config.load("configs/moco_quickstart.py")
     config.override(
@@ -319,10 +320,8 @@ def test_the_log_describes_the_run(capsys):
     mesh, source = sharding.make_mesh(), build.open_data(c, "train", "")
     run = build.assemble(c, mesh, images=5000, classes=10)
     assert run.warmup > run.total
-    log: Any = SimpleNamespace(say=print)
     ready = training.Training(c, run, source, None, mesh, "work")
-    training.describe(ready, 0, log)
-    output = capsys.readouterr().out
+    output = "\n".join(description.lines(ready, 0))
     match = re.search(r"a rate up to ([\d.e+-]+);", output)
     assert match
     rate = float(match[1])

@@ -134,8 +134,8 @@ def test_a_config_has_the_keywords_and_not_the_sizes():
     keys = (
         "name patch heads positions initializer frozen_patch drop_path dtype mean std"
     )
-    assert sorted(schema.section(ENCODERS, "vit_s")) == sorted(keys.split())
-    assert schema.section(ENCODERS, "vit_mini").patch == 4
+    assert sorted(schema.section("encoder", "vit_s")) == sorted(keys.split())
+    assert schema.section("encoder", "vit_mini").patch == 4
 
 
 # Against the definition, in float64.

@@ -5,8 +5,6 @@ They need the compiler for TPUs, `pip install "jax[tpu]"`, and minutes each.
 
 import importlib.metadata
 import json
-import pathlib
-import re
 import subprocess
 import sys
 import time
@@ -28,15 +26,8 @@ from simclr_jax.losses.contrastive import nt_xent
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.plan import compiler
 from simclr_jax.plan.report import input_text
+from simclr_jax.reproduce.rows import PLANS
 from tests.tools import temporary_bytes
-
-ROW = re.compile(
-    r"^\| `(\w+_imagenet\S*)` \| (\d+) \| (v\S+) \| ([\d.]+) "
-    r"\| (?:-|([\d.]+) to ([\d.]+)) \|",
-    re.M,
-)
-README = pathlib.Path("README.md").read_text()
-PLANS = ROW.findall(README)
 
 
 @pytest.mark.parametrize(
@@ -142,27 +133,25 @@ def run_plan(tmp_path, *argv):
     return process, path
 
 
-def test_the_readme_has_a_plan_of_every_method_for_imagenet():
-    methods = {name.partition(":")[0].removesuffix("_imagenet") for name, *_ in PLANS}
-    assert methods >= set(METHODS) - {"tsimcne"}  # which has no ImageNet recipe
+def test_every_method_has_a_plan_for_imagenet():
+    names = {row.config.partition(":")[0].removesuffix("_imagenet") for row in PLANS}
+    assert names >= set(METHODS) - {"tsimcne"}  # which has no ImageNet recipe
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("row", PLANS, ids=lambda row: "-".join(row[::2][:2]))
-def test_a_plan_of_the_readme(row, tmp_path):
-    name, batch, topology, gib, roof, est = row
-    stem, _, arguments = name.partition(":")
-    file = f"configs/{stem}.py:{arguments}"
-    assert config.load(file).data.batch_size == int(batch)
-    process, path = run_plan(tmp_path, f"--config={file}", f"--topology={topology}")
+@pytest.mark.parametrize("row", PLANS, ids=lambda row: f"{row.config}-{row.topology}")
+def test_a_plan_can_be_compiled_again(row, tmp_path):
+    options = [f"--config={row.config}", f"--topology={row.topology}"]
+    process, path = run_plan(tmp_path, *options)
     assert process.returncode == 0, process.stderr
     numbers = json.loads(path.read_text())
     assert numbers["fits"]
-    if f"jax {numbers['jax']}, libtpu {numbers['libtpu']}" not in README:
+    if (row.jax, row.libtpu) != (numbers["jax"], numbers["libtpu"]):
         pytest.skip("fits; the table is of other versions of the compiler")
-    assert numbers["hbm_bytes_per_chip"] / 2**30 == pytest.approx(float(gib), rel=0.02)
-    for key, expected in (("roof_ms", roof), ("est_ms", est)):
-        assert not expected or numbers[key] == pytest.approx(float(expected), rel=0.02)
+    gib = numbers["hbm_bytes_per_chip"] / 2**30
+    assert gib == pytest.approx(row.gib_per_chip, rel=0.02)
+    assert numbers["roof_ms"] == pytest.approx(row.roof_ms, rel=0.02)
+    assert numbers["est_ms"] == pytest.approx(row.estimate_ms, rel=0.02)
     assert numbers["roof_ms"] < numbers["est_ms"]
 
 

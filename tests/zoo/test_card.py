@@ -1,15 +1,22 @@
 """The content of an export's card."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import simclr_jax
 from simclr_jax import fingerprint
+from simclr_jax.data import augment
 from simclr_jax.experiment.exporting import export_network
+from simclr_jax.zoo import card as card_module
+from simclr_jax.zoo import catalog, preprocessing
+from simclr_jax.zoo.network import ExportedNetwork
 from simclr_jax.zoo.verification import verify
-from tests.zoo.workdirs import outputs, random_workdir
+from tests.zoo.workdirs import outputs, random_workdir, relative_difference
 
 SCORES = {
     "knn": {"h": {"accuracy": 0.424, "step": 7, "settings": {}, "data": "cifar10_mini"}}
@@ -87,3 +94,63 @@ def test_a_folder_has_its_licence_and_fingerprints_of_every_file(tmp_path):
     assert card["licence"] == "MIT"
     for name in ("config.json", "model.safetensors"):
         assert card["fingerprints"][f"x/{name}"] == fingerprint.of_file(x / name)
+
+
+@pytest.mark.parametrize("size", [32, 40, 96])
+def test_its_preprocessing_is_that_of_evaluation(size):
+    rng = np.random.default_rng(0)
+    for shape in ((size, size), (61, 83), (38, 70), (3, 5), (200, 90), (1, 1)):
+        image = rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
+        expected = augment.centre(image, size).numpy().astype(int)
+        variables: dict[str, Any] = {"np": np}
+        exec(preprocessing.described(size)["code"], variables)
+        difference = np.abs(variables["preprocess"](image, size) - expected)
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 1e-3
+
+
+def test_its_code_computes_the_features_of_the_encoder(tmp_path):
+    """From picture files, with the exported program."""
+    workdir = random_workdir(
+        tmp_path / "run",
+        "quickstart.py",
+        encoder__channels="2",
+        data__image_size="40",
+        encoder__mean="(0.4, 0.5, 0.6)",
+    )
+    rng = np.random.default_rng(0)
+    files = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for i, file in enumerate(files):
+        pixels = rng.integers(0, 256, (5, 5 + i, 3)).astype(np.uint8)
+        Image.fromarray(pixels).resize((50 + 10 * i, 70)).save(file)
+    out = tmp_path / "exported"
+    export_network(str(workdir), "stablehlo", str(out), input="normalised")
+    text = (out / "card.md").read_text().replace('"exported"', repr(str(out)))
+    load, use, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    variables: dict[str, Any] = {"files": files}
+    exec(load + use, variables)
+    h = simclr_jax.load(workdir)(files)
+    assert relative_difference(variables["outputs"]["h"], h) < 1e-3
+
+
+@pytest.mark.parametrize("input", catalog.INPUTS)
+def test_its_code_scales_the_images_as_the_network_expects(input):
+    images, mean, std = verify.sample_images(8), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    network = ExportedNetwork(
+        {}, lambda *_: {}, None, "", mean, std, 8, "encoder", input
+    )
+    names = {"images": images, "np": np, "mean": [*mean], "std": [*std]}
+    x = eval(card_module.SCALED[input], names)
+    expected = network.preprocess(images)
+    assert x.dtype == expected.dtype
+    np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_it_describes_the_preprocessing(card, exported):
+    steps = card["preprocessing"]
+    assert (steps["central crop"], steps["resize"]) == (None, [32, 32])
+    assert preprocessing.described(224)["central crop"] == 0.875
+    text = (exported / "x.npz.card.md").read_text()
+    assert "whole, then resized to 32 x 32 pixels" in text
+    assert "def preprocess(image" in text
+    assert "network(x)" not in text  # a file of arrays

@@ -1,0 +1,6 @@
+"""Names the command that replaces `python -m simclr_jax.evaluate`."""
+
+from simclr_jax.old_commands import exit_with
+
+if __name__ == "__main__":
+    exit_with("evaluate")

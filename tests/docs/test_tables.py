@@ -1,0 +1,96 @@
+"""The tables of README and docs are those of their data."""
+
+import csv
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from simclr_jax.reproduce.rows import ROWS
+from simclr_jax.zoo import published
+
+RESULTS = pathlib.Path("docs/results")
+spec = importlib.util.spec_from_file_location("tables", "docs/tables.py")
+assert spec
+assert spec.loader
+tables = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tables)
+
+
+def lines(name):
+    with (RESULTS / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def shown():
+    """The names of the tables on the pages."""
+    text = "".join(path.read_text() for path in tables.pages())
+    return re.findall(r"<!-- table: (\w+) -->", text)
+
+
+def test_the_pages_are_up_to_date(capsys):
+    assert tables.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_every_table_and_every_file_of_data_is_shown():
+    assert set(shown()) == tables.TABLES.keys()
+    derived = {"plans"}  # of simclr_jax/reproduce
+    names = {path.stem for path in RESULTS.iterdir()}
+    assert names == tables.TABLES.keys() - derived | {"methods"}
+
+
+def test_a_table_is_written_between_its_marks_only():
+    marks = "<!-- table: input -->\n{}<!-- end -->"
+    page = f"before\n\n{marks}\n\nafter\n"
+    written = tables.update(page.format("| old |\n"))
+    assert written == page.format(tables.render("input"))
+    assert tables.update(written) == written
+    first, rule, row, *_ = tables.render("input").splitlines()
+    assert (first, rule) == ("| pipeline | ms an image |", "| --- | --- |")
+    assert row == "| decoding alone | 1.38 |"
+
+
+def test_a_page_that_is_out_of_date_is_named(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "docs" / "input.md"
+    page.parent.mkdir()
+    (tmp_path / "README.md").write_text("no tables\n")
+    page.write_text("<!-- table: input -->\n<!-- end -->\n")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert tables.main(["--check"]) == 1
+    assert "docs/input.md" in capsys.readouterr().out
+    assert page.read_text() == "<!-- table: input -->\n<!-- end -->\n"
+    assert tables.main([]) == 0
+    assert "decoding alone" in page.read_text()
+    assert tables.main(["--check"]) == 0
+
+
+def test_an_unknown_table_is_an_error():
+    with pytest.raises(KeyError, match="inputs"):
+        tables.update("<!-- table: inputs -->\n<!-- end -->")
+
+
+def test_a_cell_without_its_fields_is_a_dash():
+    assert tables.cell("{a} to {b}", {"a": "1", "b": ""}) == "-"
+
+
+@pytest.mark.parametrize("name", [n for n, row in ROWS.items() if row.internal])
+def test_the_measured_rows_are_in_the_results(name):
+    row = ROWS[name]
+    column = "z_map2d" if row.protocol == "map2d" else "h_linear"
+    measured = [x[column] for x in lines("accuracies") if x["config"] == name]
+    assert str(row.published) == measured[0]
+
+
+def test_every_method_learns_in_its_quickstart():
+    for line in lines("accuracies"):
+        gain = float(line["h_linear"]) - float(line["untrained_h_linear"])
+        assert gain > 8, line
+
+
+def test_the_counts_on_the_pages():
+    """Of rows and of published checkpoints."""
+    reproduce = pathlib.Path("docs/reproduce.md").read_text()
+    assert f"has {len(ROWS)} rows" in reproduce
+    zoo = pathlib.Path("docs/zoo.md").read_text()
+    assert f"{len(published.checkpoints())} published checkpoints" in zoo
