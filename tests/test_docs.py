@@ -219,27 +219,43 @@ def test_the_quickstart_and_its_evaluations_run(tmp_path, in_process, capsys):
 
 
 SHORT_RUN = (
-    *("--config.steps=2", "--config.data.batch_size=8", "--config.encoder.channels=4"),
+    *("--config.steps=2", "--config.encoder.channels=4"),
     *("--config.method.hidden=16", "--config.checkpoint.every=2"),
 )
 
 
-@pytest.mark.long
-def test_pictures_of_a_user(tmp_path, in_process):
-    """The pair of commands on runs/mine, with a flat folder of pictures."""
-    (tmp_path / "pictures").mkdir()
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "{0}/{1}.jpg",  # classes
+        pytest.param("{1}.jpg", marks=pytest.mark.long),
+        pytest.param("{2}/{0}/{1}.jpg", marks=pytest.mark.long),
+    ],
+)
+def test_pictures_of_a_user(tmp_path, in_process, capsys, layout):
+    """The pair of commands on runs/mine, with 60 pictures in each layout."""
     rng = np.random.default_rng(0)
-    for i in range(12):
+    for i in range(60):
+        name = layout.format("abc"[i % 3], i, "val" if i < 9 else "train")
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, (70, 80, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i}.jpg")
+        Image.fromarray(pixels).save(path)
     first, second = (
         command.replace("path/to/pictures", str(tmp_path / "pictures"))
         for command in commands(README)
         if "runs/mine" in command
     )
     pretrain.main(short(first, tmp_path / "mine", *SHORT_RUN))
+    seen, out = (51, 9) if "val" in name or "train" in name else (54, 6)
+    message = f"batch 256 is larger than the {seen} pictures: using 32"
+    assert message in capsys.readouterr().err
     evaluate.main(short(second, tmp_path / "mine"))
     assert (tmp_path / "mine" / "embedding.png").stat().st_size > 200
+    text, labelled = capsys.readouterr(), "{0}" in layout
+    assert f"features of {seen} + {out} pictures" in text.err
+    assert ("chance is 33.3 %" in text.out) == labelled
+    assert ("has no labels" in text.out) != labelled
 
 
 @pytest.mark.long

@@ -13,6 +13,7 @@ which DIR was trained, is only run if it is named again; see docs/own_parts.md.
 """
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from simclr_jax.cli import common
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
         with common.usage_errors():
-            evaluation = Evaluation(workdir, mesh, changes, protocol)
+            evaluation = Evaluation(workdir, mesh, changes, protocol, report)
             if protocol:
                 evaluation.check_labelled(protocol)
             names = evaluation.feature_names
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> None:
                 check_name(arguments.features, names, "--features")
         if evaluation.newly_initialised:
             layers = ", ".join(evaluation.newly_initialised)
-            say(f"not in the imported file, so untrained: {layers}")
+            say(f"randomly initialised, as the imported file lacks them: {layers}")
         if protocol:
             default = names[-1] if protocol == "map2d" else names[0]
             score(evaluation, protocol, arguments.features or default)
@@ -112,6 +113,14 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def report(line: str) -> None:
+    """Prints progress on stderr of process 0."""
+    import jax
+
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)
+
+
 def score(
     evaluation: "Evaluation", protocol: str, feature: str, *, trained: bool = True
 ) -> float:
@@ -150,6 +159,10 @@ def evaluate_quickly(evaluation: "Evaluation", workdir: str) -> None:
         if jax.process_index() == 0:
             rows += pixel_rows(evaluation) if evaluation.planar else []
             print(table(rows, maps=evaluation.planar))
+            print(
+                f"chance is {100 * evaluation.chance:.1f} %, the share of the most "
+                f"frequent of {evaluation.test.classes} classes"
+            )
     else:
         say(f"{evaluation.data} has no labels: no accuracies.")
     if jax.process_index() == 0:

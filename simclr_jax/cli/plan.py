@@ -5,7 +5,8 @@ simclr-jax plan --config NAME --topology v5e:8x8
 
 The training step is compiled as on the real chips, which takes minutes, and nothing is
 run: memory is that of the compiled program, times are bounds and estimates (see
-plan/cost.py), not measurements. No pictures are read; the defaults are the numbers of
+plan/cost.py), not measurements. A topology has the name that it has in JAX, v5e:8x8, or
+Cloud TPU's, v5litepod-64. No pictures are read; the defaults are the numbers of
 pictures and classes of ImageNet. With --input, a data set or a folder, the input
 pipeline is measured for some seconds on one core of this machine. Needs libtpu, which
 jax[tpu] installs.
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
     from etils import epath
 
     from simclr_jax.experiment import build, config, planning
-    from simclr_jax.plan import compiler
+    from simclr_jax.plan import compiler, topology
     from simclr_jax.plan.report import report
 
     jax.config.update("jax_platforms", "cpu")  # for computations during tracing
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> None:
             plan["input"] = planning.measure_input(c, source)
     plan |= {"topology": args.topology, "config": config.plain(c)}
     plan |= compiler.versions()
+    print(f"topology     {topology.both_names(args.topology)}")
     print(report(plan))
     if args.json:
         epath.Path(args.json).write_text(json.dumps(plan, indent=2) + "\n")
@@ -58,10 +60,10 @@ def read(argv: list[str]) -> "tuple[ConfigDict, argparse.Namespace]":
     """Parses the command line.
 
     Returns:
-      the config with its changes, and the arguments.
+      the config with its changes, and the arguments, the topology as JAX writes it.
 
     Raises:
-      UsageError: the config cannot be read.
+      UsageError: the config cannot be read, or the topology's name is invalid.
       SystemExit: wrong arguments; the message is printed.
     """
     parser = common.Parser(
@@ -70,13 +72,17 @@ def read(argv: list[str]) -> "tuple[ConfigDict, argparse.Namespace]":
         example="simclr-jax plan --config simclr_imagenet --topology v5e:8x8",
     )
     parser.add_argument("--config", required=True, help="NAME[:key=value,...]")
-    parser.add_argument("--topology", required=True, help="such as v5e:8x8 or v4:4x4x4")
+    parser.add_argument(
+        "--topology", required=True, help="such as v5e:8x8 or v5litepod-64"
+    )
     parser.add_argument("--json", help="a file for the plan")
     parser.add_argument("--input", default="", help="pictures, as in data.name")
     parser.add_argument("--images", type=int, default=1_281_167, help="in training")
     parser.add_argument("--classes", type=int, default=1000, help="0: without labels")
     args, changes = parser.parse_with_changes(argv)
     from simclr_jax.experiment import config
+    from simclr_jax.plan import topology
 
     with common.usage_errors():
+        args.topology = topology.of_type(args.topology)
         return config.read(args.config, changes), args

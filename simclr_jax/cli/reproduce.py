@@ -21,6 +21,7 @@ import subprocess
 import sys
 
 from simclr_jax.cli import common
+from simclr_jax.plan.topology import cloud_type
 from simclr_jax.reproduce import card as cards
 from simclr_jax.reproduce.rows import ROWS, Row, chip_hours
 from simclr_jax.storage.paths import absolute
@@ -30,8 +31,9 @@ ROOT = str(pathlib.Path(__file__).parents[2])  # where this package is found
 LAUNCHERS = (
     "launch/local.sh N",
     "sbatch launch/slurm.sbatch",
-    "launch/tpu_vm.sh NAME ZONE TYPE SLICES IMAGE",
+    "launch/tpu_vm.sh NAME ZONE {type} 1 IMAGE",
 )
+MANIFEST = "launch/gke.yaml"
 COLUMNS = (
     *("row", "paper", "model", "epochs", "batch", "protocol", "published %"),
     *("chip-hours", "here %"),
@@ -135,6 +137,8 @@ def reproduce(row: Row, args: argparse.Namespace, changes: Changes) -> None:
     from simclr_jax.experiment import reproduction
 
     print(description(row, changes))
+    if args.launch:
+        changes = [*reproduction.cluster_changes(row, changes), *changes]
     commands = reproduction.commands(row, args.workdir or "DIR", changes)
     if args.launch:
         print(launch_lines(row, commands, args.workdir or "DIR"))
@@ -175,9 +179,16 @@ def description(row: Row, changes: Changes) -> str:
 def launch_lines(row: Row, commands: list[list[str]], workdir: str) -> str:
     """The commands for each launcher; see launch/README.md."""
     *training, evaluation = commands
+    chips = cloud_type(row.plan.topology) if row.plan else ""
     lines = ["\nOne of these; fill in the capitals, see launch/README.md:"]
     for launcher in LAUNCHERS:
-        lines += ["", *(f"{launcher} {shlex.join(line[1:])}" for line in training)]
+        name = launcher.format(type=chips or "TYPE")
+        lines += ["", *(f"{name} {shlex.join(line[1:])}" for line in training)]
+    for line in training:
+        lines += [f"\nkubectl apply -f {MANIFEST}, in which the container has"]
+        lines += [f"args: {json.dumps(line)}"]
+    if len(training) > 1:
+        lines += ["\nEach run starts when the one before it has ended."]
     lines += ["\nThen:\n", shlex.join(["simclr-jax", *evaluation])]
     lines.append(f"simclr-jax reproduce {row.name} --card {workdir}")
     return "\n".join(lines)

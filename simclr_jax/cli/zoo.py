@@ -108,8 +108,8 @@ def _import(args: argparse.Namespace, changes: Changes) -> None:
         f"{result.source} ({result.format}): {result.num_arrays} arrays, with the "
         f"config {result.config}"
     )
-    print(f"newly initialised: {', '.join(result.newly_initialised) or 'nothing'}")
-    print(f"not used from the file: {_counts(result.unused) or 'nothing'}")
+    print(f"randomly initialised: {', '.join(result.newly_initialised) or 'nothing'}")
+    print(f"not used from the checkpoint: {_counts(result.unused) or 'nothing'}")
     for note in result.notes:
         print(note)
     print(f"evaluate it: simclr-jax evaluate --workdir {args.workdir}")

@@ -1,8 +1,10 @@
 """A folder of pictures as a source: flat or by class, with or without splits."""
 
 import concurrent.futures
+import hashlib
 import os
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +17,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 SPLITS = ("train", "val", "validation", "test")
 SYNONYMS = {"val": "validation", "validation": "val"}
 WHOLE = ("train", "all")  # names of the only split of a folder without splits
+SEEN, HELD_OUT = "seen", "held_out"  # for training, and for evaluation
+SHARE = 10  # one picture in ten is held out, if there is no split for evaluation
 THREADS = 16
 
 
@@ -29,9 +33,14 @@ class Folder:
     The order is that of the sorted names. The classes are those of all splits together,
     so that a class has the same number in all splits, even if one has none of it.
 
+    "seen" and "held_out" exist for every folder with pictures to train on: they are
+    "train" and the first of "val", "validation" and "test" that exists; without any of
+    these, `held_out` divides the pictures of "train" between them.
+
     Args:
       root: the folder, on a disk or in a bucket.
-      split: "train", "validation" or "val", "test"; "train" or "all" without splits.
+      split: "train", "validation" or "val", "test"; "train" or "all" without splits;
+        "seen" or "held_out".
 
     Raises:
       ValueError: the folder or the split is missing or empty, or a split has pictures
@@ -52,11 +61,12 @@ class Folder:
         self._pool = concurrent.futures.ThreadPoolExecutor(THREADS)
         splits = _splits(self._storage, root)
         layouts = {path: _layout(self._storage, path) for path in splits.values()}
-        path = _choose(root, splits, split)
+        path, divided = _choose(root, splits, split)
         pictures, folders = layouts[path]
         if pictures:
             self.class_names = ()
             self.files = [f"{path}/{name}" for name in pictures]
+            self._label = np.zeros(len(pictures), np.int32)
             self._check_flat(path, folders)
         else:
             inner = {n for p, names in layouts.values() if not p for n in names}
@@ -73,6 +83,8 @@ class Folder:
                 f"{path} has no pictures ({', '.join(SUFFIXES)}), neither at the top "
                 "nor in sub-folders."
             )
+        if divided:
+            self._keep(path, split)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -102,6 +114,17 @@ class Folder:
     def _walk_all(self, paths):
         return list(self._pool.map(lambda path: _walk(self._storage, path), paths))
 
+    def _keep(self, path, split):
+        """Keeps the pictures of "seen" or "held_out", two parts of all pictures."""
+        names = [file.removeprefix(f"{path}/") for file in self.files]
+        rows = np.flatnonzero(held_out(names, self._label) == (split == HELD_OUT))
+        if not len(rows):
+            raise ValueError(
+                f"{path} has too few pictures to hold some out: {len(self.files)}."
+            )
+        self.files = [self.files[i] for i in rows]
+        self._label = self._label[rows]
+
     def _check_flat(self, path, folders):
         inside = [p for p in folders if _walk(self._storage, f"{path}/{p}")]
         if inside:
@@ -111,6 +134,28 @@ class Folder:
                 f"{inside[0]}). Sub-folders are classes: move the pictures at the top "
                 "into one, or all to the top for a set without labels."
             )
+
+
+def held_out(names: Sequence[str], label: np.ndarray) -> np.ndarray:
+    """Which pictures of a split are held out: a tenth of each class, by their names.
+
+    Of each class those with the lowest SHA-256 of the name: neither the order of the
+    names nor the machine matters. At least one, unless the class has only one picture.
+
+    Args:
+      names: N paths below the split's folder.
+      label: [N] integers.
+
+    Returns:
+      bool [N].
+    """
+    digests = [hashlib.sha256(os.fsencode(name)).digest() for name in names]
+    order = np.array(sorted(range(len(names)), key=digests.__getitem__))
+    out = np.zeros(len(names), bool)
+    for number in np.unique(label):
+        rows = order[label[order] == number]
+        out[rows[: max(round(len(rows) / SHARE), int(len(rows) > 1))]] = True
+    return out
 
 
 def read_file(storage: Storage, path: str) -> bytes:
@@ -142,14 +187,21 @@ def _splits(storage, root):
 
 
 def _choose(root, splits, split):
-    if split in splits:
-        return splits[split]
-    if split in SYNONYMS and SYNONYMS[split] in splits:
-        return splits[SYNONYMS[split]]
+    """The folder of a split, and whether the split is only a part of its pictures."""
+    others = [name for name in SPLITS if name in splits and name != "train"]
+    divided = split in (SEEN, HELD_OUT) and not others
+    name = split
+    if split == SEEN or divided:
+        name = "train"
+    elif split == HELD_OUT:
+        name = others[0]
+    for existing in (name, SYNONYMS.get(name)):
+        if existing in splits:
+            return splits[existing], divided
     raise ValueError(
-        f"{root} has no split '{split}'; it has {', '.join(splits)}. Splits are the "
+        f"{root} has no split '{name}'; it has {', '.join(splits)}. Splits are the "
         f"sub-folders named {', '.join(SPLITS)}; without any of them the whole folder "
-        f"is '{WHOLE[0]}'."
+        f"is '{WHOLE[0]}', of which '{HELD_OUT}' is a tenth and '{SEEN}' the rest."
     )
 
 

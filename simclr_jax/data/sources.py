@@ -144,7 +144,10 @@ def _opener(name, data_dir, workdir):
         return _embedded
     if name == "folder":
         if not data_dir:
-            raise ValueError("data.name='folder' needs data.data_dir, the folder.")
+            raise ValueError(
+                "No folder of pictures is named: set data.name to its path (or "
+                "data.data_dir, with data.name='folder')."
+            )
         return functools.partial(Folder, data_dir)
     if has_scheme(name) or name.startswith(("/", "~", ".")):
         return functools.partial(Folder, name)

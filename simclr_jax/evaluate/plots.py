@@ -18,7 +18,10 @@ COLOURS = (
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
 MARKERS = "os^Dv"
+MARKED = 20  # classes with a mark of their own: at most colours times markers
 REST = "#d8d8d8"
+ACCURACY = "accuracy in %"
+WIDTH, HEIGHT = 9.0, 7.5  # inches: the largest map, without legend and title
 GALLERY_ROWS = 8  # pictures of the gallery in a column, at most
 MIN_PICTURES = 5  # of a map of features
 
@@ -116,7 +119,9 @@ def plane(
 ) -> None:
     """Writes a PNG of points in two dimensions.
 
-    Of more than ten classes the ten most frequent have colours, the others are grey.
+    Each class has its own pair of colour and marker. Of more than MARKED classes the
+    most frequent have one, and the others are one grey group. The points span the map,
+    at equal scales; the legend is beside it.
 
     Args:
       xy: [N, 2].
@@ -125,74 +130,119 @@ def plane(
       path: of the PNG; may be remote.
       title: above the map.
     """
-    figure = _figure(7.5, 6)
-    axes = figure.add_axes((0.02, 0.02, 0.74, 0.91))
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_aspect("equal", adjustable="datalim")
+    figure, axes = _map_axes(xy)
     axes.set_title(title, fontsize=11)
     density = max(1, len(xy) / 1000)  # the more points, the smaller
-    style = {"s": 16 / density**0.6, "linewidths": 0.3 / density, "edgecolors": "white"}
+    style = {"s": 22 / density**0.6, "linewidths": 0.3 / density, "edgecolors": "white"}
     if len(label):
         _scatter_by_class(axes, xy, label, class_names, style)
         axes.legend(
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1.0),
+            borderaxespad=0.0,
             frameon=False,
-            markerscale=1.6 * density**0.3,
+            fontsize=9,
+            markerscale=1.4 * density**0.3,
         )
     else:
         axes.scatter(*xy.T, color=COLOURS[0], **style)
-    _save(figure, path, dpi=140)
+    _save(figure, path, dpi=140, bbox_inches="tight", pad_inches=0.1)
+
+
+def _map_axes(xy):
+    """A figure whose axes have the proportions of the points and just contain them."""
+    low, high = xy.min(0), xy.max(0)
+    extent = np.maximum(high - low, 1e-6 + 0.2 * (high - low).max())
+    middle, reach = (low + high) / 2, 1.04 * extent / 2
+    size = extent * min(WIDTH / extent[0], HEIGHT / extent[1])
+    figure = _figure(*size)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlim(middle[0] - reach[0], middle[0] + reach[0])
+    axes.set_ylim(middle[1] - reach[1], middle[1] + reach[1])
+    axes.set_aspect("equal")
+    return figure, axes
+
+
+def _mark(i: int) -> dict[str, str]:
+    """Colour and marker of the i-th class; the first fifty are all different."""
+    marker = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
+    return {"color": COLOURS[i % len(COLOURS)], "marker": marker}
 
 
 def _scatter_by_class(axes, xy, label, class_names, style):
     classes, counts = np.unique(label, return_counts=True)
-    coloured = np.sort(classes[np.argsort(-counts, kind="stable")[: len(COLOURS)]])
-    others = ~np.isin(label, coloured)
-    if others.any():
-        axes.scatter(*xy[others].T, color=REST, label="other classes", **style)
-    for i, c in enumerate(coloured):
+    marked = np.sort(classes[np.argsort(-counts, kind="stable")[:MARKED]])
+    for i, c in enumerate(marked):
         name = class_names[c] if len(class_names) else f"class {c}"
-        marker = MARKERS[i % len(MARKERS)]
-        points = xy[label == c].T
-        axes.scatter(*points, label=name, color=COLOURS[i], marker=marker, **style)
+        axes.scatter(*xy[label == c].T, label=name, **_mark(i), **style)
+    others = ~np.isin(label, marked)
+    if others.any():  # below the other points
+        name = f"{len(classes) - len(marked)} other classes"
+        axes.scatter(*xy[others].T, color=REST, label=name, zorder=0, **style)
 
 
-def curves(metrics: Path, path: Path) -> None:
+def curves(
+    metrics: Path, path: Path, *, train: str = "train", test: str = "test"
+) -> None:
     """Writes a PNG of a run's losses, accuracies and learning rate over its steps.
+
+    Every loss has a panel of its own, since their scales differ.
 
     Args:
       metrics: path of metrics.jsonl.
       path: of the PNG; may be remote.
+      train, test: the splits that probe and kNN are evaluated on, for the legend.
     """
     text = epath.Path(metrics).read_text()
     # The last line of a run in progress may be incomplete.
     lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    panels = {
-        "loss": [name for name in names if name.endswith("loss")],
-        "accuracy": [name for name in names if "accuracy" in name],
-        "learning rate": [name for name in names if name == "lr"],
-    }
-    panels = {title: names for title, names in panels.items() if names}
+    panels = _panels(lines, train, test)
     if not panels:
         return
-    figure = _figure(4.5 * len(panels), 3.4)
-    for number, (title, names) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(1, len(panels), number)
-        for name, colour in zip(names, COLOURS, strict=False):
-            points = [(x["step"], x[name]) for x in lines if x.get(name) is not None]
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = _figure(5.5 * columns, 3.4 * rows)
+    for number, (title, series) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(rows, columns, number)
+        for (label, points), colour in zip(series.items(), COLOURS, strict=False):
             dot = "o" if len(points) < 30 else None
-            axes.plot(*zip(*points, strict=True), color=colour, marker=dot, label=name)
+            axes.plot(*zip(*points, strict=True), color=colour, marker=dot, label=label)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(names) > 1:
+        if title == ACCURACY:
+            axes.margins(y=0.25)  # room for the legend
             axes.legend(frameon=False, fontsize=8)
     figure.set_layout_engine("tight")
     _save(figure, path, dpi=130)
+
+
+def _panels(lines, train, test):
+    """{title: {label: [(step, value)]}} of the curves of each panel."""
+
+    def points(name, factor=1.0):
+        return [(x["step"], factor * x[name]) for x in lines if x.get(name) is not None]
+
+    names = dict.fromkeys(name for line in lines for name in line)
+    panels = {
+        f"{name.replace('_', ' ')}, on augmented pictures of {train}": {
+            name: points(name)
+        }
+        for name in names
+        if name.endswith("loss")
+    }
+    panels[ACCURACY] = {
+        f"probe, on augmented pictures of {train}": points("probe_accuracy", 100.0),
+        f"kNN, on pictures of {test}": points("knn_accuracy", 100.0),
+    }
+    panels["learning rate"] = {"lr": points("lr")}
+    shown = {
+        title: {label: x for label, x in series.items() if x}
+        for title, series in panels.items()
+    }
+    return {title: series for title, series in shown.items() if series}
 
 
 _MARGINS = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 0.95}
@@ -205,6 +255,6 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height))
 
 
-def _save(figure, path, dpi: int) -> None:
+def _save(figure, path, dpi: int, **layout: Any) -> None:
     with epath.Path(path).open("wb") as file:
-        figure.savefig(file, format="png", dpi=dpi)
+        figure.savefig(file, format="png", dpi=dpi, **layout)

@@ -142,3 +142,4 @@ def quickstart(c) -> None:
     c.optim.warmup_epochs = 2.0
     c.optim.length = "whole"
     c.checkpoint.every = 190
+    c.evaluate.every = 190

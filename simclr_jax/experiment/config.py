@@ -233,10 +233,13 @@ def differences(
       prefix: added before the keys in the output.
 
     Returns:
-      a line `key: was A, now B` for each value that differs.
+      a line `key: was A, now B` for each value that differs. Of sections of different
+      factories, by their `name`, only the keys that both have are compared.
     """
     lines = []
-    for key in sorted(old.keys() | new.keys()):
+    same_factory = old.get("name") == new.get("name")
+    keys = old.keys() | new.keys() if same_factory else old.keys() & new.keys()
+    for key in sorted(keys):
         path = f"{prefix}{key}"
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

@@ -82,18 +82,25 @@ class Evaluation:
     """
 
     def __init__(
-        self, workdir: str, mesh: Mesh, changes: Changes = (), protocol: str = ""
+        self,
+        workdir: str,
+        mesh: Mesh,
+        changes: Changes = (),
+        protocol: str = "",
+        report: Callable[[str], None] = lambda line: None,
     ):
         """
         Args:
           changes: of the config's data or `evaluate` settings.
           protocol: as in `saved_config`.
+          report: called with a line before each computation that may take long.
 
         Raises:
           ValueError: as in `open_saved` and `build.open_data`.
           CheckpointError: the checkpoint cannot be read.
         """
         self._workdir, self._mesh = epath.Path(workdir), mesh
+        self._report = report
         self.config, self.run, self.state, self.step = open_saved(
             workdir, mesh, changes, sections=EVALUATED, protocol=protocol
         )
@@ -123,6 +130,12 @@ class Evaluation:
         return bool(self.train.classes and self.test.classes)
 
     @property
+    def chance(self) -> float:
+        """The share of the most frequent class of the test pictures."""
+        counts = np.bincount(self.features()[1].label)
+        return counts.max() / counts.sum()
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         """The features that the method has, "h" first."""
         return build.feature_names(self.config, self.run)
@@ -140,6 +153,11 @@ class Evaluation:
     def features(self, *, trained: bool = True) -> list[Features]:
         """Features of train and test, by the trained or a newly initialised network."""
         if trained not in self._features:
+            name = f"the {'trained' if trained else 'untrained'} encoder"
+            self._report(
+                f"computing features of {len(self.train)} + {len(self.test)} pictures "
+                f"of {self.data} by {name}"
+            )
             state = self.state if trained else self.run.create()
             self._features[trained] = [
                 features(self.config, self.run, state, source, self._mesh)
@@ -172,6 +190,8 @@ class Evaluation:
           ValueError: as in the protocol, such as settings invalid for the data.
         """
         settings = self.config.evaluate[schema.protocol_key(protocol)].to_dict()
+        name = feature if trained else f"the untrained {feature}"
+        self._report(f"evaluating {name} by {protocol}{self._votes(settings)}")
         if protocol == "linear_augmented":
             result = self._linear_augmented(feature, progress, settings)
         else:
@@ -181,6 +201,13 @@ class Evaluation:
             section = {"name": protocol, **settings}
             result = schema.call("protocol", section, *arrays, mesh=self._mesh)
         return self._described(result, self.step if trained else 0, settings)
+
+    def _votes(self, settings: dict[str, Any]) -> str:
+        """A remark on a number of neighbours k that is larger than the set."""
+        n = len(self.train)
+        if settings.get("k", 0) <= n:
+            return ""
+        return f" (k={settings['k']} neighbours, but there are {n} pictures: all vote)"
 
     def _linear_augmented(
         self, feature: str, progress: Progress, settings: dict[str, Any]
@@ -243,9 +270,15 @@ class Evaluation:
             label = label if self.labelled else label[:0]
             plots.plane(z, label, names, path, title=f"{len(z)} pictures, {name}")
         elif len(test.index) >= plots.MIN_PICTURES:
+            self._report("drawing a map of the features of the test pictures (t-SNE)")
             plots.embedding(test.values["h"], test.label, names, path)
         metrics = self._workdir / "metrics.jsonl"
         if metrics.exists():  # a run that was stopped early may have none yet
-            plots.curves(metrics, self._workdir / "curves.png")
+            plots.curves(
+                metrics,
+                self._workdir / "curves.png",
+                train=self.config.data.split,
+                test=self.config.data.eval_split,
+            )
         outputs = ("embedding.png", "curves.png", "results.json")
         return [name for name in outputs if (self._workdir / name).exists()]

@@ -144,7 +144,7 @@ def _describe(c: ConfigDict, run: build.Run, params: Any, stats: Any, name: str)
     return (
         f"initialised from {name}: {len(matching)} of {len(new)} arrays of parameters, "
         f"{count} of {len(new_stats)} of statistics\n"
-        f"newly initialised: {_layers(new.keys() - set(matching))}\n"
+        f"randomly initialised: {_layers(new.keys() - set(matching))}\n"
         f"not used from the checkpoint: {_layers(old.keys() - set(matching))}"
     )
 

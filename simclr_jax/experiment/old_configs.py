@@ -22,6 +22,7 @@ RENAMED = {  # old: new
 # A key that older configs lack: the value (as in JSON) for what they did without it.
 ADDED: dict[str, Any] = {
     "init_code": False,
+    "data.shrink_batch": False,
 }
 
 

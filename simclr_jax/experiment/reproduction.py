@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from simclr_jax.data.sources import EMBEDDED
 from simclr_jax.experiment import config, schema
 from simclr_jax.experiment.config import Changes
 from simclr_jax.reproduce.rows import Row, runs
@@ -39,6 +40,19 @@ def changed_fields(row: Row, changes: Changes) -> dict[str, list[str]]:
         )
         lines[text] = config.differences(original, changed)
     return {text: changed for text, changed in lines.items() if changed}
+
+
+def cluster_changes(row: Row, changes: Changes) -> Changes:
+    """What a row needs on accelerators: colour on the device, and where its data is.
+
+    DATA, the folder of the TFDS sets, is left for the user to fill in, unless `changes`
+    name it or the pictures come with the package.
+    """
+    c = row_config(row, runs(row, "DIR")[0][0], changes)
+    new = [] if c.data.colour == "device" else [("data.colour", "device")]
+    if c.data.name != EMBEDDED and not c.data.data_dir:
+        new.append(("data.data_dir", "DATA"))
+    return new
 
 
 def commands(row: Row, workdir: str, changes: Changes) -> list[list[str]]:

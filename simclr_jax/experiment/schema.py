@@ -3,6 +3,7 @@
 import ast
 import functools
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping
 from operator import getitem
 from typing import Any
@@ -41,6 +42,7 @@ DATA = {  # the keys of data beside those of a factory
     "eval_split": "validation",
     "bank_split": "",  # labelled images of evaluations; "": split
     "batch_size": 4096,  # images, not views; over all devices
+    "shrink_batch": False,  # halve it until the split has as many images
     "image_size": 224,
     "colour": "host",  # or device: colour jitter and blur in the step
 }
@@ -181,7 +183,8 @@ def parse(text: str, like: Any, key: str) -> Any:
     """Parses text from the command line as a value of the type of `like`.
 
     Raises:
-      ValueError: the text is not of that type; the message names the key.
+      ValueError: the text is not of that type; the message has the key, the text and
+        what is expected.
     """
     if isinstance(like, str):
         return text
@@ -190,10 +193,19 @@ def parse(text: str, like: Any, key: str) -> Any:
         value = float(value)
     same = type(value) is type(like)
     if not same or (isinstance(like, tuple) and not _similar(value, like, key)):
-        name = type(like).__name__
-        length = f" of {len(like)}" if isinstance(value, tuple) and same else ""
-        raise ValueError(f"{key}={text}: must be {name}{length}, such as {like!r}.")
+        raise ValueError(f"{key} must be {_expected(like, key)} (got {text!r}).")
     return value
+
+
+def _expected(like: Any, key: str) -> str:
+    """What a value of the type of `like` is, for messages."""
+    if not isinstance(like, tuple):
+        names = {bool: "true or false", int: "a whole number", float: "a number"}
+        return f"{names[type(like)]}, such as {json.dumps(like)}"
+    if all(isinstance(item, str) for item in like):
+        return "a tuple of strings, such as ('a', 'b') or ('a',)"
+    count = "" if key in ANY_LENGTH else f"{len(like)} "
+    return f"a tuple of {count}numbers, such as {like!r}"
 
 
 def _literal(text: str) -> Any:
@@ -270,5 +282,13 @@ def check_batch(c: ConfigDict, devices: int, processes: int, images: int) -> Non
     if batch_size > images:
         raise ValueError(
             f"data.batch_size={batch_size} is larger than the data set of {images} "
-            "images; no epoch would hold a whole batch."
+            "images; no epoch would hold a whole batch. With data.shrink_batch=true it "
+            f"is halved to {shrunk(batch_size, images)}."
         )
+
+
+def shrunk(batch_size: int, images: int) -> int:
+    """The batch size, halved until it is at most the number of images."""
+    while batch_size > max(images, 1):
+        batch_size //= 2
+    return batch_size

@@ -1,9 +1,11 @@
 """Trains as a config describes, from the newest checkpoint or from step 0."""
 
+import copy
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -17,14 +19,14 @@ from simclr_jax.data.prefetch import feed
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluate import plots
 from simclr_jax.evaluate.knn import knn
-from simclr_jax.experiment import build, init_from, schema
+from simclr_jax.experiment import build, description, init_from, schema
 from simclr_jax.experiment.evaluation import features
 from simclr_jax.experiment.workdir import check_inputs, record_run
 from simclr_jax.state import TrainState
 from simclr_jax.storage.access import check_folder
 from simclr_jax.storage.paths import absolute
 from simclr_jax.train import loop
-from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint import Checkpoints, newest
 from simclr_jax.train.log import Log
 
 GALLERY = 8  # pictures in views.png
@@ -63,8 +65,10 @@ def prepare(c: ConfigDict, workdir: str, mesh: Mesh) -> Training:
       CheckpointError: the run of `init_from` cannot be read.
     """
     source = build.open_data(c, c.data.split, workdir)
+    c, note = with_shrunk_batch(c, len(source))
     schema.check_batch(c, mesh.size, jax.process_count(), len(source))
     run = build.assemble(c, mesh, images=len(source), classes=source.classes)
+    run = run._replace(notes=(*filter(None, (note,)), *run.notes))
     run = init_from.with_saved_arrays(c, run, mesh, workdir)
     evaluate = knn_evaluator(c, run, source, mesh, workdir)
     record_run(c, source, workdir)
@@ -101,6 +105,22 @@ def pretrain(config: ConfigDict, workdir: str | os.PathLike) -> Result:
     lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
     metrics = json.loads(lines[-1]) if lines else {}
     return Result(workdir, done, metrics)
+
+
+def with_shrunk_batch(c: ConfigDict, images: int) -> tuple[ConfigDict, str]:
+    """The config with a batch that the data set holds, if data.shrink_batch is true.
+
+    Returns:
+      the config, and a line for the log if its batch was shrunk, otherwise "".
+    """
+    batch_size = c.data.batch_size
+    smaller = schema.shrunk(batch_size, images)
+    if not c.data.shrink_batch or smaller == batch_size:
+        return c, ""
+    c = copy.deepcopy(c)
+    c.data.batch_size = smaller
+    note = f"batch {batch_size} is larger than the {images} pictures: using {smaller}"
+    return c, f"{note} (data.shrink_batch)"
 
 
 def knn_evaluator(
@@ -156,7 +176,9 @@ def train(
       StorageNotShared: the processes do not see the same checkpoints.
       Diverged, CheckpointError: as in `loop.run`.
     """
-    if jax.process_index() == 0:  # outside the mesh: other processes do not take part
+    last = newest(epath.Path(training.workdir) / "checkpoints") or 0
+    if jax.process_index() == 0 and last < training.run.total:
+        # outside the mesh: other processes do not take part
         draw_views(training)
     with jax.set_mesh(training.mesh):
         return _train(training, stop_signal, on_progress)
@@ -176,13 +198,20 @@ def _train(
     first_step = checkpoints.latest or 0
     multihost.check_shared(str(first_step), checkpoints.directory)
     log = Log(workdir, first_step, run.total, active=jax.process_index() == 0)
-    describe(training, first_step, log)
+    if first_step >= run.total:
+        state = checkpoints.restore(build.abstract(run), first_step)
+        checkpoints.close()
+        log.close()
+        log.say(f"run already finished ({first_step} of {run.total} steps): {workdir}")
+        return state, first_step
+    for line in description.lines(training, first_step):
+        log.say(line)
     if first_step:
         state = checkpoints.restore(build.abstract(run), first_step)
     else:
         state = _first_state(training, log, on_progress)
     state, done = loop.run(
-        build.train_step(c, run, mesh),
+        _announced(build.train_step(c, run, mesh), log),
         state,
         feed(_batches(training, first_step), mesh),
         _plan(training, first_step),
@@ -203,11 +232,31 @@ def _first_state(
     training: Training, log: Log, on_progress: Callable[[], None]
 ) -> TrainState:
     """The state at step 0; with `init_from`, logs its kNN accuracy."""
+    log.say("initialising the parameters ...")
     state = training.run.create()
     if training.run.init_note and training.evaluate:
         accuracy = training.evaluate(state, on_progress)["knn_accuracy"]
         log.say(f"kNN accuracy before the first step: {100 * accuracy:.1f} %")
     return state
+
+
+def _announced(step: Callable[..., Any], log: Log) -> Callable[..., Any]:
+    """The step; its first call logs that it compiles and how long that took."""
+    compiled = False
+
+    def call(state, batch):
+        nonlocal compiled
+        if compiled:
+            return step(state, batch)
+        log.say("compiling the training step ...")
+        begin = time.monotonic()
+        result = step(state, batch)
+        compiled = True
+        seconds = time.monotonic() - begin
+        log.say(f"compiled in {seconds:.0f} s; the first step has been dispatched")
+        return result
+
+    return call
 
 
 def _plan(training: Training, first_step: int) -> loop.Plan:
@@ -235,49 +284,3 @@ def _batches(training: Training, first_step: int) -> Iterator[Batch]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-
-
-def describe(training: Training, first_step: int, log: Log) -> None:
-    """Logs a description of the run."""
-    c, run, source, _, mesh, workdir = training
-    n, batch_size = len(source), c.data.batch_size
-    parameters = sum(x.size for x in jax.tree.leaves(run.shapes.params))
-    log.say(
-        f"{c.method.name}, {c.encoder.name} ({parameters / 1e6:.2f} M parameters), "
-        f"{source.name}: {n} pictures in {n // batch_size} batches of {batch_size}"
-    )
-    peak = float(run.schedule(min(run.warmup, run.total - 1)))
-    platform = mesh.devices.flat[0].platform
-    log.say(
-        f"{run.total} steps, {run.warmup} of warm-up, {c.optim.name} with a rate up to "
-        f"{peak:.4g}; on {mesh.size} {platform} device(s) of {jax.process_count()} "
-        "process(es)"
-    )
-    for note in (*run.notes, *_warnings(training)):
-        log.say(note)
-    if run.init_note:
-        log.say(run.init_note)
-    if first_step:
-        log.say(f"resuming from the checkpoint of step {first_step}")
-    log.say(f"work directory: {workdir}")
-
-
-def _warnings(training: Training) -> list[str]:
-    """Lines on settings whose effect may be unexpected."""
-    c, run, source = training.config, training.run, training.source
-    n, lines = len(source), []
-    if c.steps:
-        lines.append(f"steps={c.steps} is the whole run; warm-up is at most a tenth")
-    if run.warmup >= run.total:
-        lines.append("the warm-up is as long as the run: the rate never peaks")
-    if "queue" in c.method and c.method.queue > n - c.data.batch_size:
-        lines.append(
-            f"a queue of {c.method.queue} keys from {n} pictures: it holds earlier "
-            "views of every picture, which count as negatives; method.queue may be "
-            "smaller"
-        )
-    if not source.classes:
-        lines.append("no labels: no online probe, no accuracies")
-    elif c.evaluate.every and not training.evaluate:
-        lines.append(f"no labels in {c.data.eval_split}: no kNN during the run")
-    return lines

@@ -19,6 +19,7 @@ from simclr_jax.storage.mirror import Mirror
 from simclr_jax.storage.paths import in_bucket
 
 FLUSH = 30  # seconds between writes of the events to the disk
+ACCURACIES = {"probe_accuracy": "probe", "knn_accuracy": "kNN"}  # in the terminal
 
 
 class Log:
@@ -45,6 +46,7 @@ class Log:
         self.active = active
         self._start, self._total = start, total
         self._start_time = time.monotonic()
+        self._accuracies: dict[str, tuple[int, float]] = {}  # the latest, with its step
         if not active:
             return
         self._mirror = None
@@ -98,21 +100,30 @@ class Log:
             file.write(line + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
-        speed = metrics["images_per_second"]
+        shown = self._shown(step, metrics)
         if not self._bar.disable:
             self._bar.n = step
-            self._bar.set_postfix_str(
-                f"loss {metrics['loss']:.4f}, {speed:.4g} images/s", refresh=True
-            )
+            self._bar.set_postfix_str(", ".join(shown), refresh=True)
             return
         elapsed = time.monotonic() - self._start_time
         left = elapsed / max(step - self._start, 1) * (self._total - step)
         print(
-            f"step {step}/{self._total}  loss {metrics['loss']:.4f}  "
-            f"{speed:.4g} images/s  {_clock(left)} left",
+            "  ".join((f"step {step}/{self._total}", *shown, f"{_clock(left)} left")),
             file=sys.stderr,
             flush=True,
         )
+
+    def _shown(self, step: int, metrics: dict[str, float]) -> list[str]:
+        """The metrics for the terminal; an older accuracy has its step in brackets."""
+        shown = [f"loss {metrics['loss']:.4f}"]
+        for name, title in ACCURACIES.items():
+            if name in metrics:
+                self._accuracies[name] = step, metrics[name]
+            if name in self._accuracies:
+                measured, accuracy = self._accuracies[name]
+                age = f" ({measured})" if measured < step else ""
+                shown.append(f"{title} {100 * accuracy:.1f} %{age}")
+        return [*shown, f"{metrics['images_per_second']:.4g} images/s"]
 
     def copy(self) -> None:
         """Waits until all files are complete in the work directory.

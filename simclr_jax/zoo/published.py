@@ -8,11 +8,12 @@ known, the location is the project's name.
 import csv
 import functools
 import pathlib
+import textwrap
 from typing import NamedTuple
 
 TABLE = pathlib.Path(__file__).with_name("published.csv")
 UNSTATED = "see the project"  # a licence that is not recorded in the table
-HEADER = ("--from", "model", "where", "file", "top-1 %", "protocol", "licence")
+WIDTH = 100  # columns of the table
 
 
 class PublishedCheckpoint(NamedTuple):
@@ -62,20 +63,37 @@ def licence_notes(format: str) -> list[str]:
 
 
 def table() -> str:
-    """All rows as aligned text, followed by the import commands."""
-    lines = [HEADER]
+    """All rows in groups of one format, file type, licence and folder; and commands.
+
+    At most WIDTH columns wide.
+    """
+    groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for row in checkpoints():
+        *folders, rest = row.location.split("/", 2)
+        heading = row.format, row.file, row.licence, "".join(f"{x}/" for x in folders)
         top1 = "-" if row.top1 is None else str(row.top1)
-        columns = row.format, row.model, row.location, row.file
-        lines.append((*columns, top1, row.protocol, row.licence))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    ]
+        groups.setdefault(heading, []).append((row.model, top1, row.protocol, rest))
+    lines = []
+    for (format, file, licence, folder), rows in groups.items():
+        where = f" in {folder}" if folder else ""
+        heading = f"{format}: {file}{where}; licence: {licence}"
+        lines += [
+            *textwrap.wrap(heading, WIDTH, subsequent_indent="    "),
+            *_columns(rows),
+        ]
+        lines.append("")
     commands = dict.fromkeys(row.command for row in checkpoints())
     note = (
-        "The numbers are those of the projects, on ImageNet. Nothing is downloaded: "
-        "fetch a\nfile yourself, under its licence, then run one of"
+        "Columns: model, top-1 % on ImageNet as the project states it, how it was\n"
+        "measured, path. Nothing is downloaded: fetch a file yourself, under its\n"
+        "licence, then run one of"
     )
-    return "\n".join([*map(str.rstrip, text), "", note, "", *commands])
+    return "\n".join([*lines, note, "", *commands])
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(x.ljust(n) for x, n in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -7,8 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +17,7 @@ from simclr_jax import sharding
 from simclr_jax.cli import common, pretrain, runtime
 from simclr_jax.data import pipeline
 from simclr_jax.data.errors import UnreadablePicture
-from simclr_jax.experiment import build, config, training
+from simclr_jax.experiment import build, config, description, training
 from simclr_jax.experiment.workdir import open_saved
 from simclr_jax.train import checkpoint
 from simclr_jax.train.checkpoint_errors import CheckpointError
@@ -60,7 +58,7 @@ def final_state(workdir):
     return saved.state, saved.step
 
 
-def test_the_files_of_a_run(tmp_path, capsys):
+def test_the_files_of_a_run(tmp_path, capsys, monkeypatch):
     train(tmp_path, "--config.evaluate.every=4")
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
     for line in lines(tmp_path):
@@ -75,6 +73,14 @@ def test_the_files_of_a_run(tmp_path, capsys):
     output = capsys.readouterr().err
     assert "6 steps, 0 of warm-up" in output
     assert "step 6/6" in output
+    assert output.count("compiling the training step ...\ncompiled in ") == 1
+    assert output.count("chance is 10.0 % (1 of 10 classes)") == 1
+    assert "kNN on test every 4 steps" in output
+    assert re.search(r"step 4/6  loss [\d.]+  probe [\d.]+ %  kNN [\d.]+ %  ", output)
+    monkeypatch.setattr(training, "draw_views", None)
+    monkeypatch.setattr(build, "train_step", None)
+    train(tmp_path, "--config.evaluate.every=4")
+    assert "run already finished (6 of 6 steps)" in capsys.readouterr().err
 
     # TensorBoard reads the same numbers back.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -254,8 +260,11 @@ def test_a_damaged_checkpoint_is_reported_with_the_remedy(tmp_path):
         ("--config.metod.hidden=3", "Did you mean 'method'"),
         ("--config.method.name=simcrl", "Did you mean 'simclr'"),
         ("--config.encoder.name=resnet51", "Did you mean 'resnet50'"),
-        ("--config.seed=true", "must be int"),
-        ("--config.optim.lr=fast", "must be float"),
+        ("--config.seed=true", "seed must be a whole number, such as 0 (got 'true')"),
+        (
+            "--config.optim.lr=fast",
+            "optim.lr must be a number, such as 0.005 (got 'fast')",
+        ),
         ("--config.method=simclr", "is a section"),
         ("--config.data.colour=hots", "Did you mean 'host'"),
         ("--config.optim.lr_scaling=lin", "There are: linear, none, sqrt"),
@@ -302,7 +311,7 @@ def test_wrong_arguments(tmp_path, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_the_log_describes_the_run(capsys):
+def test_the_log_describes_the_run():
     """It has the highest rate of the run and warns of a long queue."""
     c = config.load("configs/moco_quickstart.py")
     config.override(
@@ -311,10 +320,8 @@ def test_the_log_describes_the_run(capsys):
     mesh, source = sharding.make_mesh(), build.open_data(c, "train", "")
     run = build.assemble(c, mesh, images=5000, classes=10)
     assert run.warmup > run.total
-    log: Any = SimpleNamespace(say=print)
     ready = training.Training(c, run, source, None, mesh, "work")
-    training.describe(ready, 0, log)
-    output = capsys.readouterr().out
+    output = "\n".join(description.lines(ready, 0))
     match = re.search(r"a rate up to ([\d.e+-]+);", output)
     assert match
     rate = float(match[1])

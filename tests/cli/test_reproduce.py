@@ -3,13 +3,16 @@
 import json
 import os
 import re
+import shlex
 import signal
+import subprocess
 import sys
 import threading
 
 import pytest
+import yaml
 
-from simclr_jax.cli import common, reproduce
+from simclr_jax.cli import common, pretrain, reproduce
 from simclr_jax.experiment import reproduction
 from simclr_jax.reproduce.rows import ROWS
 from tests.reproduce.workdirs import MAP, QUICK, alter, finish, save
@@ -57,13 +60,58 @@ def test_launch_prints_lines_and_runs_nothing(capsys, monkeypatch):
     monkeypatch.setattr(reproduce, "run_command", None)
     reproduce.main(["byol_1000_r101_2x", "--launch", "--workdir", "gs://bucket/run"])
     out = capsys.readouterr().out
-    tail = (
-        "--config byol_imagenet:epochs=1000 --workdir "
-        "gs://bucket/run --config.encoder.name=resnet101 --config.encoder.width=2\n"
-    )
-    for launcher in reproduce.LAUNCHERS:
-        assert f"{launcher} {tail}" in out
     assert "reproduce byol_1000_r101_2x --card gs://bucket/run" in out
+
+
+STUBS = {  # the programs that launchers call: they print the arguments of pretrain
+    "srun": 'printf "%s\\n" "${@: 6}"',
+    "python": '[[ $1 == -c ]] && echo 1 || printf "%s\\n" "${@: 4}"',
+    "docker": '[[ $1 == run ]] && printf "%s\\n" "${@: 12}" || true',
+    "gcloud": 'script=${@: -1}; [[ $1 == auth ]] || bash "${script##*=}"',
+}
+FILLED = {"N": "1", "NAME": "run", "ZONE": "zone", "TYPE": "v4-8", "IMAGE": "image:1"}
+
+
+def launched(line, folder):
+    """The arguments of pretrain that a launcher passes on."""
+    for name, body in STUBS.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    words = [FILLED.get(word, word) for word in shlex.split(line)]
+    path = f"{folder}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", *(words[1:] if words[0] == "sbatch" else words)],
+        env=os.environ | {"PATH": path, "PYTHON": str(folder / "python")},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "data_dir"),
+    [("byol_1000_r101_2x", "DATA"), ("quickstart", ""), (MAP.name, "")],
+)
+def test_every_launch_line_runs_pretrain(tmp_path, capsys, name, data_dir):
+    """Every launcher passes on the same arguments, which pretrain accepts."""
+    reproduce.main([name, "--launch", "--workdir", "gs://bucket/a run"])
+    lines = capsys.readouterr().out.splitlines()
+    launchers = [x for x in lines if x.startswith(("launch/", "sbatch "))]
+    passed = [launched(line, tmp_path) for line in launchers]
+    for line in lines:
+        if line.startswith("args: "):
+            command, *arguments = yaml.safe_load(line)["args"]
+            assert command == "pretrain"
+            passed.append(arguments)
+    stages = ROWS[name].stages
+    assert len(passed) == 4 * stages
+    for n in range(stages):
+        assert len({*map(tuple, passed[n::stages])}) == 1
+        c, workdir = pretrain.read(passed[n])
+        assert workdir.startswith("gs://bucket/a run")
+        assert (c.data.colour, c.data.data_dir) == ("device", data_dir)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def test_an_imported_network_can_be_exported(tmp_path, capsys):
     zoo.main(["import", *args, "--workdir", f"{tmp_path}/run"])
     output = capsys.readouterr().out
     assert "a.safetensors (timm): 56 arrays, with the config simclr_imag" in output
-    assert "newly initialised: model_state/online/projector/" in output
+    assert "randomly initialised: model_state/online/projector/" in output
     args = ["--workdir", f"{tmp_path}/run", "--to", "numpy", "--out", f"{tmp_path}/x"]
     zoo.main(["export", *args])
     assert "encoder as numpy" in capsys.readouterr().out

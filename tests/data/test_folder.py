@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simclr_jax.data.errors import UnreadablePicture
-from simclr_jax.data.folder import Folder
+from simclr_jax.data.folder import Folder, held_out
 from simclr_jax.storage import bucket
 from simclr_jax.storage.errors import BucketDenied, BucketUnavailable
 from tests.buckets.emulator import Fault
@@ -147,3 +147,48 @@ def test_a_deleted_picture_is_named(tmp_path):
     (tmp_path / "2.png").unlink()
     with pytest.raises(ValueError, match=rf"{tmp_path}/2.png cannot be read"):
         source.read(np.arange(2))
+
+
+@pytest.mark.parametrize("count", [60, 60_000])
+def test_a_tenth_of_each_class_is_held_out(count):
+    paths = [f"{'abc'[i % 3]}/{i:05}.png" for i in range(count)]
+    label = np.arange(count) % 3
+    out = held_out(paths, label)
+    assert np.bincount(label[out]).tolist() == [count // 30] * 3
+    # Not the first or the last of the names, nor every tenth.
+    assert abs(np.flatnonzero(out).mean() / count - 0.5) < 0.15
+    order = np.random.default_rng(0).permutation(count)
+    shuffled = held_out([paths[i] for i in order], label[order])
+    np.testing.assert_array_equal(shuffled, out[order])
+
+
+@pytest.mark.parametrize("path", ["{}.png", "cat/{}.png", "train/{}.png"])
+def test_seen_and_held_out_divide_a_folder_without_a_split_for_evaluation(
+    tmp_path, path
+):
+    root = put(tmp_path, *(path.format(i) for i in range(20)))
+    if "cat" in path:
+        put(tmp_path, *(f"dog/{i}.png" for i in range(7)))
+    seen, out, both = (Folder(root, s) for s in ("seen", "held_out", "train"))
+    assert len(out) == (3 if "cat" in path else 2)
+    assert sorted(names(seen) + names(out)) == sorted(names(both))
+    assert seen.classes == out.classes == both.classes
+    if out.classes:
+        assert out.read(np.arange(3))["label"].tolist() == [0, 0, 1]
+
+
+def test_an_existing_split_is_held_out(tmp_path):
+    root = put(tmp_path, "train/1.png", "test/2.png", "val/3.png")
+    assert names(Folder(root, "seen")) == ["train/1.png"]
+    assert names(Folder(root, "held_out")) == ["val/3.png"]
+    root = put(tmp_path / "other", "test/2.png")
+    assert names(Folder(root, "held_out")) == ["test/2.png"]
+    with pytest.raises(ValueError, match="no split 'train'; it has test"):
+        Folder(root, "seen")
+
+
+def test_too_few_pictures_to_hold_some_out(tmp_path):
+    root = put(tmp_path, "1.png")
+    assert len(Folder(root, "seen")) == 1
+    with pytest.raises(ValueError, match="too few pictures to hold some out: 1"):
+        Folder(root, "held_out")

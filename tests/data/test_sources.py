@@ -101,7 +101,7 @@ def test_errors_list_the_alternatives():
         open_source("cifar10_mini", split="tets")
     with pytest.raises(ValueError, match=r"'train\[5000:\]' is empty: train has 5000"):
         open_source("cifar10_mini", split="train[5000:]")
-    with pytest.raises(ValueError, match=r"needs data.data_dir"):
+    with pytest.raises(ValueError, match=r"set data.name to its path"):
         open_source("folder", split="train")
     with pytest.raises(ValueError, match="no folder /nowhere/at/all"):
         open_source("/nowhere/at/all", split="train")

@@ -8,7 +8,7 @@ import pytest
 
 from simclr_jax.evaluate import plots
 
-NAMES = tuple(f"class {i}" for i in range(12))
+NAMES = tuple(f"class {i}" for i in range(25))
 
 
 def blobs(n, classes, apart=6.0):
@@ -65,7 +65,7 @@ def test_embedding_colours_the_classes(tmp_path, names):
 
 
 def test_embedding_of_many_classes_has_grey_ones(tmp_path):
-    h, label = blobs(60, 12)
+    h, label = blobs(75, 25)
     plots.embedding(h, label, NAMES, tmp_path / "embedding.png")
     assert share(tmp_path / "embedding.png", rgb(plots.REST)) > 5e-5
 
@@ -87,7 +87,7 @@ def test_plane_keeps_positions_and_scale(tmp_path):
     corners = np.array([(0, 0), (30, 0), (0, 10)], np.float32)
     xy, label = corners.repeat(9, 0), np.arange(3).repeat(9)
     plots.plane(xy, label, NAMES, tmp_path / "map.png", title="three corners")
-    pixels = matplotlib.image.imread(tmp_path / "map.png")[:, :800, :3]
+    pixels = matplotlib.image.imread(tmp_path / "map.png")[:, :1275, :3]  # no legend
 
     def centre_of(colour):
         """(column, row from below) of the middle of a colour, without the legend."""
@@ -98,6 +98,65 @@ def test_plane_keeps_positions_and_scale(tmp_path):
     origin, right, up = map(centre_of, plots.COLOURS[:3])
     unit = (up - origin)[1] / 10  # pixels
     np.testing.assert_allclose((right - origin) / unit, (30, 0), atol=0.3)
+
+
+def drawn(monkeypatch, draw):
+    """The figure that a function of `plots` saves."""
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, *_, **__: figures.append(figure))
+    draw()
+    return figures[0]
+
+
+@pytest.mark.parametrize(("classes", "groups"), [(20, 20), (25, 21)])
+def test_no_two_classes_share_a_mark(monkeypatch, classes, groups):
+    xy = np.random.default_rng(0).normal(size=(1000, 2))
+    label = np.arange(1000) % classes
+    names = NAMES[:classes]
+    figure = drawn(
+        monkeypatch, lambda: plots.plane(xy, label, names, "map.png", title="noise")
+    )
+    (axes,) = figure.axes
+    marks = {
+        (tuple(x.get_facecolor()[0]), x.get_paths()[0].vertices.tobytes())
+        for x in axes.collections
+    }
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert len(marks) == len(axes.collections) == len(texts) == groups
+    assert ("5 other classes" in texts) == (classes == 25)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (1, 40), (0, 0)])
+def test_points_span_the_map(monkeypatch, shape):
+    """Along its longer side at least; and the axes have the map's proportions."""
+    xy = np.random.default_rng(0).uniform(size=(500, 2)) * shape + 7
+    figure = drawn(
+        monkeypatch, lambda: plots.plane(xy, xy[:0, 0], (), "map.png", title="noise")
+    )
+    (axes,) = figure.axes
+    limits = np.array([axes.get_xlim(), axes.get_ylim()])
+    share = np.ptp(xy, axis=0) / np.ptp(limits, axis=1)
+    assert share.max() > 0.9 or shape == (0, 0)
+    assert share.max() < 1
+    np.testing.assert_allclose(
+        np.divide(*figure.get_size_inches()), np.divide(*np.ptp(limits, axis=1))
+    )
+
+
+def test_no_curve_shares_a_panel_with_another_scale(monkeypatch, tmp_path):
+    line = {"loss": 1.0, "probe_loss": 2.3, "lr": 0.1, "probe_accuracy": 0.3}
+    lines = [{"step": i, **line, "knn_accuracy": 0.4} for i in range(1, 5)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    figure = drawn(
+        monkeypatch, lambda: plots.curves(path, "x.png", train="seen", test="held_out")
+    )
+    curves = [{tuple(x.get_ydata()) for x in axes.lines} for axes in figure.axes]
+    accuracies = {(30.0,) * 4, (40.0,) * 4}
+    assert curves == [{(1.0,) * 4}, {(2.3,) * 4}, accuracies, {(0.1,) * 4}]
+    texts = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
+    assert "seen" in texts[0]
+    assert "held_out" in texts[1]
 
 
 def test_curves_of_lines_with_different_keys(tmp_path):

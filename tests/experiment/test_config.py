@@ -1,6 +1,7 @@
 """Reading, changing and comparing configs."""
 
 import pathlib
+import re
 
 import jax
 import pytest
@@ -183,6 +184,46 @@ def test_differences_name_both_values():
     assert len(lines) == 1
     assert lines[0].startswith("optim.lr: was ")
     assert lines[0].endswith("now 0.7")
+
+
+def test_another_factory_is_compared_in_the_keys_that_both_have():
+    old = config.plain(config.load("quickstart"))
+    c = config.load("quickstart")
+    config.override(c, [("encoder.name", "vit_mini"), ("encoder.dtype", "bfloat16")])
+    lines = config.differences(old, config.plain(c))
+    assert "encoder.name: was 'resnet10', now 'vit_mini'" in lines
+    assert "encoder.dtype: was 'float32', now 'bfloat16'" in lines
+    assert not [line for line in lines if "None" in line]
+
+
+@pytest.mark.parametrize(
+    ("text", "like", "expected"),
+    [
+        ("abc", 100.0, "key must be a number, such as 100.0 (got 'abc')."),
+        ("1.5", 3, "key must be a whole number, such as 3 (got '1.5')."),
+        ("yes", True, "key must be true or false, such as true (got 'yes')."),
+        ("(1,)", (0.1, 0.2), "must be a tuple of 2 numbers, such as (0.1, 0.2) (got"),
+        ("3", ("a",), "must be a tuple of strings, such as ('a', 'b') or ('a',) (got"),
+    ],
+)
+def test_a_value_of_a_wrong_type(text, like, expected):
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        schema.parse(text, like, "key")
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size"), [(60_000, 256), (256, 256), (255, 128), (54, 32), (1, 1)]
+)
+def test_a_batch_is_halved_until_the_set_holds_it(images, batch_size):
+    from simclr_jax.experiment import training
+
+    c = config.load("folder")
+    fitting, note = training.with_shrunk_batch(c, images)
+    assert (c.data.batch_size, fitting.data.batch_size) == (256, batch_size)
+    assert bool(note) == (batch_size < 256)
+    assert not note or f"{images} pictures: using {batch_size}" in note
+    c.data.shrink_batch = False
+    assert training.with_shrunk_batch(c, images) == (c, "")
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_matching_arrays_of_simclr_are_copied(tmp_path):
     assert note.splitlines() == [
         f"initialised from {tmp_path / '0'} (simclr, resnet10, step 3): {count - 3} of "
         f"{count} arrays of parameters, 2 of 2 of statistics",
-        "newly initialised: projector/dense1, projector/dense2",
+        "randomly initialised: projector/dense1, projector/dense2",
         "not used from the checkpoint: projector/bn1, projector/bn2, projector/dense2",
     ]
 
@@ -155,7 +155,7 @@ def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
     start, _ = initial(c, tmp_path / "2")
     pretrain.pretrain(c, str(tmp_path / "2"))
     note = capsys.readouterr().err
-    for what in ("newly initialised", "not used from the checkpoint"):
+    for what in ("randomly initialised", "not used from the checkpoint"):
         assert f"{what}: projector/dense2\n" in note
     state, step = final(tmp_path / "2")
     assert step == 4
@@ -181,7 +181,9 @@ def test_the_second_stage_and_the_third(tmp_path, monkeypatch, capsys):
     last, note = initial(small(STAGE.format(3, tmp_path / "2")), tmp_path / "3")
     assert same(last.params, state.params)
     assert same(last.model_state, state.model_state)
-    assert "newly initialised: nothing\nnot used from the checkpoint: nothing" in note
+    assert (
+        "randomly initialised: nothing\nnot used from the checkpoint: nothing" in note
+    )
 
 
 def test_the_initial_accuracy_is_logged(tmp_path, monkeypatch, capsys):

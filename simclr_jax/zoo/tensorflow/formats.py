@@ -23,7 +23,7 @@ IGNORED = {  # regular expressions of variables that are not read, by file type
 FINE_TUNED_HEAD_STEPS = (751, 3754)
 
 PIXELS = "SimCLR's input is pixels in [0, 1], without normalisation."
-NO_HEAD = "The file has no projection head: the projector is newly initialised."
+NO_HEAD = "The file has no projection head: the projector is randomly initialised."
 AMBIGUOUS_VERSION = (
     "Without a head a plain ResNet-50 may be v1 or v2; it is imported as v1."
 )

@@ -88,7 +88,7 @@ def _moco(net: Siamese, encoder: Naming, root: str) -> ForeignCheckpoint:
             target(encoder=encoder, projector=k.naming),
         ],
         ignored=IGNORED,
-        notes=("The queue is newly initialised: that of the file is not imported.",),
+        notes=("The queue is randomly initialised: that of the file is not imported.",),
     )
 
 

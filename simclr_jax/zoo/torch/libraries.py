@@ -187,7 +187,7 @@ def _supervised(
       settings: changes of the config that cannot be inferred from the arrays.
     """
     notes = [
-        "Of no self-supervised method: SimCLR's config, with a newly initialised "
+        "Of no self-supervised method: SimCLR's config, with a randomly initialised "
         "projector."
     ]
     vit = "encoder.patch" in dict(changes)
