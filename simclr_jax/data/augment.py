@@ -87,7 +87,8 @@ def draw(
       A dict for each view: flip, jitter, grey, blur, solarise bool [N]; order int32
       [N, 4], the operation (0 brightness, 1 contrast, 2 saturation, 3 hue) of each
       slot; factors float32 [N, 4], by operation, the hue in turns; sigma float32 [N],
-      in pixels.
+      in pixels; and if the view has rotations, quarters int32 [N], the number of
+      anticlockwise rotations by 90 degrees, 0 to 3.
     """
     return tuple(
         _draw(view, v, seed, epoch, step, index) for v, view in enumerate(views)
@@ -95,7 +96,7 @@ def draw(
 
 
 def _draw(view, v, seed, epoch, step, index):
-    u = _uniform(14, _COLOUR, seed, epoch, index, v)
+    u = _uniform(16, _COLOUR, seed, epoch, index, v)
     if view.blur_sigma == "batch":
         u[:, 9] = _uniform(1, _BATCH, seed, step, v)[:, 0]
 
@@ -108,7 +109,7 @@ def _draw(view, v, seed, epoch, step, index):
     else:
         brightness = between(max(0.0, 1 - b), 1 + b, 5)
     factors = (between(1 - c, 1 + c, 6), between(1 - s, 1 + s, 7), between(-h, h, 8))
-    return {
+    draws = {
         "flip": u[:, 0] < view.flip,
         "jitter": u[:, 1] < view.jitter,
         "grey": u[:, 2] < view.grey,
@@ -116,8 +117,12 @@ def _draw(view, v, seed, epoch, step, index):
         "solarise": u[:, 4] < view.solarise,
         "factors": np.stack((brightness, *factors), 1),
         "sigma": between(view.sigma[0], view.sigma[1], 9),
-        "order": np.argsort(u[:, 10:], axis=1).astype(np.int32),
+        "order": np.argsort(u[:, 10:14], axis=1).astype(np.int32),
     }
+    if view.rotation > 0:
+        quarters = 1 + np.floor(3 * u[:, 15]).astype(np.int32)
+        draws["quarters"] = np.where(u[:, 14] < view.rotation, quarters, 0)
+    return draws
 
 
 def decode(data: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The colours of a batch on the device: flip, jitter, grey, blur, solarise.
+"""After the crop, on the device: flip, rotation, jitter, grey, blur, solarise.
 
 The same arithmetic as on the host (`augment_host.apply_colour`) from the same draws.
 Results differ by at most 1e-6; after the blur by 1e-5 on a TPU and by a ninth of a
@@ -48,18 +48,20 @@ def prepare(views: Sequence[View]) -> Callable[[Batch], Batch]:
 
 
 def apply_colour(x: jax.Array, draws: Mapping[str, jax.Array], view: View) -> jax.Array:
-    """Colours a batch of one view; the steps are `colour_ops.steps`.
+    """Flips, rotates and colours a batch of one view, by `colour_ops.steps`.
 
     Args:
-      x: float32 [N, H, W, 3] around 0 to 1.
+      x: float32 [N, S, S, 3] around 0 to 1.
       draws: of this view, as `augment.draw` returns them.
       view: static; operations of probability 0 are not compiled.
 
     Returns:
-      float32 [N, H, W, 3] in [0, 1].
+      float32 [N, S, S, 3] in [0, 1].
     """
     if view.flip > 0:
         x = jnp.where(_spread(draws["flip"])[..., None], x[:, :, ::-1], x)
+    if view.rotation > 0:
+        x = _rotate(x, _spread(draws["quarters"])[..., None])
     rgb = tuple(x[..., c] for c in range(3))  # a last axis of 3 wastes vector lanes
     for step in colour_ops.steps(view):
         rgb = _STEPS[step](rgb, draws, view)
@@ -69,6 +71,12 @@ def apply_colour(x: jax.Array, draws: Mapping[str, jax.Array], view: View) -> ja
 def _spread(row):
     """[N] -> [N, 1, 1], to broadcast with planes [N, H, W]."""
     return row[:, None, None]
+
+
+def _rotate(x, quarters):
+    """Rotates x [N, S, S, 3]: first by 180 degrees, and then by 90."""
+    x = jnp.where(quarters >= 2, x[:, ::-1, ::-1], x)
+    return jnp.where(quarters % 2 == 1, jnp.rot90(x, axes=(1, 2)), x)
 
 
 def _where(condition, yes, no):

@@ -1,4 +1,4 @@
-"""The colours of a chunk of views on the host: flip, jitter, grey, blur, solarise.
+"""After the crop, on the host: flip, rotation, jitter, grey, blur, solarise.
 
 The same arithmetic as on the device, from the same draws; `augment_device` gives the
 differences. An operation processes only the rows for which it was drawn; for a single
@@ -23,7 +23,7 @@ STRIP = 56  # approximate number of rows or columns that one product blurs
 
 
 def apply_colour(x: Any, draws: Mapping[str, Any], view: View) -> Any:
-    """Flip, jitter, grey, blur and solarise, as `augment_device.apply_colour` does.
+    """All operations after the crop, as `augment_device.apply_colour` does them.
 
     Args:
       x: float32 [N, S, S, 3] around 0 to 1, overshoot of the resize included.
@@ -36,6 +36,8 @@ def apply_colour(x: Any, draws: Mapping[str, Any], view: View) -> Any:
     size = view.size
     if view.flip > 0:
         x = _apply_to_rows(draws["flip"], lambda y: tf.reverse(y, [2]), x)
+    if view.rotation > 0:
+        x = _rotate(x, draws["quarters"])
     # Planes, so that all arithmetic runs over long contiguous rows.
     rows = x.shape[0] or -1
     x = tf.reshape(tf.transpose(x, [0, 3, 1, 2]), [rows, 3, size * size])
@@ -62,6 +64,15 @@ def _apply_to_rows(selected, f, x, *rows):
 
 def _stitch(positions, parts, x):
     return tf.reshape(tf.dynamic_stitch(positions, parts), tf.shape(x))
+
+
+def _rotate(x, quarters):
+    """Rotates x [n, S, S, 3]: first by 180 degrees, and then by 90."""
+    x = _apply_to_rows(quarters >= 2, lambda y: tf.reverse(y, [1, 2]), x)
+    odd = quarters % 2 == 1
+    return _apply_to_rows(
+        odd, lambda y: tf.reverse(tf.transpose(y, [0, 2, 1, 3]), [1]), x
+    )
 
 
 def _jitter(x, draws, view):

@@ -16,7 +16,7 @@ LUMA = {"tf": (0.2989, 0.5870, 0.1140), "pil": (0.299, 0.587, 0.114)}
 
 
 def steps(view: View) -> tuple[str, ...]:
-    """The steps after the flip, SimCLR appendix A in the released code's order.
+    """The steps after the rotation, SimCLR appendix A in the released code's order.
 
     Steps of probability 0 are left out.
     """

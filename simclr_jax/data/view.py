@@ -2,19 +2,28 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
-from simclr_jax.suggest import did_you_mean
+from simclr_jax.suggest import check_name, did_you_mean
 
 CROPS = ("tf_bbox", "inception_log", "torch")
 RESIZES = ("bicubic", "pil_bilinear", "pil_bicubic")
 COLOURS = ("tf", "pil")
 BRIGHTNESS_MODES = ("additive", "multiplicative")
 BLUR_SIGMA = ("image", "batch")
+# In the order in which they are applied (see View); the crop includes the resize.
+OPERATIONS = ("crop", "flip", "rotation", "jitter", "grey", "blur", "solarise")
+
+Pair = tuple[float, float]
+Limits = tuple[float, float, float, float]  # brightness, contrast, saturation, hue
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
     """The settings of one view (or of `copies` equal ones).
+
+    Operations are applied in the order of OPERATIONS, MoCo v1's grey before the jitter.
 
     Attributes:
       size: side of the square view in pixels.
@@ -27,6 +36,8 @@ class View:
       colours: the library to reproduce: "tf" (SimCLR, BYOL) or "pil" (torchvision on
         PIL).
       flip: probability of a left-right flip.
+      rotation: probability of a rotation by 90, 180 or 270 degrees, each equally likely
+        (all four orientations are with 0.75); with 0 it is not compiled.
       jitter: probability of the colour jitter, four operations in random order.
       brightness: largest shift, or largest deviation of the factor from 1.
       brightness_mode: "additive" (SimCLR v1, BYOL) or "multiplicative" (SimCLR v2,
@@ -48,11 +59,12 @@ class View:
 
     size: int
     crop: str = "tf_bbox"
-    area: tuple[float, float] = (0.08, 1.0)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    area: Pair = (0.08, 1.0)
+    aspect: Pair = (3 / 4, 4 / 3)
     resize: str = "bicubic"
     colours: str = "tf"
     flip: float = 0.5
+    rotation: float = 0.0
     jitter: float = 0.0
     brightness: float = 0.0
     brightness_mode: str = "additive"
@@ -62,7 +74,7 @@ class View:
     grey: float = 0.0
     grey_first: bool = False
     blur: float = 0.0
-    sigma: tuple[float, float] = (0.1, 2.0)
+    sigma: Pair = (0.1, 2.0)
     blur_sigma: str = "image"
     solarise: float = 0.0
     copies: int = 1
@@ -73,7 +85,7 @@ class View:
         _one_of("colours", self.colours, COLOURS)
         _one_of("brightness", self.brightness_mode, BRIGHTNESS_MODES)
         _one_of("blur_sigma", self.blur_sigma, BLUR_SIGMA)
-        for name in ("flip", "jitter", "grey", "blur", "solarise"):
+        for name in OPERATIONS[1:]:
             check_range(name, getattr(self, name), 0, 1, "a probability")
         for name in ("contrast", "saturation"):
             check_range(name, getattr(self, name), 0, 1, "factors must not be below 0")
@@ -101,6 +113,71 @@ class View:
         if self.colours == "pil":
             return 2 * math.ceil(4 * self.sigma[1]) + 1
         return 2 * (self.size // 10 // 2) + 1
+
+
+def jittered(limits: Limits, strength: float, **settings: Any) -> View:
+    """A view whose largest changes of colour are `strength` times the limits.
+
+    Args:
+      limits: largest changes at strength 1, as in `View`.
+      settings: further arguments of `View`.
+
+    Raises:
+      ValueError: a limit, or the strength, is out of its range.
+    """
+    brightness, contrast, saturation, hue = limits
+    largest = max(0, contrast, saturation, 2 * hue)  # of which none may exceed 1
+    reason = f"times jitter_limits={limits}, factors fall below 0 beyond that"
+    check_range("strength", strength, 0, 1 / largest if largest else math.inf, reason)
+    return View(
+        brightness=strength * brightness,
+        contrast=strength * contrast,
+        saturation=strength * saturation,
+        hue=strength * hue,
+        **settings,
+    )
+
+
+def unequal(
+    view: View, blur: Sequence[float], solarise: Sequence[float]
+) -> tuple[View, View]:
+    """Two views that differ in the probabilities of blur and solarise.
+
+    Raises:
+      ValueError: these are not two probabilities.
+    """
+    for name, pair in (("blur", blur), ("solarise", solarise)):
+        if len(pair) != 2:
+            raise ValueError(f"{name} needs 2 probabilities, got {pair}.")
+    first, second = (
+        dataclasses.replace(view, blur=b, solarise=s)
+        for b, s in zip(blur, solarise, strict=True)
+    )
+    return first, second
+
+
+def restrict(views: Sequence[View], operations: Sequence[str]) -> tuple[View, ...]:
+    """The views with only some of their operations.
+
+    Args:
+      views: of a recipe.
+      operations: some of OPERATIONS; the probability of the others becomes 0. Their
+        order has no meaning. "crop" is always one of them.
+
+    Raises:
+      ValueError: unknown operation, or no "crop".
+    """
+    for name in operations:
+        check_name(name, OPERATIONS, "augment.operations")
+    if "crop" not in operations:
+        raise ValueError(
+            f'augment.operations={tuple(operations)} must have "crop", which also '
+            "resizes; area=(1.0, 1.0) crops as little as possible."
+        )
+    dropped: dict[str, Any] = {
+        name: 0.0 for name in OPERATIONS if name not in operations
+    }
+    return tuple(dataclasses.replace(view, **dropped) for view in views)
 
 
 def check_range(name: str, value: float, low: float, high: float, reason: str) -> None:

@@ -39,7 +39,8 @@ def get_config(
     c.optim.warmup_epochs = 10.0
     c.optim.length = "simclr"  # steps: floor(nE/B)+1; byol: floor(nE/B); whole, moco
     c.optim.schedule = "cosine"  # or dino, epochs, tsimcne, steps: train/schedules.py
-    c.optim.lr_end = 0.0  # final rate of the cosine; not scaled by lr_scaling
+    c.optim.lr_end = 0.0  # final rate of all schedules but "steps"
+    c.optim.lr_end_scaling = "none"  # lr_end is a rate; peak: a share of the peak rate
     c.optim.milestones = (120.0, 160.0)  # epochs at which "steps" divides by 10
     c.optim.microbatches = 1  # sequential parts of a batch in a step
     c.optim.clip = 0.0  # largest norm of the gradient of an array; 0: no limit
@@ -49,6 +50,8 @@ def get_config(
     c.optim.delayed = ()  # are not updated before delay_epochs
     c.optim.delay_epochs = 0.0
     c.optim.constant = ()  # are updated with the peak rate in every step
+    # REGEX=FACTOR, such as "^encoder/=0.1": the rate of these parameters is multiplied
+    c.optim.multipliers = ()
     c.probe = {
         "enabled": True,  # trains a linear classifier of h during the run
         "views": 2,  # number of views that it is trained on

@@ -19,7 +19,8 @@ These settings are not scaled:
   computed the same number of images ago, and so differs as much from the encoder.
 - `encoder.bn_group`, a number of images.
 - The learning rate, which follows `optim.lr_scaling`, and settings that act through it
-  or were tuned with it: the optimiser's momenta, weight decay, `lr_end`, `clip`.
+  or were tuned with it: the optimiser's momenta, weight decay, `clip`, and `lr_end`
+  (unless `lr_end_scaling` makes it a share of the peak rate).
 - Numbers of steps of the run itself: `steps`, `log_every`, `checkpoint`, `evaluate`.
 
 Nothing compensates for the smaller number of negatives in a smaller batch.

@@ -17,7 +17,7 @@ from simclr_jax.batch import Batch
 from simclr_jax.data import augment, augment_device, decoded_cache
 from simclr_jax.data.recipes import expand
 from simclr_jax.data.sources import Source, join_splits, open_source
-from simclr_jax.data.view import View
+from simclr_jax.data.view import View, restrict
 from simclr_jax.experiment import batch_scaling, external, part_results, schema
 from simclr_jax.losses import block_size
 from simclr_jax.methods.base import Method
@@ -27,7 +27,8 @@ from simclr_jax.state import TrainState
 from simclr_jax.storage.paths import absolute
 from simclr_jax.train import schedules
 from simclr_jax.train.checkpoint import template
-from simclr_jax.train.optim import COUPLED, with_rules
+from simclr_jax.train.optim import COUPLED
+from simclr_jax.train.rules import with_rules
 from simclr_jax.train.step import make_train_step
 
 INIT = zlib.crc32(b"init")
@@ -71,7 +72,8 @@ def open_data(c: ConfigDict, split: str, workdir: str = "") -> Source:
 
 def recipe(c: ConfigDict) -> tuple[View, ...]:
     """The views that the config's augmentation makes of every picture."""
-    return schema.call("augment", c.augment, size=c.data.image_size)
+    views = schema.call("augment", c.augment, size=c.data.image_size)
+    return restrict(views, c.augment.operations)
 
 
 def length(c: ConfigDict, images: int) -> tuple[int, int]:
@@ -121,7 +123,7 @@ def build_schedule(c: ConfigDict, *, images: int) -> Callable[[Any], Any]:
     total, warmup = length(c, images)
     return schedules.SHAPES[c.optim.schedule](
         peak=peak_rate(c),
-        end=c.optim.lr_end,
+        end=end_rate(c),
         warmup=warmup,
         total=total,
         epoch=images // c.data.batch_size,
@@ -132,6 +134,11 @@ def build_schedule(c: ConfigDict, *, images: int) -> Callable[[Any], Any]:
 def peak_rate(c: ConfigDict) -> float:
     """The learning rate at the end of the warm-up."""
     return schedules.SCALINGS[c.optim.lr_scaling](c.optim.lr, c.data.batch_size)
+
+
+def end_rate(c: ConfigDict) -> float:
+    """The learning rate at the end of the run, of schedules that have an end."""
+    return schedules.END_SCALINGS[c.optim.lr_end_scaling](c.optim.lr_end, peak_rate(c))
 
 
 def build_optimiser(
@@ -150,6 +157,7 @@ def build_optimiser(
         delayed=c.optim.delayed,
         delay_steps=c.optim.delay_epochs * steps["steps_per_epoch"],
         constant=c.optim.constant,
+        multipliers=c.optim.multipliers,
         peak=peak_rate(c),
         clip=c.optim.clip,
     )

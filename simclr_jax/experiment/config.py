@@ -166,8 +166,10 @@ def rename(c: ConfigDict, part: str, name: str) -> None:
     """Rebuilds a section for another factory, with that factory's defaults.
 
     Values that differ from the old factory's defaults are kept if the new factory has
-    the same keyword; but not those of a data set, as its code may not be at hand. Keys
-    of the section that belong to no factory, such as optim.lr, are kept as well.
+    the same keyword, with a default of the same form (`blur` of SimCLR is a number, of
+    BYOL one for each view); but not those of a data set, as its code may not be at
+    hand. Keys of the section that belong to no factory, such as optim.lr, are kept as
+    well.
     """
     old, new = c[part], schema.section(part, name)
     if name == old.name:
@@ -177,7 +179,8 @@ def rename(c: ConfigDict, part: str, name: str) -> None:
     else:
         defaults = schema.settings(part, old.name)
         changed = {key for key, x in defaults.items() if old[key] != x}
-        kept = {*old} - {"name"} - (defaults.keys() - (changed & {*new}))
+        fitting = {k for k in changed & {*new} if schema.is_like(old[k], new[k], k)}
+        kept = {*old} - {"name"} - (defaults.keys() - fitting)
     for key in old:
         if key in kept:
             new[key] = old[key]

@@ -19,37 +19,91 @@ RENAMED = {  # old: new
     "optim.unadapted": "optim.no_adaptation",
     "optim.undecayed": "optim.no_decay",
 }
-# A key that older configs lack: the value (as in JSON) for what they did without it.
+# A key that older configs lack: the value (as in JSON) for what they did without it, or
+# {factory: value} if it depends on the section's factory.
 ADDED: dict[str, Any] = {
     "init_code": False,
     "data.shrink_batch": False,
+    "augment.operations": [
+        *("crop", "flip", "rotation", "jitter", "grey", "blur", "solarise"),
+    ],
+    "augment.area": {
+        "simclr": [0.08, 1.0],
+        "byol": [0.08, 1.0],
+        "moco_v1": [0.2, 1.0],
+        "moco_v2": [0.2, 1.0],
+        "tsimcne": [0.2, 1.0],
+        "crop_flip": [0.08, 1.0],
+    },
+    "augment.flip": 0.5,
+    "augment.rotation": 0.0,
+    "augment.jitter": {
+        **dict.fromkeys(
+            ("simclr", "byol", "moco_v2", "moco_v3", "dino", "tsimcne"), 0.8
+        ),
+        "moco_v1": 1.0,
+    },
+    "augment.jitter_limits": {
+        "simclr": [0.8, 0.8, 0.8, 0.2],
+        "byol": [0.4, 0.4, 0.2, 0.1],
+        "moco_v1": [0.4, 0.4, 0.4, 0.4],
+        "moco_v2": [0.4, 0.4, 0.4, 0.1],
+        "moco_v3": [0.4, 0.4, 0.2, 0.1],
+        "dino": [0.4, 0.4, 0.2, 0.1],
+        "tsimcne": [0.4, 0.4, 0.4, 0.1],
+    },
+    "augment.strength": dict.fromkeys(
+        ("byol", "moco_v1", "moco_v2", "moco_v3", "dino", "tsimcne"), 1.0
+    ),
+    "augment.grey": 0.2,
+    "augment.blur": dict.fromkeys(("moco_v1", "tsimcne"), 0.0),
+    "augment.sigma": [0.1, 2.0],
+    "augment.solarise": dict.fromkeys(("simclr", "moco_v1", "moco_v2", "tsimcne"), 0.0),
+    "optim.lr_end_scaling": "none",
+    "optim.multipliers": [],
 }
 
 
 def upgraded(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config with the new names of renamed keys, and with all added keys."""
     c = with_new_keys(saved)
-    for key, value in ADDED.items():
+    for key, value in _added(c).items():
         section, _, name = key.rpartition(".")
-        target = c.get(section) if section else c
-        if isinstance(target, dict) and name not in target and _has_key(c, key):
-            target[name] = value
+        (c[section] if section else c).setdefault(name, value)
     return c
 
 
-def without_added(c: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def without_added(c: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config without the added keys whose value is that of older versions.
 
     Thus the fingerprint of a recipe does not change when keys are added.
     """
-    kept = {}
-    for key, value in c.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            kept[key] = without_added(value, f"{path}.")
-        elif path not in ADDED or value != ADDED[path]:
-            kept[key] = value
-    return kept
+    added = _added(c)
+
+    def kept(section, prefix):
+        return {
+            key: kept(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+            for key, value in section.items()
+            if f"{prefix}{key}" not in added or value != added[f"{prefix}{key}"]
+        }
+
+    return kept(c, "")
+
+
+def _added(c: Mapping[str, Any]) -> dict[str, Any]:
+    """{key: value} of the ADDED keys that a config with the same sections has."""
+    values = {}
+    for key, value in ADDED.items():
+        section = key.rpartition(".")[0]
+        settings = c.get(section) if section else c
+        if not isinstance(settings, Mapping):
+            continue
+        if not isinstance(value, Mapping):
+            if _has_key(c, key):
+                values[key] = value
+        elif settings.get("name") in value:
+            values[key] = value[settings["name"]]
+    return values
 
 
 def _has_key(c: Mapping[str, Any], key: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from simclr_jax.data.recipes import RECIPES
+from simclr_jax.data.view import OPERATIONS
 from simclr_jax.evaluate.embedding_2d import map2d
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear
@@ -20,7 +21,7 @@ from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.suggest import check_name
 from simclr_jax.train.optim import OPTIMISERS
-from simclr_jax.train.schedules import LENGTHS, SCALINGS, SHAPES
+from simclr_jax.train.schedules import END_SCALINGS, LENGTHS, SCALINGS, SHAPES
 
 # The catalogues of the sections that name a factory. In data, name is that of a set.
 SECTIONS: dict[str, dict[str, Callable]] = {
@@ -46,8 +47,13 @@ DATA = {  # the keys of data beside those of a factory
     "image_size": 224,
     "colour": "host",  # or device: colour jitter and blur in the step
 }
+COMMON: dict[str, dict[str, Any]] = {  # the keys beside those of any factory
+    "data": DATA,
+    "augment": {"operations": OPERATIONS},  # ("crop",): nothing but crops
+}
 CHOICES = {  # fields whose value is one of a few names
     "optim.lr_scaling": tuple(SCALINGS),
+    "optim.lr_end_scaling": tuple(END_SCALINGS),
     "optim.schedule": tuple(SHAPES),
     "optim.length": tuple(LENGTHS),
     "data.colour": ("host", "device"),
@@ -111,7 +117,7 @@ def settings(part: str, name: str) -> dict[str, Any]:
         return {}
     derived = parts.SIGNATURES[part].derived if part in parts.SIGNATURES else ()
     keys = {k: x for k, x in defaults(factory(part, name)).items() if k not in derived}
-    if clash := keys.keys() & {"name", *(DATA if part == "data" else ())}:
+    if clash := keys.keys() & {"name", *COMMON.get(part, ())}:
         raise ValueError(
             f"{parts.label(part, name)} cannot have the argument {', '.join(clash)}: "
             f"every section {part} has a key of that name."
@@ -125,7 +131,7 @@ def section(part: str, name: str) -> ConfigDict:
     Raises:
       ValueError: as in `settings`.
     """
-    common = DATA if part == "data" else {}
+    common = COMMON.get(part, {})
     return ConfigDict({"name": name, **common, **settings(part, name)})
 
 
@@ -191,10 +197,16 @@ def parse(text: str, like: Any, key: str) -> Any:
     value = _literal(text)
     if isinstance(like, float) and type(value) is int:
         value = float(value)
-    same = type(value) is type(like)
-    if not same or (isinstance(like, tuple) and not _similar(value, like, key)):
+    if not is_like(value, like, key):
         raise ValueError(f"{key} must be {_expected(like, key)} (got {text!r}).")
     return value
+
+
+def is_like(value: Any, like: Any, key: str) -> bool:
+    """Whether a value has the type of `like`, and a tuple its number of items."""
+    if type(value) is not type(like):
+        return False
+    return not isinstance(like, tuple) or _similar(value, like, key)
 
 
 def _expected(like: Any, key: str) -> str:
@@ -247,6 +259,11 @@ def check(c: ConfigDict) -> None:
     for key in NOT_NEGATIVE:
         if not numbers[key] >= 0:
             raise ValueError(f"{key}={numbers[key]}: must be 0 or more.")
+    if c.optim.lr_end_scaling == "peak" and c.optim.lr_end > 1:
+        raise ValueError(
+            f"optim.lr_end={c.optim.lr_end}: must be a share from 0 to 1 of the peak "
+            "rate, or a rate with optim.lr_end_scaling=none."
+        )
 
 
 def _numbers(c: ConfigDict, prefix: str = "") -> Iterator[tuple[str, int | float]]:

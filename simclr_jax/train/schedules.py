@@ -32,6 +32,11 @@ SCALINGS = {  # (base rate, batch B) -> peak rate
     "none": lambda lr, b: lr,
 }
 
+END_SCALINGS = {  # (end, peak rate) -> final rate
+    "none": lambda end, peak: end,
+    "peak": lambda end, peak: end * peak,
+}
+
 
 def total_steps(rule: str, images: int, epochs: float, batch_size: int) -> int:
     """Steps of a run by one of the rules of `LENGTHS`."""

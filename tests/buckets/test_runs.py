@@ -191,7 +191,7 @@ def test_a_run_resumes_after_a_kill_and_a_signal(emulator, local, tmp_path):
 
 def test_two_processes_resume_after_a_kill(emulator, tmp_path):
     """The results are those of two processes on a disk."""
-    flags = [a for a in PRETRAIN[2:] if "batch_size" not in a]
+    flags = [a for a in PRETRAIN[3:] if "batch_size" not in a]
     two = ["launch/local.sh", "2", *flags, "--config.data.batch_size=32", "--workdir"]
     subprocess.run(
         [*two, tmp_path / "disk"],

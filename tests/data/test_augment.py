@@ -320,6 +320,22 @@ def test_small_pictures_are_neither_cropped_nor_resized():
     np.testing.assert_allclose(augment.centre(other, 32), expected, atol=0.501)
 
 
+def test_rotations_are_as_frequent_as_they_should_be():
+    """And they change no other random number; without them nothing is drawn."""
+    plain = simclr(size=8)[0]
+    index = np.arange(DRAWS)
+    (before,) = augment.draw((plain,), 0, 0, 0, index)
+    assert "quarters" not in before
+    for p in (0.3, 1.0):
+        view = dataclasses.replace(plain, rotation=p)
+        (drawn,) = augment.draw((view,), 0, 0, 0, index)
+        quarters = drawn.pop("quarters")
+        assert quarters.dtype == np.int32
+        shares = np.bincount(quarters, minlength=4) / DRAWS
+        np.testing.assert_allclose(shares, [1 - p, p / 3, p / 3, p / 3], atol=0.01)
+        jax.tree.map(np.testing.assert_array_equal, drawn, before)
+
+
 def test_crop_is_the_resized_window():
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
     view = crop_flip(size=24)[0]

@@ -87,6 +87,19 @@ def test_fixtures(run, on, factors, expected):
     np.testing.assert_allclose(result, picture(*expected), atol=1e-6)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_rotations_are_those_of_numpy(run, flip):
+    """After the flip, exactly; one picture alone and several."""
+    view = plain_view(5, rotation=0.5)
+    x = np.random.default_rng(5).random((4, 5, 5, 3), np.float32)
+    drawn = draws(4, on=("flip",) * flip) | {"quarters": np.arange(4, dtype=np.int32)}
+    flipped = x[:, :, ::-1] if flip else x
+    expected = [np.rot90(row, k) for k, row in enumerate(flipped)]
+    np.testing.assert_array_equal(run(x, drawn, view), expected)
+    last = {name: rows[3:] for name, rows in drawn.items()}
+    np.testing.assert_array_equal(run(x[3:], last, view), expected[3:])
+
+
 def test_multiplicative_brightness(run):
     view = plain_view(brightness_mode="multiplicative")
     result = run(picture(A, B), draws(on=("jitter",), brightness=1.5), view)

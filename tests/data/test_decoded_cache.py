@@ -38,6 +38,7 @@ def equal(one, other):
     ("name", "options"),
     [
         ("simclr", {"strength": 0.5, "blur": 0.0}),
+        ("crop_flip", {"rotation": 0.75}),
         ("dino", {"local_size": 16, "locals": 1}),
         pytest.param("byol", {"blur": (0.5, 0.5)}, marks=pytest.mark.long),
         pytest.param("moco_v2", {"blur": 0.5}, marks=pytest.mark.long),

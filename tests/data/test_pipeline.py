@@ -12,10 +12,10 @@ from PIL import Image
 from simclr_jax.data import augment, decoded_cache, pipeline
 from simclr_jax.data.augment_device import prepare
 from simclr_jax.data.pipeline import eval_batches, preview, train_batches
-from simclr_jax.data.recipes import crop_flip, dino, simclr
+from simclr_jax.data.recipes import RECIPES, crop_flip, dino, simclr
 from simclr_jax.data.sampler import Sampler
 from simclr_jax.data.sources import open_source
-from simclr_jax.data.view import View
+from simclr_jax.data.view import View, restrict
 
 SIZE = 16
 VIEWS = simclr(size=SIZE)
@@ -213,21 +213,46 @@ def test_decoded_and_encoded_sources_give_the_same_pixels():
     assert_equal(train(Pictures(array)), train(Pictures(objects([*map(png, array)]))))
 
 
-def test_crop_flip_only_crops_and_flips(source):
-    (view,) = crop_flip(size=SIZE)
-    for colour in ("host", "device"):
-        (batch,) = train(source, (view,), steps=1, colour=colour)
-        if colour == "device":
-            batch = prepare((view,))(batch)
-            batch = batch.replace(views=(np.asarray(batch.views[0]) * 255,))
-        keys = augment.crop_keys(1, 1, 0, batch.index)[:, 0]
-        (drawn,) = augment.draw((view,), 1, 0, 0, batch.index)
-        for row, i in enumerate(batch.index):
-            image = augment.decode(tf.constant(source.images[i]))
-            expected = np.clip(augment.crop(image, keys[row], view), 0, 255)
-            if drawn["flip"][row]:
-                expected = expected[:, ::-1]
-            np.testing.assert_allclose(batch.views[0][row], expected, atol=0.501)
+def plain_crops(source, views, index):
+    """The crops of view v of pictures, [v][i], float32 in [0, 255], in NumPy."""
+    keys = augment.crop_keys(len(views), 1, 0, index)
+    images = [augment.decode(tf.constant(source.images[i])) for i in index]
+    return [
+        [
+            np.clip(augment.crop(image, key[v], view), 0, 255)
+            for image, key in zip(images, keys, strict=True)
+        ]
+        for v, view in enumerate(views)
+    ]
+
+
+@pytest.mark.parametrize("colour", ["host", "device"])
+@pytest.mark.parametrize("rotation", [0.0, 0.9])
+def test_crop_flip_only_crops_flips_and_rotates(source, rotation, colour):
+    views = crop_flip(size=SIZE, rotation=rotation)
+    (batch,) = train(source, views, steps=1, colour=colour)
+    made = batch.views[0]
+    if colour == "device":
+        made = 255 * np.asarray(prepare(views)(batch).views[0])
+    (expected,) = plain_crops(source, views, batch.index)
+    (drawn,) = augment.draw(views, 1, 0, 0, batch.index)
+    quarters = drawn.get("quarters", np.zeros(8, int))
+    assert len(set(quarters)) == (4 if rotation else 1)
+    for row, x in enumerate(expected):
+        flipped = x[:, ::-1] if drawn["flip"][row] else x
+        rotated = np.rot90(flipped, quarters[row])
+        np.testing.assert_allclose(made[row], rotated, atol=0.501)
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_only_the_crop_of_any_recipe(source, name):
+    sizes: dict[str, Any] = {"local_size": 8, "locals": 1} if name == "dino" else {}
+    views = restrict(RECIPES[name](size=SIZE, **sizes), ("crop",))
+    (batch,) = train(source, views, steps=1)
+    for made, crops in zip(
+        batch.views, plain_crops(source, views, batch.index), strict=True
+    ):
+        np.testing.assert_allclose(made, crops, atol=0.501)
 
 
 def test_batches_without_labels(source):

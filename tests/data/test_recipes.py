@@ -16,7 +16,7 @@ from simclr_jax.data.recipes import (
     simclr,
     tsimcne,
 )
-from simclr_jax.data.view import View
+from simclr_jax.data.view import OPERATIONS, View, restrict
 
 
 def test_simclr_is_two_equal_views_with_the_released_numbers():
@@ -103,6 +103,50 @@ def test_crop_flip_has_no_colour():
     assert (view.jitter, view.grey, view.blur, view.solarise) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_keys_that_recipes_share(name):
+    """Probabilities and strengths of every operation reach all views."""
+    settings = {"flip": 0.3, "rotation": 0.75}
+    if name != "crop_flip":
+        settings |= {"jitter": 0.4, "grey": 0.5, "sigma": (0.2, 1.0)}
+    strength = {} if name == "crop_flip" else {"strength": 0.5}
+    limits = {"jitter_limits": (0.6, 0.4, 0.2, 0.0)} if strength else {}
+    before = RECIPES[name](size=64)
+    views = RECIPES[name](size=64, **settings, **limits, **strength)
+    for old, view in zip(before, views, strict=True):
+        changed = dict(settings)
+        if strength:
+            names = ("brightness", "contrast", "saturation", "hue")
+            changed |= dict(zip(names, (0.3, 0.2, 0.1, 0.0), strict=True))
+        assert dataclasses.asdict(view) == dataclasses.asdict(old) | changed
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if n not in ("dino", "moco_v3")])
+def test_area_is_a_key(name):
+    assert {v.area for v in RECIPES[name](size=64, area=(0.5, 0.9))} == {(0.5, 0.9)}
+
+
+def test_restrict_leaves_out_the_other_operations():
+    views = dino(size=32, rotation=0.5)
+    assert restrict(views, OPERATIONS) == views
+    for view in restrict(views, ("crop", "flip", "rotation")):
+        parts = [getattr(view, name) for name in OPERATIONS[1:]]
+        assert parts == [0.5, 0.5, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("operations", "message"),
+    [
+        (("crop", "solarize"), "operations: unknown 'solarize'.*mean 'solarise'"),
+        (("flip",), r"\('flip',\) must have \"crop\""),
+        ((), "must have"),
+    ],
+)
+def test_errors_of_restrict(operations, message):
+    with pytest.raises(ValueError, match=message):
+        restrict(simclr(size=32), operations)
+
+
 # Spec 1.4: a tenth of the side, halved and floored, on both sides of the centre.
 @pytest.mark.parametrize(
     ("size", "taps"),
@@ -141,6 +185,10 @@ def test_views_are_hashable():
         ({"blur_sigma": "per_step"}, "image, batch"),
         ({"blur": 1.5}, r"\[0, 1\]"),
         ({"strength": 1.3}, r"1\.25"),
+        ({"strength": -0.1}, "strength must"),
+        ({"jitter_limits": (0.8, 0.8, 0.8, 0.6)}, "strength must.*0.6"),
+        ({"jitter_limits": (0.8, -0.1, 0.8, 0.2)}, "contrast must"),
+        ({"rotation": 1.5}, r"rotation must lie in \[0, 1\]"),
         ({"size": 0}, "at least 1"),
     ],
 )
@@ -155,6 +203,7 @@ def test_errors_of_simclr_suggest_a_correction(options, message):
         ("byol", {"crop": "torc"}, "Did you mean 'torch'"),
         ("byol", {"blur": (1.0, 0.1, 0.5)}, r"blur needs 2 .*1\.0, 0\.1, 0\.5"),
         ("moco_v2", {"blur": -0.1}, r"blur must lie in \[0, 1\]"),
+        ("moco_v1", {"strength": 1.26}, r"1\.25"),
         ("moco_v3", {"smallest": 0.0}, "area is"),
         ("moco_v3", {"solarise": (0.2,)}, "solarise needs 2"),
         ("dino", {"blur": (1.0, 0.1)}, "blur needs 3"),

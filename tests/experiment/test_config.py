@@ -280,6 +280,8 @@ def test_numbers_out_of_range(key, text):
         (("augment.name", "crop_flip"), "two views of each picture.*makes 1"),
         (("optim.no_decay", "('(',)"), "not a regular expression"),
         (("optim.frozen", "('^encodr/',)"), r"'\^encodr/' matches no parameter"),
+        (("optim.multipliers", "('^encoder/',)"), "is not REGEX=FACTOR"),
+        (("augment.operations", "('crp',)"), "Did you mean 'crop'"),
     ],
 )
 @pytest.mark.parametrize("classes", [0, 10])
@@ -293,6 +295,44 @@ def test_parts_that_cannot_be_built(change, message, classes):
     mesh = sharding.make_mesh(jax.devices()[:1])
     with pytest.raises(ValueError, match=message):
         build.assemble(c, mesh, images=5000, classes=classes)
+
+
+def test_another_recipe_keeps_the_settings_that_fit():
+    """SimCLR's probability of the blur is no value for BYOL, which has two."""
+    c = config.load("quickstart")
+    config.override(c, [("augment.name", "byol")])
+    assert (c.augment.strength, c.augment.blur) == (0.3, (1.0, 0.1))
+
+
+def test_only_crops_is_one_override():
+    from simclr_jax.data.recipes import crop_flip
+    from simclr_jax.experiment import build
+
+    c = config.load("quickstart")
+    config.override(c, [("augment.operations", "('crop',)")])
+    view, _ = build.recipe(c)
+    (plain,) = crop_flip(size=32, flip=0.0)
+    shares = ("crop", "area", "resize", "flip", "rotation", "jitter", "grey", "blur")
+    assert [getattr(view, x) for x in shares] == [getattr(plain, x) for x in shares]
+
+
+@pytest.mark.parametrize("shape", ["cosine", "dino", "epochs", "tsimcne"])
+def test_the_last_rate_may_be_a_share_of_the_peak(shape):
+    from simclr_jax.experiment import build
+
+    c = config.load("quickstart")
+    changes = {"lr_end": "0.1", "lr_end_scaling": "peak", "schedule": shape}
+    config.override(c, [(f"optim.{key}", x) for key, x in changes.items()])
+    config.override(c, [("optim.lr", "0.02"), ("optim.lr_scaling", "sqrt")])
+    schema.check(c)
+    rate = build.build_schedule(c, images=5000)
+    assert rate(10_000) == pytest.approx(0.1 * 0.02 * 16)  # of batch 256
+    c.optim.lr_end = 1.5
+    with pytest.raises(ValueError, match=r"lr_end=1\.5.*share.*lr_end_scaling"):
+        schema.check(c)
+    c.optim.lr_end_scaling = "none"
+    schema.check(c)
+    assert build.build_schedule(c, images=5000)(10_000) == pytest.approx(1.5)
 
 
 # Keys that scripts of users rely on, and their types.

@@ -4,12 +4,34 @@ import json
 
 import pytest
 
-from simclr_jax.experiment import config, old_configs, workdir
+from simclr_jax.experiment import base, config, old_configs, workdir
 from simclr_jax.experiment.cards import fingerprint_of_recipe
 from simclr_jax.experiment.old_configs import RENAMED, with_new_keys
 from simclr_jax.reproduce import card
+from tests.tools import begin_in
 
 FORMER = {new: old for old, new in RENAMED.items()}
+# The keys of every recipe, and of optim, before further ones were added.
+RECIPE_KEYS = {
+    "simclr": {"strength", "brightness", "crop", "blur", "blur_sigma"},
+    "byol": {"crop", "blur", "solarise"},
+    "moco_v1": set(),
+    "moco_v2": {"blur"},
+    "moco_v3": {"smallest", "blur", "solarise"},
+    "dino": {"global_area", "local_area", "local_size", "locals", "blur", "solarise"},
+    "tsimcne": set(),
+    "crop_flip": {"crop"},
+}
+ADDED_TO_OPTIM = {"lr_end_scaling", "multipliers"}
+
+
+def without_later_keys(c):
+    """A plain config as written before keys were added."""
+    keys = {"name"} | RECIPE_KEYS[c["augment"]["name"]]
+    augment = {key: x for key, x in c["augment"].items() if key in keys}
+    optim = {key: x for key, x in c["optim"].items() if key not in ADDED_TO_OPTIM}
+    assert len(augment) == len(keys)
+    return c | {"augment": augment, "optim": optim}
 
 
 def with_former_keys(c, prefix=""):
@@ -26,7 +48,7 @@ def with_former_keys(c, prefix=""):
 @pytest.mark.parametrize("name", ["dino_imagenet", "byol_imagenet", "tsimcne_cifar10"])
 def test_an_older_work_directory_opens(tmp_path, name):
     now = config.plain(config.load(f"configs/{name}.py"))
-    old = with_former_keys(now)
+    old = with_former_keys(without_later_keys(now))
     assert {"transfer_from", "start", "late"} <= {
         *old,
         *old["encoder"],
@@ -35,6 +57,25 @@ def test_an_older_work_directory_opens(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps(old))
     assert workdir.read_saved(tmp_path) == now
     assert config.plain(workdir.saved_config(tmp_path)) == now
+
+
+@pytest.mark.parametrize("recipe", list(RECIPE_KEYS))
+def test_a_run_from_before_keys_were_added_goes_on(tmp_path, monkeypatch, recipe):
+    """And its recipe has the fingerprint that it had."""
+    c = base.get_config(augment=recipe)
+    now = config.plain(c)
+    old = without_later_keys(now)
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    begin_in(tmp_path, c)
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert config.plain(workdir.saved_config(tmp_path)) == now
+    fingerprint = fingerprint_of_recipe([now])
+    for key, value in {"rotation": 0.5, "flip": 0.1, "operations": ["crop"]}.items():
+        changed = now | {"augment": now["augment"] | {key: value}}
+        assert fingerprint_of_recipe([changed]) != fingerprint
+    monkeypatch.setattr(old_configs, "ADDED", {})
+    assert fingerprint_of_recipe([old]) == fingerprint
 
 
 def test_new_names_exist_and_are_left_alone():
