@@ -21,7 +21,7 @@ def test_every_config_survives_json(path):
     assert config.restored(config.plain(c)).to_dict() == c.to_dict()
 
 
-MINE = """
+CONFIG_FILE = """
 import sizes_beside
 from simclr_jax.experiment import base
 
@@ -38,7 +38,7 @@ def test_a_file_in_any_folder_may_import_modules_beside_it(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "path", [*sys.path])
     folder = tmp_path / "my configs"
     folder.mkdir()
-    (folder / "mine.py").write_text(MINE)
+    (folder / "mine.py").write_text(CONFIG_FILE)
     (folder / "sizes_beside.py").write_text("CHANNELS = 4")
     path = list(sys.path)
     for _ in range(2):
