@@ -21,6 +21,7 @@ sys._base_executable = '{home}'; $2" ;;
 esac
 echo "{name} $*" >> {log}
 if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin" && cp {home} "$3/bin/python"; fi
+if [ "$1 $2" = "-m pip" ]; then echo "line of pip"; echo "reason of pip" >&2; fi
 if [ "$1 $2" = "-m pip" ] && [ -e {log}.offline ]; then exit 1; fi
 """
 UV = """#!/bin/sh
@@ -33,7 +34,7 @@ BROKEN = "#!/bin/sh\necho noise; echo shim: not installed >&2; exit 127\n"
 
 
 class Machine:
-    """A folder with a Makefile and a lock, and a PATH where every tool is a stub."""
+    """A folder with a Makefile, its inputs, and a PATH where every tool is a stub."""
 
     def __init__(self, folder):
         self.folder, self.bin = folder, folder / "bin with space"
@@ -41,6 +42,7 @@ class Machine:
         self.bin.mkdir()
         shutil.copy(ROOT / "Makefile", folder)
         (folder / "requirements.lock").write_text("jax==1\n")
+        (folder / "pyproject.toml").write_text("[project]\n")
         for name in ("python3", "python3.11", "python3.12", "python3.13", "uv"):
             self.put(name, BROKEN)
 
@@ -113,10 +115,12 @@ def test_supported_versions_build_and_run(machine, version):
     machine.python("python3", version)
     done, log = machine.make("test")
     assert done.returncode == 0
-    assert len(log) == 3
-    assert log[0] == "python3 -m venv .venv"
-    assert "--require-hashes -r requirements.lock" in log[1]
-    assert log[2] == "python3 -m pytest -n 2 --dist worksteal"
+    venv, lock, project, tests = log
+    assert venv == "python3 -m venv .venv"
+    assert "--require-hashes -r requirements.lock" in lock
+    for option in ("--no-deps", "--no-index", "--no-build-isolation", "--editable ."):
+        assert option in project
+    assert tests == "python3 -m pytest -n 2 --dist worksteal"
 
 
 def test_an_unsupported_default_gives_way_to_the_first_that_works(machine):
@@ -157,6 +161,41 @@ def test_an_environment_whose_interpreter_is_gone_rebuilds(machine):
     assert built(machine.make("env")[1]) == ["python3"]
 
 
+def test_a_changed_project_is_installed_again(machine):
+    machine.python("python3", "3.12.1")
+    machine.make("env")
+    (machine.folder / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    (line,) = machine.make("env")[1]
+    assert line.endswith("--editable .")
+    assert machine.make("env")[1] == []
+
+
+def test_a_folder_that_was_moved_is_installed_again(machine, tmp_path_factory):
+    machine.python("python3", "3.12.1")
+    machine.make("env")
+    moved = tmp_path_factory.mktemp("moved") / "to a path"
+    machine.folder = shutil.copytree(machine.folder, moved)
+    assert [line.split()[-1] for line in machine.make("env")[1]] == ["."]
+
+
+def test_lines_of_pip_are_in_the_log_that_is_named(machine):
+    machine.python("python3", "3.12.1")
+    done, _ = machine.make("env")
+    assert "line of pip" not in done.stdout + done.stderr
+    (line,) = done.stdout.splitlines()
+    assert ".venv.log" in line
+    assert "line of pip" in (machine.folder / ".venv.log").read_text()
+
+
+def test_an_installation_that_fails_shows_the_end_of_the_log(machine):
+    machine.python("python3", "3.12.1")
+    (machine.folder / "log.offline").touch()
+    done, _ = machine.make("test")
+    assert done.returncode == 2
+    assert ".venv.log" in done.stderr
+    assert "reason of pip" in done.stderr
+
+
 def test_an_interrupted_build_is_not_taken_for_a_whole_one(machine):
     machine.python("python3", "3.12.1")
     offline = machine.folder / "log.offline"
@@ -176,7 +215,8 @@ def test_uv_where_present(machine):
     assert [line.split()[:2] for line in log[:2]] == [["uv", "venv"], ["uv", "pip"]]
     assert str(machine.bin / "python3") in log[0]  # a path, never a name to look up
     assert "--compile-bytecode --require-hashes" in log[1]
-    assert log[2:] == ["python3 -m pytest -n 2 --dist worksteal"]
+    assert log[2].endswith("--editable .")
+    assert log[3:] == ["python3 -m pytest -n 2 --dist worksteal"]
 
 
 def test_pip_where_uv_fails(machine):

@@ -1,12 +1,14 @@
 """Help and listings: quick, without the large libraries, and on one screen."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from simclr_jax.cli import evaluate
+from simclr_jax.cli import evaluate, main, pretrain
 from simclr_jax.cli.main import COMMANDS
 from simclr_jax.experiment import schema
 
@@ -56,6 +58,29 @@ def test_help_ends_with_an_example(call):
     *_, heading, example = process.stdout.splitlines()
     assert heading == "example:"
     assert example.strip().startswith(f"simclr-jax {call.split()[0]} ")
+
+
+def test_without_arguments_the_commands_and_the_first_steps_are_listed(capsys):
+    main.run([])
+    output = capsys.readouterr().out
+    for name, (_, text) in COMMANDS.items():
+        assert re.search(rf"^  {name} +{text}$", output, re.MULTILINE)
+    lines = re.findall(r"^  simclr-jax (.*)", output, re.MULTILINE)
+    first, second, third = map(shlex.split, lines)
+    for arguments in (first, third):
+        assert arguments.pop(0) == "pretrain"
+        assert pretrain.read(arguments)
+    assert second.pop(0) == "evaluate"
+    assert evaluate.read(second)[0].workdir == pretrain.read(first)[1]
+    assert max(map(len, output.splitlines())) <= 88
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("data", "data bench"), ("eval", "eva")])
+def test_an_unknown_command_names_the_nearest(name, nearest, capsys):
+    with pytest.raises(SystemExit) as error:
+        main.run([name])
+    assert error.value.code == 2
+    assert f"Did you mean '{nearest}" in capsys.readouterr().err
 
 
 def test_evaluate_names_the_protocols_without_loading_them():

@@ -1,7 +1,9 @@
 """Reading, changing and comparing configs."""
 
 import pathlib
+import pwd
 import re
+import sys
 
 import jax
 import pytest
@@ -18,6 +20,45 @@ def test_every_config_survives_json(path):
     schema.check(c)
     assert config.plain(config.restored(config.plain(c))) == config.plain(c)
     assert config.restored(config.plain(c)).to_dict() == c.to_dict()
+
+
+CONFIG_FILE = """
+import sizes_beside
+from simclr_jax.experiment import base
+
+def get_config(*, batch=16):
+    c = base.get_config("simclr", encoder="resnet10", optim="adamw")
+    base.quickstart(c)
+    c.encoder.channels = sizes_beside.CHANNELS
+    c.data.batch_size = batch
+    return c
+"""
+
+
+def test_a_file_in_any_folder_may_import_modules_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    folder = tmp_path / "my configs"
+    folder.mkdir()
+    (folder / "mine.py").write_text(CONFIG_FILE)
+    (folder / "sizes_beside.py").write_text("CHANNELS = 4")
+    path = list(sys.path)
+    for _ in range(2):
+        c = config.read(f"{folder}/mine.py:batch=8", [("method.hidden", "16")])
+    assert (c.encoder.channels, c.data.batch_size, c.method.hidden) == (4, 8, 16)
+    assert sys.path == [*path, str(folder)]  # last, so it replaces no other module
+    monkeypatch.delitem(sys.modules, "sizes_beside")
+
+
+def test_an_argument_of_a_file_twice_is_an_error():
+    with pytest.raises(ValueError, match="batch is given more than once"):
+        config.load("simclr_imagenet:batch=512,batch=1024")
+
+
+def test_a_file_of_a_home_that_does_not_exist_is_not_there(monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])  # a user without an entry
+    with pytest.raises(ValueError, match="no file ~"):
+        config.find("~/mine.py")
 
 
 @pytest.mark.parametrize(
