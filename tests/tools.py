@@ -18,7 +18,7 @@ import optax
 from simclr_jax import sharding
 from simclr_jax.batch import Batch
 from simclr_jax.data.sources import open_source
-from simclr_jax.experiment import build, schema
+from simclr_jax.experiment import build, schema, values
 from simclr_jax.experiment.workdir import data_sizes, record_run
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.probe import with_probe
@@ -98,7 +98,7 @@ def add_method(text: str) -> str:
     pairs = [pair.split("=") for pair in "".join(settings).split(",") if pair]
     like = schema.defaults(make)
     clock = {k: x for k, x in CLOCK.items() if k in inspect.signature(make).parameters}
-    widths = {key: schema.parse(value, like[key], key) for key, value in pairs}
+    widths = {key: values.parse(value, like[key], key) for key, value in pairs}
     METHOD_WIDTHS[name] = widths | clock
     return name
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from simclr_jax.experiment import schema
+from simclr_jax.experiment import schema, values
 from simclr_jax.experiment.old_configs import check_not_renamed
 from simclr_jax.suggest import check_name, nearest
 
@@ -94,7 +94,7 @@ def load(text: str) -> ConfigDict:
         check_name(key, defaults, f"{name}, argument")
         if key in kwargs:
             raise ValueError(f"{name}: argument {key} is given more than once.")
-        kwargs[key] = schema.parse(value, defaults[key], key)
+        kwargs[key] = values.parse(value, defaults[key], key)
     with _errors_named(name):
         return module.get_config(**kwargs)
 
@@ -159,7 +159,7 @@ def override(c: ConfigDict, changes: Changes) -> None:
         if isinstance(old, ConfigDict):
             keys = ", ".join(f"{key}.{name}" for name in old)
             raise ValueError(f"{key} is a section; set one of {keys}.")
-        section[last] = schema.parse(text, old, key)
+        section[last] = values.parse(text, old, key)
 
 
 def rename(c: ConfigDict, part: str, name: str) -> None:
@@ -179,7 +179,7 @@ def rename(c: ConfigDict, part: str, name: str) -> None:
     else:
         defaults = schema.settings(part, old.name)
         changed = {key for key, x in defaults.items() if old[key] != x}
-        fitting = {k for k in changed & {*new} if schema.is_like(old[k], new[k], k)}
+        fitting = {k for k in changed & {*new} if values.is_like(old[k], new[k], k)}
         kept = {*old} - {"name"} - (defaults.keys() - fitting)
     for key in old:
         if key in kept:

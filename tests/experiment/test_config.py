@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from simclr_jax.experiment import config, schema
+from simclr_jax.experiment import config, schema, values
 from simclr_jax.suggest import check_name
 
 CONFIGS = [str(p) for p in sorted(pathlib.Path("configs").glob("[a-z]*_*.py"))]
@@ -76,7 +76,7 @@ def test_a_file_of_a_home_that_does_not_exist_is_not_there(monkeypatch):
     ],
 )
 def test_values(text, like, value):
-    parsed = schema.parse(text, like, "key")
+    parsed = values.parse(text, like, "key")
     assert parsed == value
     assert type(parsed) is type(like)
 
@@ -96,7 +96,7 @@ def test_values(text, like, value):
 )
 def test_wrong_types(text, like):
     with pytest.raises(ValueError, match="must be"):
-        schema.parse(text, like, "key")
+        values.parse(text, like, "key")
 
 
 def test_another_name_has_the_defaults_of_its_factory():
@@ -249,7 +249,7 @@ def test_another_factory_is_compared_in_the_keys_that_both_have():
 )
 def test_a_value_of_a_wrong_type(text, like, expected):
     with pytest.raises(ValueError, match=re.escape(expected)):
-        schema.parse(text, like, "key")
+        values.parse(text, like, "key")
 
 
 @pytest.mark.parametrize(

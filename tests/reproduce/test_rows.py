@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from simclr_jax.experiment import build, config, schema
+from simclr_jax.experiment import build, config, values
 from simclr_jax.experiment.reproduction import row_config
 from simclr_jax.reproduce.rows import DIFFERENCES, PLANS, ROWS, chip_hours, runs
 from simclr_jax.suggest import check_name
@@ -92,7 +92,7 @@ def test_a_row_describes_its_config(name):
     width = re.search(r"(\d)x", row.model)
     assert last.encoder.to_dict().get("width", 1) == int(width[1] if width else 1)
     for key, text in (row.changes | row.evaluation).items():
-        assert field(last, key) == schema.parse(text, field(last, key), key)
+        assert field(last, key) == values.parse(text, field(last, key), key)
 
 
 @pytest.mark.parametrize("name", ROWS)
