@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from simclr_jax.experiment import build, config, values
+from simclr_jax.experiment import build, config, schema, values
 from simclr_jax.experiment.reproduction import row_config
 from simclr_jax.reproduce.rows import DIFFERENCES, PLANS, ROWS, chip_hours, runs
 from simclr_jax.suggest import check_name
