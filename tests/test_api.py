@@ -63,9 +63,9 @@ def test_changes_of_a_config_are_values(tmp_path):
     ("changes", "message"),
     [
         ({"optim.rate": 0.1}, "optim: unknown 'rate'"),
-        ({"optim.lr": "fast"}, "optim.lr=fast: must be float"),
+        ({"optim.lr": "fast"}, "optim.lr must be a number"),
         ({"data.batch_size": 0}, "data.batch_size=0: must be above 0"),
-        ({"data.batch_size": 32.5}, "data.batch_size=32.5: must be int"),
+        ({"data.batch_size": 32.5}, "data.batch_size must be a whole number"),
     ],
 )
 def test_wrong_changes_are_refused(changes, message):
