@@ -26,7 +26,9 @@ BATCH_SIZE = 256
 EMPTY = "There are no pictures: the list is empty."
 
 
-def load(path: str | os.PathLike, *, format: str = "") -> "Encoder":
+def load(
+    path: str | os.PathLike, *, format: str = "", allow_code: bool = False
+) -> "Encoder":
     """Loads the encoder of a run, or of a published file.
 
     Args:
@@ -34,8 +36,11 @@ def load(path: str | os.PathLike, *, format: str = "") -> "Encoder":
         `format`, a published file (or the folder or prefix, for a format of several
         files), of which nothing is written.
       format: "", or the format of the file as in `simclr-jax zoo list`, such as "dino".
+      allow_code: whether to import a method, encoder or recipe of views from outside
+        this package that the work directory names. Such code can do anything.
 
     Raises:
+      CodeNotNamed: the run needs such code, and it is not allowed.
       ValueError: there is no run or no checkpoint yet; the format is unknown, or the
         file does not match it.
       CheckpointError: the checkpoint cannot be read.
@@ -55,7 +60,7 @@ def load(path: str | os.PathLike, *, format: str = "") -> "Encoder":
             f"format, load(path, format=...): {', '.join(catalog.READERS)}."
         )
     with jax.set_mesh(mesh):
-        saved = open_saved(path, mesh)
+        saved = open_saved(path, mesh, allow_code=allow_code)
     imported = (epath.Path(path) / "import.json").exists()
     untrained = read_saved(path, "import.json")["fresh"] if imported else ()
     return Encoder(saved, mesh, path, untrained)

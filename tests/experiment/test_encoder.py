@@ -1,6 +1,8 @@
 """Encoders called from Python compute what evaluation computes."""
 
 import itertools
+import json
+import shutil
 from typing import Any
 
 import jax
@@ -228,3 +230,16 @@ def test_load_names_what_is_wrong(tmp_path, workdir):
         simclr_jax.load(tmp_path / "a.pth", format="dyno")
     with pytest.raises(ValueError, match="no work directory"):
         simclr_jax.load(tmp_path)
+
+
+def test_code_from_outside_must_be_allowed(tmp_path, workdir):
+    shutil.copytree(workdir, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    content = json.loads(path.read_text())
+    content["encoder"]["name"] = "no_such_module_anywhere:encoder"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="allow_code=True"):
+        simclr_jax.load(tmp_path / "run")
+    with pytest.raises(ValueError, match="no_such_module_anywhere") as info:
+        simclr_jax.load(tmp_path / "run", allow_code=True)
+    assert "allow_code" not in str(info.value)
