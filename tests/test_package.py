@@ -132,11 +132,12 @@ def wheel(tmp_path_factory):
 
 
 def execute(command, folder, **environment):
-    """Runs a command; returns the finished process."""
+    """Runs a command; returns the finished process. A variable of "" is unset."""
+    variables = with_devices(1) | environment
     return subprocess.run(
         command,
         cwd=folder,
-        env=with_devices(1) | environment,
+        env={name: value for name, value in variables.items() if value},
         capture_output=True,
         text=True,
         check=True,
@@ -172,23 +173,24 @@ def test_an_installed_wheel_runs_by_itself(wheel, tmp_path):
     execute([sys.executable, "-m", "pip", "install", *options, str(wheel)], tmp_path)
 
     path = f"{git.parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {"PYTHONPATH": str(site), "PATH": path, "HOME": "/dev/null/none"}
+    environment = {"PYTHONPATH": str(site), "PATH": path}
 
-    def simclr_jax(*arguments):
+    def simclr_jax(*arguments, home):
         command = [sys.executable, str(site / "bin" / "simclr-jax"), *arguments]
-        return execute(command, elsewhere, **environment)
+        return execute(command, elsewhere, HOME=home, **environment)
 
     script = "import simclr_jax; print(simclr_jax.__file__)"
     output = execute([sys.executable, "-c", script], elsewhere, **environment).stdout
     assert pathlib.Path(output.strip()).is_relative_to(site)
 
-    small = ["--config.steps=2", "--config.data.batch_size=8"]
-    small += ["--config.encoder.channels=4", "--config.method.hidden=16"]
-    run = simclr_jax("pretrain", "--config", "quickstart", "--workdir", "a run", *small)
+    command = ["pretrain", "--config", "quickstart", "--workdir", "a run"]
+    command += ["--config.steps=2", "--config.data.batch_size=8"]
+    command += ["--config.encoder.channels=4", "--config.method.hidden=16"]
+    run = simclr_jax(*command, home="/dev/null/none")
     assert "step 2/2" in run.stdout + run.stderr
     assert not re.search("Traceback|[Ww]arning|matplotlib|Error", run.stderr)
     assert (elsewhere / "a run" / "checkpoints" / "2").is_dir()
     assert (elsewhere / "a run" / "views.png").stat().st_size > 200
 
-    assert "simclr_imagenet" in simclr_jax("reproduce", "--list").stdout
+    assert "simclr_cifar10_laptop" in simclr_jax("reproduce", "--list", home="").stdout
     assert not (tmp_path / "git.log").exists()
