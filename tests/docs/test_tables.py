@@ -82,6 +82,20 @@ def test_the_measured_rows_are_in_the_results(name):
     assert str(row.published) == measured[0]
 
 
+@pytest.mark.parametrize("line", lines("methods"), ids=lambda line: line["method"])
+def test_a_method_is_shown_with_its_published_row_and_its_own_quickstart(line):
+    row = ROWS[line["row"]]
+    (shown_line,) = [
+        text
+        for text in tables.render("methods").splitlines()
+        if text.startswith(f"| {line['method']} |")
+    ]
+    numbers = f"{row.published} ({row.model}, {row.epochs} epochs, {row.protocol})"
+    measured = [x for x in lines("accuracies") if x["config"] == line["quickstart"]]
+    assert f"| {numbers} | {measured[0]['h_linear']} (untrained" in shown_line
+    assert line["link"].endswith(row.paper.removeprefix("arXiv:"))
+
+
 def test_every_method_learns_in_its_quickstart():
     for line in lines("accuracies"):
         gain = float(line["h_linear"]) - float(line["untrained_h_linear"])
