@@ -31,7 +31,8 @@ def without_later_keys(c):
     augment = {key: x for key, x in c["augment"].items() if key in keys}
     optim = {key: x for key, x in c["optim"].items() if key not in ADDED_TO_OPTIM}
     assert len(augment) == len(keys)
-    return c | {"augment": augment, "optim": optim}
+    rest = {key: x for key, x in c.items() if key != "init_code"}
+    return rest | {"augment": augment, "optim": optim}
 
 
 def with_former_keys(c, prefix=""):
