@@ -237,7 +237,7 @@ def test_crop_flip_only_crops_flips_and_rotates(source, rotation, colour):
     (expected,) = plain_crops(source, views, batch.index)
     (drawn,) = augment.draw(views, 1, 0, 0, batch.index)
     quarters = drawn.get("quarters", np.zeros(8, int))
-    assert len(set(quarters)) == (4 if rotation else 1)
+    assert {*quarters} >= ({1, 2, 3} if rotation else {0})
     for row, x in enumerate(expected):
         flipped = x[:, ::-1] if drawn["flip"][row] else x
         rotated = np.rot90(flipped, quarters[row])
