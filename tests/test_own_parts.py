@@ -6,16 +6,16 @@ import re
 import runpy
 import shlex
 import sys
-import time
 
 import jax
 import numpy as np
 import pytest
 
 from simclr_jax.cli import main
-from simclr_jax.experiment import schema
+from simclr_jax.experiment import schema, training
+from simclr_jax.models.catalog import ENCODERS
 from tests import test_contract
-from tests.tools import add_method, last_of_each, small_batch, small_method
+from tests.tools import Tiny, add_method, last_of_each, small_batch, small_method
 
 PAGE = pathlib.Path("docs/own_parts.md").read_text()
 FILES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", PAGE, re.M | re.S))
@@ -23,7 +23,7 @@ BASH = "".join(re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S))
 COMMANDS = [shlex.split(line) for line in BASH.replace("\\\n", " ").splitlines()]
 SHORT = (  # of pretrain
     *("--config.steps=2", "--config.data.batch_size=16", "--config.log_every=1"),
-    *("--config.encoder.channels=2", "--config.method.hidden=8"),
+    "--config.method.hidden=8",
     *("--config.data.split=train[:64]", "--config.data.eval_split=test[:32]"),
     *("--config.data.image_size=16", "--config.method.out=8"),
 )
@@ -48,20 +48,24 @@ def shortened(arguments):
     if arguments[0] != "pretrain":
         return arguments
     encoder = "--config.encoder.name=convmixer:convmixer" in arguments
-    small = [x for x in SHORT if not (encoder and "channels" in x)]
-    return last_of_each([*arguments, *small, *(CONVMIXER if encoder else ())])
+    return last_of_each([*arguments, *SHORT, *(CONVMIXER if encoder else ())])
 
 
-def test_the_commands_run(folder, in_process, capsys):
+def tiny(*, stem: str = "small"):
+    del stem  # the configs set it
+    return Tiny()
+
+
+def test_the_commands_run(folder, in_process, capsys, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "resnet10", tiny)
+    monkeypatch.setattr(training, "draw_views", lambda _: None)
     names = [" ".join(command[:2]) for command in COMMANDS]
     assert [names.count(f"simclr-jax {x}") for x in ("pretrain", "evaluate")] == [3, 4]
     for program, *arguments in COMMANDS:
         if program == "python":
             runpy.run_path(arguments[0])
         else:
-            t = time.time()
             main.run(shortened(arguments))
-            print(f"TIMED {time.time() - t:.1f} {arguments[:3]}", file=sys.stderr)
     output = capsys.readouterr().err
     assert "barlow_twins:barlow_twins, resnet10" in output
     assert "simclr, convmixer:convmixer" in output
@@ -72,11 +76,8 @@ def test_the_commands_run(folder, in_process, capsys):
     assert score["settings"] == {"centred": False}
     assert 0 <= score["accuracy"] <= 1
     config = json.loads((folder / "runs/satellite/config.json").read_text())
-    assert config["augment"] == {
-        "name": "satellite:views",
-        "smallest": 0.3,
-        "brightness": 0.4,
-    }
+    assert config["augment"]["name"] == "satellite:views"
+    assert config["augment"]["smallest"] == 0.3
     assert config["data"]["file"] == "satellite.npz"
 
 

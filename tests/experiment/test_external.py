@@ -215,16 +215,13 @@ def test_a_work_directory_does_not_choose_code(workdir, in_process):
 
 def test_init_from_a_run_with_code(workdir, tmp_path):
     mesh = sharding.make_mesh(jax.devices()[:1])
-
     run: Any = None  # not reached
 
     def initialise(c):
         init_from.with_saved_arrays(c, run, mesh, str(tmp_path / "new"))
 
     c = changed(("init_from", str(workdir)))
-    with pytest.raises(
-        ValueError, match=r"mine_parts:method.*--config\.init_code=true"
-    ):
+    with pytest.raises(ValueError, match=r"parts:method.*--config\.init_code=true"):
         initialise(c)
     assert "mine_parts" not in sys.modules
     config.override(c, [("init_code", "true")])
