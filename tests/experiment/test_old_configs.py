@@ -11,7 +11,7 @@ from simclr_jax.reproduce import card
 from tests.tools import begin_in
 
 FORMER = {new: old for old, new in RENAMED.items()}
-# The keys of every recipe, and of optim, before further ones were added.
+# The keys of every recipe before further ones were added.
 RECIPE_KEYS = {
     "simclr": {"strength", "brightness", "crop", "blur", "blur_sigma"},
     "byol": {"crop", "blur", "solarise"},
@@ -22,17 +22,18 @@ RECIPE_KEYS = {
     "tsimcne": set(),
     "crop_flip": {"crop"},
 }
-ADDED_TO_OPTIM = {"lr_end_scaling", "multipliers"}
 
 
 def without_later_keys(c):
     """A plain config as written before keys were added."""
+    c = json.loads(json.dumps(c))
     keys = {"name"} | RECIPE_KEYS[c["augment"]["name"]]
-    augment = {key: x for key, x in c["augment"].items() if key in keys}
-    optim = {key: x for key, x in c["optim"].items() if key not in ADDED_TO_OPTIM}
-    assert len(augment) == len(keys)
-    rest = {key: x for key, x in c.items() if key != "init_code"}
-    return rest | {"augment": augment, "optim": optim}
+    c["augment"] = {key: c["augment"][key] for key in keys}
+    for key in old_configs.ADDED:
+        part, _, name = key.rpartition(".")
+        if part != "augment":
+            (c[part] if part else c).pop(name, None)
+    return c
 
 
 def with_former_keys(c, prefix=""):
