@@ -31,8 +31,9 @@ def without_later_keys(c):
     augment = {key: x for key, x in c["augment"].items() if key in keys}
     optim = {key: x for key, x in c["optim"].items() if key not in ADDED_TO_OPTIM}
     assert len(augment) == len(keys)
+    data = {key: x for key, x in c["data"].items() if key != "shrink_batch"}
     rest = {key: x for key, x in c.items() if key != "init_code"}
-    return rest | {"augment": augment, "optim": optim}
+    return rest | {"augment": augment, "optim": optim, "data": data}
 
 
 def with_former_keys(c, prefix=""):
