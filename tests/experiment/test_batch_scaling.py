@@ -220,8 +220,8 @@ def test_the_table_is_logged(tmp_path, in_process, monkeypatch, capsys, tiny):
     ("argument", "message"),
     [
         ("--config.recipe_batch_size=-1", "recipe_batch_size=-1: must be 0 or more"),
-        ("--config.recipe_batch_size=4k", "recipe_batch_size=4k: must be int"),
-        ("--config.recipe_batch_size=true", "recipe_batch_size=true: must be int"),
+        ("--config.recipe_batch_size=4k", "recipe_batch_size must be a whole number"),
+        ("--config.recipe_batch_size=true", "recipe_batch_size must be a whole number"),
         ("--config.recipe_batch_siz=4096", "Did you mean 'recipe_batch_size'"),
         ("--config.data.batch_size=0", "data.batch_size=0: must be above 0"),
     ],

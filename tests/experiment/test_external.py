@@ -77,7 +77,7 @@ def test_a_section_has_the_arguments_of_its_factory(module):
         "out": 32,  # quickstart's
         "temperature": 0.2,
     }
-    assert c.augment.to_dict() == {"name": "mine_parts:views", "flip": 0.25}
+    assert set(c.augment) == {"name", "flip", "operations"}
     assert c.data.copies == 2
     assert c.data.batch_size == 256
     assert [view.flip for view in build.recipe(c)] == [0.25, 0.25]
@@ -94,7 +94,7 @@ def test_a_section_has_the_arguments_of_its_factory(module):
     assert "copies" not in c.data
     with pytest.raises(ValueError, match="Did you mean 'weight'"):
         config.override(c, [("method.weigth", "1.0")])
-    with pytest.raises(ValueError, match="must be float"):
+    with pytest.raises(ValueError, match=r"method\.weight must be"):
         config.override(c, [("method.weight", "x")])
 
 
