@@ -116,6 +116,11 @@ def test_pages_have_python():
     assert PYTHON
 
 
+def test_the_first_steps_of_the_help_are_those_of_the_readme():
+    readme = [shlex.split(command) for command in commands(README)]
+    assert all(shlex.split(line) in readme for line in main.FIRST_STEPS)
+
+
 @pytest.mark.parametrize("command", ALL, ids=lambda x: x[:90])
 def test_a_command_is_understood(command, tmp_path):
     arguments = arguments_of(command)

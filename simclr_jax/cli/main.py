@@ -18,8 +18,8 @@ COMMANDS = {  # command: (module of `simclr_jax.cli`, what it does)
 FIRST_STEPS = (
     "simclr-jax pretrain --config quickstart --workdir runs/quickstart",
     "simclr-jax evaluate --workdir runs/quickstart",
-    "simclr-jax pretrain --config quickstart --workdir runs/mine "
-    "--config.data.name=FOLDER",
+    "simclr-jax pretrain --config folder --workdir runs/mine "
+    "--config.data.name=path/to/pictures",
 )
 
 
