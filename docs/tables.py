@@ -73,6 +73,13 @@ def methods() -> list[Line]:
         for line in results("accuracies")()
         if (line["seed"], line["python"]) == ("0", "3.12")
     }
+    for line in results("methods")():
+        for name, lines, file in (
+            (line["row"], rows, "simclr_jax/reproduce/rows.csv"),
+            (line["quickstart"], measured, "accuracies.csv (seed 0, Python 3.12)"),
+        ):
+            if name not in lines:
+                sys.exit(f"methods.csv names {name}, which is not in {file}")
     return [
         measured[line["quickstart"]] | rows[line["row"]] | line
         | {"config": rows[line["row"]]["config"].replace(".py", "")}

@@ -21,7 +21,8 @@ from simclr_jax.models.resnet import resnet10
 from simclr_jax.plan.jaxpr_flops import inner_jaxprs
 from simclr_jax.sharding import by_batch, fsdp, make_mesh, replicated
 from simclr_jax.state import LossState
-from simclr_jax.train.checkpoint import Checkpoints, template
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint_reader import template
 from simclr_jax.train.step import make_train_step
 from tests.tools import (
     METHOD_WIDTHS,
@@ -107,8 +108,16 @@ def differentiated(name, probe=True):
     return jax.jit(grad)(params, state.target_params, BATCH)
 
 
-def test_has_its_row_here(name):
-    assert name in METHOD_WIDTHS
+def test_the_statistics_of_the_forward_pass_are_kept(name):
+    """A loss that returns the state it was given would leave them as they were."""
+    (_, (after, _, _)), _ = differentiated(name)
+    before = _beginning(name).model_state
+    for branch, statistics in before.items():
+        moved = jax.tree.map(
+            lambda a, b: bool((a != b).any()), statistics, after.model_state[branch]
+        )
+        assert jax.tree.leaves(moved), branch
+        assert all(jax.tree.leaves(moved)), branch
 
 
 def test_shapes_and_dtypes_of_the_loss(name):
@@ -197,7 +206,9 @@ def test_devices_send_each_other_embeddings_and_sums_and_no_picture(name):
     views, n, side, _, colours = np.shape(BATCH.views)
     assert sum(sizes["all-gather"]) <= views * n * METHOD_WIDTHS[name]["out"]
     pictures = n / 8 * side * side * colours  # of one device
-    assert max(sizes["all-reduce"]) < pictures, "larger than METHOD_WIDTHS allow?"
+    assert max(sizes["all-reduce"]) < pictures, (
+        "an array that is summed is too large: smaller METHOD_WIDTHS"
+    )
 
 
 def test_in_bfloat16_no_convolution_takes_float32_and_nothing_is_float64(name):

@@ -29,7 +29,7 @@ def test_two_processes_train_as_one(tmp_path):
     """1 process x 4 devices against the README's 2 processes x 2 devices."""
     run = [*RUN, "--config.steps=4", "--config.optim.lr=0.001"]
     run += ["--config.evaluate.every=4", *FEW_PICTURES]
-    (command,) = {command for _, command in ALL if "launch/local.sh" in command}
+    (command,) = {command for command in ALL if "launch/local.sh" in command}
     command = command.replace("runs/two", f"{tmp_path}/2")
     level, _ = os.environ["XLA_FLAGS"].split()  # the same compiler options
     command = command.replace("XLA_FLAGS=", f"XLA_FLAGS={level}\\ ")

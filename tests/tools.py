@@ -33,8 +33,9 @@ from simclr_jax.train.step import make_train_step
 
 CLASSES = 10
 CLOCK = {"total_steps": 100, "steps_per_epoch": 10}
-# `out`, the width of z, is required; its square is below 768, the size of the pictures
-# on a device in tests of traffic.
+# `out`, D of z, is required. Any array that is summed over the devices, such as two
+# D x D matrices, has fewer than 768 numbers, the size of the pictures on a device in
+# tests of traffic: D of 8 or 16 is small enough.
 METHOD_WIDTHS: dict[str, dict[str, Any]] = {  # of each factory
     "simclr": {"hidden": 16, "out": 8},
     "moco": {"hidden": 16, "out": 8, "queue": 40},  # no batch of 16 or 32 divides it
@@ -105,6 +106,8 @@ def add_method(text: str) -> str:
 
 def small_method(name: str, probe: bool = True, encoder: Any = None) -> Method:
     """A method with its METHOD_WIDTHS around an encoder, Tiny by default."""
+    if name not in METHOD_WIDTHS:
+        raise KeyError(f"{name} needs small settings: METHOD_WIDTHS in tests/tools.py.")
     factory = schema.factory("method", name)
     method = factory(encoder or Tiny(groups=2), WHOLE_BATCH, **METHOD_WIDTHS[name])
     return with_probe(method, CLASSES) if probe else method

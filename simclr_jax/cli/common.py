@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
+from simclr_jax.experiment import config_files
 from simclr_jax.suggest import nearest
 
 DONE, FAILED, USAGE, TRY_AGAIN = 0, 1, 2, 75
@@ -53,6 +54,15 @@ class Parser(argparse.ArgumentParser):
         print(f"{self.prog}: {message}", file=sys.stderr)
         raise SystemExit(USAGE)
 
+    def add_config(self) -> None:
+        """Adds the argument --config."""
+        self.add_argument(
+            "--config",
+            required=True,
+            help="a config's name or the path of its file; with arguments of the "
+            "file: NAME:key=value,...",
+        )
+
     def parse_with_changes(
         self, argv: Sequence[str]
     ) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
@@ -64,6 +74,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
           SystemExit: for an unknown argument, a missing value or an option given twice;
             the message is printed.
+          UsageError: there is no config of the name that --config gives.
         """
         for argument in argv:  # before argparse reports a misspelt option as missing
             flag = argument.partition("=")[0]
@@ -82,6 +93,9 @@ class Parser(argparse.ArgumentParser):
                 if text is None or text.startswith("--"):
                     self.error(f"{key} needs a value: {key}=VALUE.")
             changes.append((key.removeprefix(CONFIG), text))
+        if "config" in arguments:
+            with usage_errors():  # before the imports, which take seconds
+                config_files.find(arguments.config.partition(":")[0])
         return arguments, changes
 
     def _flags(self) -> list[str]:

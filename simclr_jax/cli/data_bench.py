@@ -52,7 +52,7 @@ def read(argv: list[str]) -> "tuple[ConfigDict, argparse.Namespace]":
         description=__doc__,
         example="simclr-jax data bench --config quickstart",
     )
-    parser.add_argument("--config", required=True, help="NAME[:key=value,...]")
+    parser.add_config()
     parser.add_argument("--step_ms", type=float, default=100.0, help="of a step")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each stage")
     args, changes = parser.parse_with_changes(argv)

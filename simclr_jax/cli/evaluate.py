@@ -159,10 +159,7 @@ def evaluate_quickly(evaluation: "Evaluation", workdir: str) -> None:
         if jax.process_index() == 0:
             rows += pixel_rows(evaluation) if evaluation.planar else []
             print(table(rows, maps=evaluation.planar))
-            print(
-                f"chance is {100 * evaluation.chance:.1f} %, the share of the most "
-                f"frequent of {evaluation.test.classes} classes"
-            )
+            print("\n".join(remarks(evaluation, rows)))
     else:
         say(f"{evaluation.data} has no labels: no accuracies.")
     if jax.process_index() == 0:
@@ -199,6 +196,24 @@ def pixel_rows(evaluation: "Evaluation") -> list[Row]:
         accuracy = keep(evaluation, "map2d", f"pixels, {name}", result)
         rows.append((f"pixels, by {name}", {"map2d": accuracy}))
     return rows
+
+
+def remarks(evaluation: "Evaluation", rows: list[Row]) -> list[str]:
+    """Lines on how to read the table."""
+    count = len(evaluation.test)
+    error = 100 * 0.5 / count**0.5  # the largest, of an accuracy of one half
+    lines = [
+        f"{count} test pictures: the standard error is at most {error:.1f} points",
+        f"chance is {100 * evaluation.chance:.1f} %, the share of the most frequent of "
+        f"{evaluation.test.classes} classes",
+    ]
+    (_, untrained), (_, trained), *_ = rows
+    if trained["linear"] <= untrained["linear"]:
+        lines.append(
+            "h is no better than that of the untrained encoder by linear: the run may "
+            "be too short, or its settings unsuitable"
+        )
+    return lines
 
 
 def table(rows: list[Row], *, maps: bool) -> str:

@@ -71,7 +71,7 @@ def read(argv: list[str]) -> "tuple[ConfigDict, argparse.Namespace]":
         description=__doc__,
         example="simclr-jax plan --config simclr_imagenet --topology v5e:8x8",
     )
-    parser.add_argument("--config", required=True, help="NAME[:key=value,...]")
+    parser.add_config()
     parser.add_argument(
         "--topology", required=True, help="such as v5e:8x8 or v5litepod-64"
     )

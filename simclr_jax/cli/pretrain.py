@@ -3,13 +3,18 @@
   simclr-jax pretrain --config NAME --workdir DIR
       [--config.a.b=value ...]
 
+--config.a.b=value changes a key of the config; a wrong key is answered with the
+nearest, or with those that there are.
+
 The work directory receives config.json, metrics.jsonl and TensorBoard events, views.png
 with some augmented pictures, and checkpoints. The same command resumes from the newest.
 """
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from simclr_jax.cli import common
+from simclr_jax.experiment import config_files
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -40,10 +45,13 @@ def read(argv: list[str]) -> "tuple[ConfigDict, str]":
       UsageError: an invalid config or path; may suggest the nearest valid name.
       SystemExit: for unknown arguments; the message is printed.
     """
+    configs = textwrap.fill(f"Configs: {', '.join(config_files.shipped_names())}.", 88)
     parser = common.Parser(
-        prog="simclr-jax pretrain", description=__doc__, example=EXAMPLE
+        prog="simclr-jax pretrain",
+        description=f"{__doc__}\n{configs}",
+        example=EXAMPLE,
     )
-    parser.add_argument("--config", required=True, help="NAME[:key=value,...]")
+    parser.add_config()
     parser.add_argument("--workdir", required=True, help="folder of the run's output")
     arguments, changes = parser.parse_with_changes(argv)
     from simclr_jax.experiment import config
@@ -79,5 +87,8 @@ def pretrain(c: "ConfigDict", workdir: str) -> "TrainState":
     )
     total = prepared.run.total
     if done < total:
-        raise common.Preempted(f"stopped by a signal; saved at step {done} of {total}.")
+        raise common.Preempted(
+            f"stopped by a signal; saved at step {done} of {total}. The same command "
+            "resumes."
+        )
     return state

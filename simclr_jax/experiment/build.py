@@ -26,7 +26,7 @@ from simclr_jax.models.network import BatchOptions
 from simclr_jax.state import TrainState
 from simclr_jax.storage.paths import absolute
 from simclr_jax.train import schedules
-from simclr_jax.train.checkpoint import template
+from simclr_jax.train.checkpoint_reader import template
 from simclr_jax.train.optim import COUPLED
 from simclr_jax.train.rules import with_rules
 from simclr_jax.train.step import make_train_step

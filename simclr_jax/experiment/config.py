@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pathlib
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,19 +11,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from simclr_jax.experiment import schema, values
+from simclr_jax.experiment.config_files import find
 from simclr_jax.experiment.old_configs import check_not_renamed
-from simclr_jax.suggest import check_name, nearest
+from simclr_jax.suggest import check_name
 
 Changes = Sequence[tuple[str, str]]  # (key, text) pairs, such as ("optim.lr", "0.1")
 NO_CHANGES: Mapping[str, Any] = types.MappingProxyType({})
-
-PACKAGE = pathlib.Path(__file__).parents[1]
-# The configs: inside the installed package, beside the package in a checkout.
-SHIPPED = next(
-    folder
-    for folder in (PACKAGE / "configs", PACKAGE.parent / "configs")
-    if folder.is_dir()
-)
 
 MAY_CHANGE = (  # keys, or their beginnings, that may change when a run is resumed
     *("log_every", "patience", "checkpoint.", "evaluate.", "data.data_dir"),
@@ -97,32 +89,6 @@ def load(text: str) -> ConfigDict:
         kwargs[key] = values.parse(value, defaults[key], key)
     with _errors_named(name):
         return module.get_config(**kwargs)
-
-
-def find(name: str) -> pathlib.Path:
-    """The config file of a name: a file, else a config of this package.
-
-    Raises:
-      ValueError: there is neither; the message has the nearest name.
-    """
-    path = pathlib.Path(os.path.expanduser(name))  # unlike pathlib's, never an error
-    if path.is_file():
-        return path
-    shipped = SHIPPED / f"{name.removesuffix('.py')}.py"
-    if shipped.is_file():
-        return shipped
-    files = [str(p) for p in path.parent.glob("*.py")]
-    suggestion = nearest(path.stem, shipped_names()) or nearest(name, files)
-    hint = f" Did you mean {suggestion}?" if suggestion else ""
-    raise ValueError(
-        f"--config: there is no file {name}, and no config of that name.{hint} "
-        f"There are: {', '.join(shipped_names())}; or the path of a file."
-    )
-
-
-def shipped_names() -> list[str]:
-    """The names of this package's configs."""
-    return sorted(path.stem for path in SHIPPED.glob("[!_]*.py"))
 
 
 @contextlib.contextmanager

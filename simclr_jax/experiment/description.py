@@ -17,10 +17,12 @@ def lines(training: "Training", first_step: int) -> list[str]:
     parameters = sum(x.size for x in jax.tree.leaves(run.shapes.params))
     peak = float(run.schedule(min(run.warmup, run.total - 1)))
     platform = mesh.devices.flat[0].platform
+    count = n // batch_size
+    batches = f"{count} batch{'es' if count > 1 else ''}"
     resuming = f"resuming from the checkpoint of step {first_step}"
     return [
         f"{c.method.name}, {c.encoder.name} ({parameters / 1e6:.2f} M parameters), "
-        f"{source.name}: {n} pictures in {n // batch_size} batches of {batch_size}",
+        f"{source.name}: {n} pictures in {batches} of {batch_size}",
         f"{run.total} steps, {run.warmup} of warm-up, {c.optim.name} with a rate up to "
         f"{peak:.4g}; on {mesh.size} {platform} device(s) of {jax.process_count()} "
         "process(es)",
@@ -53,8 +55,8 @@ def _warnings(training: "Training") -> list[str]:
     n, lines = len(source), []
     if c.data.split == SEEN:
         lines.append(
-            "pictures of val, validation or test, or else a tenth of each class, are "
-            "held out"
+            f"trained on {n} pictures; others are held out for evaluate: the folder "
+            "val, validation or test, or else a tenth of each class"
         )
     if c.steps:
         lines.append(f"steps={c.steps} is the whole run; warm-up is at most a tenth")

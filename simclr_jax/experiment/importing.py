@@ -9,11 +9,12 @@ import numpy as np
 from etils import epath
 
 from simclr_jax import sharding
-from simclr_jax.experiment import build, config, schema
+from simclr_jax.experiment import build, config, config_files, schema
 from simclr_jax.state import TrainState
 from simclr_jax.storage import files
 from simclr_jax.suggest import check_name
-from simclr_jax.train.checkpoint import Checkpoints, newest
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint_reader import newest
 from simclr_jax.tree import by_path, with_leaves
 from simclr_jax.zoo import catalog, name_map, published
 from simclr_jax.zoo import source as source_files
@@ -116,7 +117,7 @@ def assemble(
     Raises:
       ValueError: the config is wrong.
     """
-    c = config.load(f"{config.SHIPPED}/{checkpoint.config}")
+    c = config.load(f"{config_files.SHIPPED}/{checkpoint.config}")
     config.override(c, [*checkpoint.changes, *changes])
     schema.check(c)
     classes = name_map.num_classes(checkpoint)

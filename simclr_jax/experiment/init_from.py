@@ -19,7 +19,7 @@ from simclr_jax.experiment.workdir import (
     read_saved,
 )
 from simclr_jax.storage.paths import absolute
-from simclr_jax.train.checkpoint import newest
+from simclr_jax.train.checkpoint_reader import newest
 from simclr_jax.tree import by_path, with_leaves
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from simclr_jax.data.sources import EMBEDDED
-from simclr_jax.experiment import config, schema
+from simclr_jax.experiment import config, config_files, schema
 from simclr_jax.experiment.config import Changes
 from simclr_jax.reproduce.rows import Row, runs
 
@@ -23,7 +23,7 @@ def row_config(row: Row, text: str, changes: Changes) -> ConfigDict:
     """
     of_row = [*row.changes.items(), *row.evaluation.items()]
     name, colon, arguments = text.partition(":")
-    path = config.SHIPPED / f"{name}.py"
+    path = config_files.SHIPPED / f"{name}.py"
     return config.read(f"{path}{colon}{arguments}", [*of_row, *changes])
 
 

@@ -26,7 +26,8 @@ from simclr_jax.state import TrainState
 from simclr_jax.storage.access import check_folder
 from simclr_jax.storage.paths import absolute
 from simclr_jax.train import loop
-from simclr_jax.train.checkpoint import Checkpoints, newest
+from simclr_jax.train.checkpoint import Checkpoints
+from simclr_jax.train.checkpoint_reader import newest
 from simclr_jax.train.log import Log
 
 GALLERY = 8  # pictures in views.png
@@ -151,7 +152,9 @@ def knn_evaluator(
 def draw_views(training: Training) -> None:
     """Writes views.png: some pictures and the views of them that the encoder gets."""
     c, source = training.config, training.source
-    images = tfdata.read_pictures(source, range(min(GALLERY, len(source))))
+    count = min(GALLERY, len(source))
+    stride = len(source) // count if source.block == 1 else 1  # from several classes
+    images = tfdata.read_pictures(source, range(0, count * stride, stride))
     views = pipeline.preview(build.recipe(c), images, c.seed, colour=c.data.colour)
     path = epath.Path(training.workdir) / "views.png"
     plots.gallery(views, path, originals=images)

@@ -18,7 +18,7 @@ from simclr_jax.state import TrainState
 from simclr_jax.storage import files
 from simclr_jax.storage.access import check_folder
 from simclr_jax.storage.paths import absolute, has_scheme
-from simclr_jax.train.checkpoint import restore_latest
+from simclr_jax.train.checkpoint_reader import restore_latest
 
 BUILT = ("method", "encoder", "augment")  # sections whose factories build a run
 

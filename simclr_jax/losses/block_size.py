@@ -51,8 +51,9 @@ def describe(matrix: Matrix, devices: int) -> str:
     """A log line on how the matrix is computed."""
     block = block_size(matrix, devices)
     dense = block == matrix.columns
-    how = "at once" if dense else f"{block * matrix.views} at a time"
-    return f"similarities of {matrix.rows} to {matrix.columns * matrix.views}: {how}"
+    how = "at once" if dense else f"{block * matrix.views} columns at a time"
+    columns = matrix.columns * matrix.views
+    return f"loss: {matrix.rows} x {columns} similarities, computed {how}"
 
 
 def block_on_mesh(matrix: Matrix) -> int:

@@ -145,6 +145,7 @@ SCALED = {  # input: the network's input from uint8 images
     "normalised": "((images / 255 - mean) / std).astype(np.float32)",
 }
 USE = """\
+files = ["picture.jpg"]
 size, mean, std = {size}, {mean}, {std}
 pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files]
 images = np.stack([preprocess(picture, size) for picture in pictures])

@@ -21,7 +21,7 @@ import safetensors.numpy
 from simclr_jax import sharding
 from simclr_jax.experiment import build, config
 from simclr_jax.experiment.workdir import data_sizes, read_saved
-from simclr_jax.train.checkpoint import restore_latest
+from simclr_jax.train.checkpoint_reader import restore_latest
 from tests.buckets.emulator import Emulator, Fault
 from tests.tools import last_of_each, plain, with_devices
 from tests.zoo.test_importing import vit_mini

@@ -11,6 +11,8 @@ import tomllib
 import pytest
 import yaml
 
+from simclr_jax.methods.catalog import METHODS
+
 PAGES = [
     *(pathlib.Path("README.md"), *sorted(pathlib.Path("docs").rglob("*.md"))),
     *sorted(pathlib.Path("launch").glob("*.md")),
@@ -32,6 +34,18 @@ def test_links_lead_to_files(path):
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if not re.match(r"https?://", target):
             assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("layer", ["methods", "losses"])
+def test_every_module_has_its_docstrings_on_a_page(layer):
+    page = pathlib.Path("docs", "api", f"{layer}.md").read_text()
+    for path in pathlib.Path("simclr_jax", layer).glob("[!_]*.py"):
+        assert f"automodule:: simclr_jax.{layer}.{path.stem}\n" in page
+
+
+def test_every_method_has_its_row():
+    page = pathlib.Path("docs/methods.md").read_text()
+    assert all(f"\n| `{name}`" in page for name in METHODS)
 
 
 def build(root, out):

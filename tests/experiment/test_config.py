@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from simclr_jax.experiment import config, schema, values
+from simclr_jax.experiment import config, config_files, schema, values
 from simclr_jax.suggest import check_name
 
 CONFIGS = [str(p) for p in sorted(pathlib.Path("configs").glob("[a-z]*_*.py"))]
@@ -58,7 +58,7 @@ def test_a_file_of_a_home_that_does_not_exist_is_not_there(monkeypatch):
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])  # a user without an entry
     with pytest.raises(ValueError, match="no file ~"):
-        config.find("~/mine.py")
+        config_files.find("~/mine.py")
 
 
 @pytest.mark.parametrize(

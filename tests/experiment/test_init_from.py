@@ -11,7 +11,7 @@ from simclr_jax.cli import common, pretrain, runtime
 from simclr_jax.experiment import build, config, init_from, training
 from simclr_jax.experiment.workdir import data_sizes, read_saved
 from simclr_jax.models.catalog import ENCODERS
-from simclr_jax.train.checkpoint import restore_latest
+from simclr_jax.train.checkpoint_reader import restore_latest
 from tests.tools import Tiny, begin_in, leave_in, losses, plain
 
 SHORT_RUN = {

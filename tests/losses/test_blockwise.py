@@ -296,7 +296,8 @@ def test_retrieve_refuses_to_be_differentiated():
 def test_a_run_says_what_was_chosen():
     c, mesh = config.load("configs/quickstart.py"), make_mesh(jax.devices()[:1])
     job = build.assemble(c, mesh, images=5000, classes=10)
-    assert job.notes == ("similarities of 512 to 512: at once",)
+    assert job.notes == ("loss: 512 x 512 similarities, computed at once",)
     c.method.block = 100
     job = build.assemble(c, mesh, images=5000, classes=10)
-    assert job.notes == ("similarities of 512 to 512: 200 at a time",)
+    (note,) = job.notes
+    assert note == "loss: 512 x 512 similarities, computed 200 columns at a time"

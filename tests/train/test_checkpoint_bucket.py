@@ -11,8 +11,9 @@ from orbax.checkpoint._src.futures.future import _SignalingThread, set_signals
 
 from simclr_jax.storage import bucket, client, retry
 from simclr_jax.train import checkpoint
-from simclr_jax.train.checkpoint import Checkpoints, newest, restore_latest
+from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.checkpoint_errors import CheckpointUnavailable
+from simclr_jax.train.checkpoint_reader import newest, restore_latest
 from tests.buckets.emulator import Fault
 
 # Orbax's other threads report to the event loop that the failed one has closed.
