@@ -72,7 +72,7 @@ def test_without_arguments_the_commands_and_the_first_steps_are_listed(capsys):
         assert pretrain.read(arguments)
     assert second.pop(0) == "evaluate"
     assert evaluate.read(second)[0].workdir == pretrain.read(first)[1]
-    assert max(map(len, output.splitlines())) <= 88
+    assert max(map(len, output.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("data", "data bench"), ("eval", "eva")])
