@@ -21,7 +21,7 @@ def get_config():
     c = base.get_config("simclr", encoder="resnet10", optim="adamw")
     base.quickstart(c)
     c.steps = 1000
-    c.log_every = 20
+    c.log_every = 10
     c.data.name = "folder"
     c.data.split = "seen"
     c.data.eval_split = "held_out"

@@ -210,10 +210,12 @@ def curves(
             axes.plot(*zip(*points, strict=True), color=colour, marker=dot, label=label)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if title == ACCURACY:
             axes.margins(y=0.25)  # room for the legend
+            axes.set_ylim(bottom=0)  # a change within the error does not look large
             axes.legend(frameon=False, fontsize=8)
     figure.set_layout_engine("tight")
     _save(figure, path, dpi=130)
