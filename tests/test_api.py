@@ -22,7 +22,7 @@ from tests.zoo.workdirs import random_workdir
 
 CHANGES = {  # as in tests/cli/test_pretrain.py, so that the programs are compiled once
     "data.batch_size": 32,
-    "encoder.channels": 4,
+    "encoder.name": "tests.tools:tiny",
     "method.hidden": 16,
     "steps": 6,
     "log_every": 2,

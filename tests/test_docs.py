@@ -223,8 +223,9 @@ def test_the_quickstart_and_its_evaluations_run(tmp_path, in_process, capsys):
     assert "run by tensorflow" in capsys.readouterr().out
 
 
+TINY = "--config.encoder.name=tests.tools:tiny"
 SHORT_RUN = (
-    *("--config.steps=2", "--config.encoder.channels=4"),
+    *("--config.steps=2", TINY),
     *("--config.method.hidden=16", "--config.checkpoint.every=2"),
 )
 
@@ -255,7 +256,7 @@ def test_pictures_of_a_user(tmp_path, in_process, capsys, layout):
     seen, out = (51, 9) if "val" in name or "train" in name else (54, 6)
     message = f"batch 256 is larger than the {seen} pictures: using 32"
     assert message in capsys.readouterr().err
-    evaluate.main(short(second, tmp_path / "mine"))
+    evaluate.main(short(second, tmp_path / "mine", TINY))
     assert (tmp_path / "mine" / "embedding.png").stat().st_size > 200
     text, labelled = capsys.readouterr(), "{0}" in layout
     assert f"features of {seen} + {out} pictures" in text.err

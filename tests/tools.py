@@ -49,7 +49,7 @@ METHOD_WIDTHS: dict[str, dict[str, Any]] = {  # of each factory
 
 SMALL_RUN = (  # arguments of `pretrain`: a run of seconds
     "--config.data.batch_size=32",
-    "--config.encoder.channels=4",
+    "--config.encoder.name=tests.tools:tiny",
     "--config.method.hidden=16",
 )
 FEW_PICTURES = (
@@ -70,6 +70,13 @@ class Tiny(nn.Module):
         x = Conv(self.width, 3, 2, name="conv1")(x)
         x = nn.relu(BatchNorm(groups=self.groups, name="bn1")(x, train, rows))
         return x.mean((1, 2))
+
+
+def tiny(
+    *, mean: tuple[float, ...] = (), std: tuple[float, ...] = (), dtype: str = ""
+) -> Tiny:
+    """Tiny as an encoder that a config can name."""
+    return Tiny()
 
 
 def with_devices(count: int) -> dict[str, str]:

@@ -54,7 +54,7 @@ def lines(workdir):
 
 
 def final_state(workdir):
-    saved = open_saved(workdir, sharding.make_mesh())
+    saved = open_saved(workdir, sharding.make_mesh(), allow_code=True)
     return saved.state, saved.step
 
 
@@ -284,7 +284,7 @@ def test_a_damaged_checkpoint_is_reported_with_the_remedy(tmp_path):
 )
 def test_usage_errors_leave_no_files(tmp_path, argument, message, capsys):
     with pytest.raises(common.UsageError) as error:
-        train(tmp_path / "work", argument)
+        train(tmp_path / "work", "--config.encoder.name=resnet10", argument)
     assert runtime.report(error.value) == common.USAGE
     output = capsys.readouterr().err
     assert message in output
