@@ -20,7 +20,7 @@ from tests.cli.test_light import HEAVY
 from tests.tools import losses
 from tests.zoo.workdirs import random_workdir
 
-CHANGES = {  # as in tests/cli/test_pretrain.py, so that the programs are compiled once
+CHANGES = {  # as in tests/cli/test_pretrain.py: the same programs, compiled once
     "data.batch_size": 32,
     "encoder.name": "tests.tools:tiny",
     "method.hidden": 16,
@@ -126,7 +126,8 @@ def test_the_examples_of_the_page_run(tmp_path, in_process, monkeypatch, capsys)
             pixels = rng.integers(0, 256, (40 + i, 50, 3)).astype(np.uint8)
             path = tmp_path / "pictures" / name / f"{i}.png"
             Image.fromarray(pixels).save(path)
-    small = simclr_jax.get_config("quickstart", CHANGES)
+    network = {"encoder.name": "resnet10", "encoder.channels": 4}
+    small = simclr_jax.get_config("quickstart", CHANGES | network)
     monkeypatch.setattr(config, "get_config", lambda name, changes: small)
     monkeypatch.chdir(tmp_path)
     variables: dict[str, Any] = {}
