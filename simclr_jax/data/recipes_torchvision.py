@@ -1,6 +1,7 @@
 """The recipes written for torchvision on PIL; their table is in `recipes`."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from simclr_jax.data.view import Limits, Pair, View, check_range, jittered, unequal
@@ -88,39 +89,8 @@ def moco_v2(
     return (view, view)
 
 
-def tsimcne(
-    *,
-    size: int,
-    area: Pair = (0.2, 1.0),
-    flip: float = 0.5,
-    rotation: float = 0.0,
-    jitter: float = 0.8,
-    jitter_limits: Limits = (0.4, 0.4, 0.4, 0.1),
-    strength: float = 1.0,
-    grey: float = 0.2,
-    blur: float = 0.0,
-    sigma: Pair = (0.1, 2.0),
-    solarise: float = 0.0,
-) -> tuple[View, ...]:
-    """Two equal views, t-SimCNE's released code: MoCo v2's without the blur.
-
-    Raises:
-      ValueError: a number is out of its range.
-    """
-    view = _torchvision(
-        jitter_limits,
-        strength,
-        size=size,
-        area=area,
-        flip=flip,
-        rotation=rotation,
-        jitter=jitter,
-        grey=grey,
-        blur=blur,
-        sigma=sigma,
-        solarise=solarise,
-    )
-    return (view, view)
+# t-SimCNE's released code: MoCo v2's views without the blur.
+tsimcne = functools.partial(moco_v2, blur=0.0)
 
 
 def moco_v3(

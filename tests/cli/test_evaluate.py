@@ -1,5 +1,8 @@
 """The command evaluate: errors of the caller; its scores are tested with pretrain."""
 
+import types
+from typing import Any
+
 import pytest
 
 from simclr_jax.cli import common, evaluate, runtime
@@ -50,3 +53,20 @@ def test_a_damaged_config_is_named(tmp_path, in_process, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(common.UsageError, match=r"config\.json is damaged"):
         evaluate.main([f"--workdir={tmp_path}"])
+
+
+class Pictures:
+    classes = 4
+
+    def __len__(self):
+        return 100
+
+
+@pytest.mark.parametrize(("trained", "better"), [(0.6, True), (0.5, False)])
+def test_remarks_say_how_to_read_the_table(trained, better):
+    evaluation: Any = types.SimpleNamespace(test=Pictures(), chance=0.25)
+    rows = [("h, untrained", {"linear": 0.5}), ("h", {"linear": trained})]
+    error, chance, *rest = evaluate.remarks(evaluation, rows)
+    assert "100 test pictures: the standard error is at most 5.0 points" in error
+    assert "25.0 %" in chance
+    assert bool(rest) != better
