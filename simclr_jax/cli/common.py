@@ -17,6 +17,8 @@ from simclr_jax.suggest import nearest
 
 DONE, FAILED, USAGE, TRY_AGAIN = 0, 1, 2, 75
 CONFIG = "--config."
+# Keys that name what a run was built of; to allow code from outside, see external.py.
+PART_NAMES = ("method.name", "encoder.name", "augment.name")
 
 
 class UsageError(Exception):

@@ -29,7 +29,6 @@ MAY_SET = (
     *("evaluate.", "data.name", "data.data_dir", "data.eval_split"),
     "data.bank_split",
 )
-NAMES = ("method.name", "encoder.name", "augment.name")  # only to name them again
 TITLES = {"z": "z, its projection"}  # row titles of features
 COLUMNS = {"knn": ("kNN", 6), "linear": ("linear", 7), "map2d": ("map", 6)}
 
@@ -96,7 +95,7 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
 
     with common.usage_errors():
         for key, _ in changes:
-            if key not in NAMES and not key.startswith(MAY_SET):
+            if key not in common.PART_NAMES and not key.startswith(MAY_SET):
                 raise ValueError(
                     f"--config.{key} belongs to the training; evaluate can change "
                     f"{', '.join(MAY_SET)}."

@@ -21,7 +21,6 @@ EXAMPLES = {
     "export": "simclr-jax zoo export --workdir runs/dino --to onnx --out dino.onnx",
     "list": "simclr-jax zoo list",
 }
-NAMES = ("method.name", "encoder.name", "augment.name")  # only to name them again
 Changes = list[tuple[str, str]]  # of a config: (key, text)
 
 
@@ -69,9 +68,9 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, Changes]:
         parser.add_argument("--input", default="", help=", ".join(catalog.INPUTS))
         parser.add_argument("--licence", default="", help="for the card, such as MIT")
     args, changes = parser.parse_with_changes(argv[1:])
-    allowed = NAMES if command == "export" else ()
+    allowed = common.PART_NAMES if command == "export" else ()
     if command != "import" and any(key not in allowed for key, _ in changes):
-        also = f" It takes {', '.join(NAMES)}." if allowed else ""
+        also = f" It takes {', '.join(allowed)}." if allowed else ""
         parser.error(
             f"{command} has no --config.KEY=VALUE: it does not change a run.{also}"
         )
