@@ -34,7 +34,8 @@ LAYERS = {
         "jax numpy tensorflow tensorflow_datasets etils tqdm",
     ),
     "evaluate": (
-        "losses data batch old_commands sharding storage train.optim train.schedules",
+        "losses models.cpu data batch old_commands sharding storage train.optim "
+        "train.schedules",
         "jax numpy optax etils matplotlib sklearn threadpoolctl",
     ),
     "zoo": (

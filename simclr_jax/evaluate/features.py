@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from simclr_jax.batch import Batch
 from simclr_jax.data.prefetch import feed
+from simclr_jax.models import cpu
 from simclr_jax.sharding import DATA, by_batch, replicated
 
 AHEAD = 2  # batches in flight: the host decodes the next while devices encode the last
@@ -40,28 +41,31 @@ class Features(NamedTuple):
     index: np.ndarray  # int32 [N], positions in the split
 
 
-@functools.partial(jax.jit, static_argnames=("encode", "features", "mesh"))
-def embed(
-    encode: Callable[..., Any],
-    features: Callable[[Any], dict[str, jax.Array]],
-    params: Any,
-    stats: Any,
-    batch: Batch,
-    mesh: Mesh,
-) -> dict[str, Any]:
-    """Features, index, label and valid of a batch, on every device.
+@functools.cache
+def embedder(mesh: Mesh) -> Callable[..., dict[str, Any]]:
+    """A compiled function: features, index, label and valid of a batch.
 
-    Args:
-      encode, features, params, stats: as in `FrozenEncoder`.
-      batch: with one view, split by rows over the mesh.
+    Returns:
+      (encode, features, params, stats, batch) -> rows, on every device of the mesh. The
+      first four are those of `FrozenEncoder`; the batch has one view, and is split by
+      rows over the mesh.
     """
-    outputs = features(encode(params, stats, batch.views[0]))
-    values = {name: x[0].astype(jnp.float32) for name, x in outputs.items()}
-    rows = {"index": batch.index, "label": batch.label, "valid": batch.valid}
-    rows |= {"values": values}
-    # Two constraints: computed on the devices that have the images, then sent to all.
-    rows = jax.lax.with_sharding_constraint(rows, by_batch(mesh))
-    return jax.lax.with_sharding_constraint(rows, replicated(mesh))
+
+    def embed(encode, features, params, stats, batch):
+        outputs = features(encode(params, stats, batch.views[0]))
+        values = {name: x[0].astype(jnp.float32) for name, x in outputs.items()}
+        rows = {"index": batch.index, "label": batch.label, "valid": batch.valid}
+        rows |= {"values": values}
+        # Two constraints: computed on the devices that have the images, then sent to
+        # all.
+        rows = jax.lax.with_sharding_constraint(rows, by_batch(mesh))
+        return jax.lax.with_sharding_constraint(rows, replicated(mesh))
+
+    return jax.jit(
+        embed,
+        static_argnames=("encode", "features"),
+        compiler_options=cpu.compiler_options(mesh),
+    )
 
 
 def extract(encoder: FrozenEncoder, batches: Iterable[Batch], mesh: Mesh) -> Features:
@@ -80,9 +84,9 @@ def extract(encoder: FrozenEncoder, batches: Iterable[Batch], mesh: Mesh) -> Fea
       ValueError: there are no pictures.
     """
     encode, features, params, stats = encoder.on(mesh)
-    pending, finished = collections.deque(), []
+    embed, pending, finished = embedder(mesh), collections.deque(), []
     for batch in feed(batches, mesh):
-        pending.append(embed(encode, features, params, stats, batch, mesh))
+        pending.append(embed(encode, features, params, stats, batch))
         if len(pending) > AHEAD:
             finished.append(_fetch(pending.popleft()))
     finished += map(_fetch, pending)

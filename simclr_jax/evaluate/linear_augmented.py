@@ -17,6 +17,7 @@ from simclr_jax.data.sources import Source
 from simclr_jax.evaluate.features import Features, FrozenEncoder, check_split
 from simclr_jax.evaluate.linear import logits, score
 from simclr_jax.losses.classification import cross_entropy
+from simclr_jax.models import cpu
 from simclr_jax.sharding import replicated
 from simclr_jax.train.schedules import SCALINGS, total_steps, warmup_cosine
 
@@ -129,7 +130,9 @@ def _nesterov(rate, weight_decay):
 def _train(encoder, feature, head, tx, batches, mesh, report):
     """The head after a step of the optimiser on each batch; reports each step."""
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(
+        jax.jit, donate_argnums=0, compiler_options=cpu.compiler_options(mesh)
+    )
     def step(state, params, stats, views, label):
         outputs = encoder.features(encoder.encode(params, stats, views[0]))
         x = outputs[feature][0].astype(jnp.float32)

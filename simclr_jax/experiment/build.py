@@ -22,6 +22,7 @@ from simclr_jax.experiment import batch_scaling, external, part_results, schema
 from simclr_jax.losses import block_size
 from simclr_jax.methods.base import Method
 from simclr_jax.methods.probe import with_probe
+from simclr_jax.models import cpu
 from simclr_jax.models.network import BatchOptions
 from simclr_jax.state import TrainState
 from simclr_jax.storage.paths import absolute
@@ -248,6 +249,7 @@ def train_step(c: ConfigDict, run: Run, mesh: Mesh) -> jax.stages.Wrapped:
         make_train_step(run.method, run.tx, run.schedule, prepare),
         donate_argnums=0,
         out_shardings=(run.placement, sharding.replicated(mesh)),
+        compiler_options=cpu.compiler_options(mesh),
     )
 
 

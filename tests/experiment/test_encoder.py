@@ -16,7 +16,7 @@ from simclr_jax import sharding
 from simclr_jax.data.errors import UnreadablePicture
 from simclr_jax.data.pictures import picture_batches
 from simclr_jax.data.sources import open_source
-from simclr_jax.evaluate.features import embed
+from simclr_jax.evaluate.features import embedder
 from simclr_jax.experiment import evaluation
 from simclr_jax.experiment.workdir import open_saved
 from tests.zoo import torch_arrays
@@ -122,7 +122,7 @@ def test_an_endless_generator_is_read_as_needed(pictures):
 def test_calls_with_other_numbers_of_pictures_do_not_compile(encoder):
     pictures = np.stack([smooth(50, 50, i) for i in range(21)])
     expected = encoder(pictures, batch_size=16)
-    program: Any = embed
+    program: Any = embedder(encoder._mesh)
     programs = program._cache_size()
     for count in (9, 12, 15):
         h = encoder(pictures[:count], batch_size=16)

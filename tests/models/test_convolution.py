@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from simclr_jax import sharding
-from simclr_jax.models import convolution
+from simclr_jax.models import convolution, cpu
+from simclr_jax.models.sliding import padding
 from tests.tools import convolve_by_hand
 
 
@@ -58,20 +59,22 @@ def test_convolution_and_its_gradients(height, size, stride, pad, devices):
         np.testing.assert_allclose(mine, other, atol=1e-4)
 
 
+@pytest.mark.parametrize("channels", [2, 5])  # few go another way
 @pytest.mark.parametrize("images", [6, 7, 12])
 @pytest.mark.parametrize(("height", "size", "stride"), CASES)
 def test_a_processor_takes_a_few_pictures_at_a_time(
-    height, size, stride, images, monkeypatch
+    height, size, stride, images, channels, monkeypatch
 ):
     random = np.random.default_rng(0)
-    x = random.normal(size=(images, height, height + 1, 2))
-    kernel = random.normal(size=(size, size, 2, 3))
+    x = random.normal(size=(images, height, height + 1, channels))
+    kernel = random.normal(size=(size, size, channels, 3))
     # Then no more pictures at a time than have the bytes of the kernel, at least one.
-    monkeypatch.setattr(convolution, "CACHE", 0)
+    monkeypatch.setattr(cpu, "CACHE", 0)
     with jax.enable_x64(True), jax.set_mesh(sharding.make_mesh(jax.devices()[:1])):
         y, pull = jax.vjp(lambda x, k: convolution.convolve(x, k, stride), x, kernel)
         dy = random.normal(size=y.shape)
         dx, dk = pull(jnp.asarray(dy))
+    np.testing.assert_allclose(y, convolve_by_hand(x, kernel, stride), atol=1e-12)
     assert dk.dtype == jnp.float64
     for mine, exact in zip(
         (dx, dk), gradients_by_hand(x, kernel, dy, stride), strict=True
@@ -90,9 +93,10 @@ def test_only_a_processor_by_itself_has_its_own_way(devices, loops):
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_kernel_gradients_in_bfloat16_are_rounded_once(devices):
+@pytest.mark.parametrize("side", [2, 6])  # 2: smaller than the kernel
+def test_kernel_gradients_in_bfloat16_are_rounded_once(side, devices):
     random = np.random.default_rng(0)
-    x = jnp.asarray(random.normal(size=(8, 6, 6, 4)), jnp.bfloat16)
+    x = jnp.asarray(random.normal(size=(8, side, side, 4)), jnp.bfloat16)
     kernel = jnp.asarray(random.normal(size=(3, 3, 4, 5)), jnp.float32)
 
     def gradient(convolve):
@@ -107,10 +111,10 @@ def test_kernel_gradients_in_bfloat16_are_rounded_once(devices):
 
 
 def test_even_padding_is_not_xla_s_same():
-    even = [convolution.padding(k, 2, 224, "even") for k in (1, 2, 3, 7)]
+    even = [padding(k, 2, 224, "even") for k in (1, 2, 3, 7)]
     assert even == [(0, 0), (0, 1), (1, 1), (3, 3)]
     for side, size, expected in [(224, 7, (2, 3)), (56, 3, (0, 1)), (57, 3, (1, 1))]:
-        assert convolution.padding(size, 2, side, "same") == expected
+        assert padding(size, 2, side, "same") == expected
         assert jax.lax.padtype_to_pads([side], [size], [2], "SAME") == [expected]
     x = jnp.arange(56.0)[None, :, None, None]
     tap = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1)

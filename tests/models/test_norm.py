@@ -72,6 +72,37 @@ def test_gradient_agrees_with_flax_in_two_passes():
     np.testing.assert_allclose(mine, two, atol=1e-5)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 3e-5), ("bfloat16", 6e-3)]
+)
+def test_gradients_are_those_of_the_definition_in_float64(groups, dtype, tolerance):
+    x, dy = random((16, 5, 3, 7)), random((16, 5, 3, 7), 1)
+    x, dy = (jnp.asarray(a, dtype) for a in (x, dy))
+    norm = BatchNorm(groups=groups, dtype=dtype)
+    variables = norm.init(jax.random.key(0), x, False)
+    params = {"scale": random(7, 2), "bias": random(7, 3)}
+
+    def ours(x, params):
+        return train(norm, x, variables | {"params": params})[0]
+
+    def definition(x, params):
+        y = x.reshape(groups, -1, 7)
+        centred = y - y.mean(1, keepdims=True)
+        y = centred / jnp.sqrt((centred**2).mean(1, keepdims=True) + 1e-5)
+        return y.reshape(x.shape) * params["scale"] + params["bias"]
+
+    mine = jax.vjp(ours, x, params)[1](dy)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: np.asarray(a, np.float64), (x, params, dy))
+        exact = jax.vjp(definition, *wide[:2])[1](jnp.asarray(wide[2]))
+        exact = jax.tree.map(np.asarray, exact)
+    assert mine[0].dtype == dtype
+    for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(exact), strict=True):
+        error = np.linalg.norm(np.asarray(a, np.float64) - b) / np.linalg.norm(b)
+        assert error < tolerance
+
+
 def test_running_statistics_of_groups_are_their_means():
     x = random((8, 3))
     _, variables = train(BatchNorm(groups=2, momentum=0.0), x)
