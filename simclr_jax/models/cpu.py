@@ -5,12 +5,13 @@
 | way | forward | gradients |
 |---|---|---|
 | dense | one product with a matrix of all pairs of pixels | of that product |
-| patches | products of patches, a few pictures at a time | as below |
+| patches | products of patches, a few pictures at a time | products of patches |
 | slide | XLA's convolution | without zeros between pixels and without transposes |
 """
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 
 from simclr_jax.models.sliding import NONE, pad, rotated, slide
 
-CACHE = 2**16  # bytes of pictures, which with their copies fit into a core's cache
+CACHE = 2**17  # bytes of pictures, which with their copies fit into a core's cache
 FEW_CHANNELS = 4  # XLA's convolution uses a part of the vector unit below that
 
 # XLA gives convolutions of 32 or more channels to YNNPACK; its own are faster. Sums and
@@ -83,10 +84,14 @@ def gradients(
         dx, dk = pull(dy.astype(wide))
         return dx.astype(x.dtype), dk.astype(x.dtype)
     # Tap i connects row h of dy with row stride * h + i - before of x.
-    x, dy = jax.lax.optimization_barrier((x, dy))  # computed once, not at each use
+    dy = jax.lax.optimization_barrier(dy)  # computed once, not at each use
     before = [b for b, _ in pads]
     dx = _picture_gradient(stride, before, kernel, dy, x.shape)
-    return dx, _kernel_gradient(stride, before, x, dy, kernel.shape).astype(x.dtype)
+    if way(x.shape, kernel.shape) == "patches":
+        dk = _patches_kernel_gradient(x, kernel, stride, pads, dy)
+    else:
+        dk = _kernel_gradient(stride, before, x, dy, kernel.shape)
+    return dx, dk.astype(x.dtype)
 
 
 def _slide(x, kernel, stride, pads):
@@ -113,40 +118,89 @@ def _dense(x, kernel, stride, pads):
     return (flat @ matrix).reshape(len(x), *sides, kernel.shape[3])
 
 
-def _patches(x, kernel, stride, pads):
-    """Products of the kernel with all patches of a few pictures at a time.
+class _Grid(NamedTuple):
+    """Patches of pictures: all that pairs of neighbouring pixels of the result see.
 
-    Two neighbouring pixels of the result share a patch, which is `stride` columns
-    wider, and have their copies of the kernel side by side.
+    A pair shares a patch, which is `stride` columns wider than the kernel, and has two
+    copies of the kernel side by side: few channels make a wider product.
     """
-    size, _, inputs, outputs = kernel.shape
-    rows, columns = (
+
+    size: int  # of the kernel
+    stride: int
+    pads: Pads
+    rows: int  # of the result
+    columns: int
+
+    @property
+    def pair(self) -> int:
+        return 2 - self.columns % 2  # 1 if the columns are odd
+
+    @property
+    def width(self) -> int:
+        return self.stride * (self.pair - 1) + self.size
+
+    def matrix(self, kernel):
+        """[K, K, I, O] -> [size * width * I, pair * O]."""
+        spare, no = self.width - self.size, (0, 0)
+        copies = [
+            jnp.pad(kernel, (no, (shift, spare - shift), no, no))
+            for shift in range(0, spare + 1, self.stride)
+        ]
+        return jnp.stack(copies, 3).reshape(-1, self.pair * kernel.shape[3])
+
+    def patches(self, x):
+        """[n, H, W, I] -> [n * rows * columns / pair, size * width * I]."""
+        x = pad(x, (*self.pads[0], 0), (*self.pads[1], 0))
+        inputs, step = x.shape[3], self.stride * self.pair
+        x = x.reshape(*x.shape[:2], -1)  # a row is W I numbers
+        starts = [step * j * inputs for j in range(self.columns // self.pair)]
+        x = jnp.stack([x[:, :, s : s + self.width * inputs] for s in starts], 2)
+        last = self.stride * (self.rows - 1) + 1
+        tops = [x[:, i : i + last : self.stride] for i in range(self.size)]
+        return jnp.concatenate(tops, -1).reshape(-1, self.size * self.width * inputs)
+
+    def groups(self, x, *others):
+        """Each array [N, ...] -> [N / n, n, ...]: the patches of n pictures are few."""
+        count = self.rows * self.columns // self.pair * self.size * self.width
+        patch_bytes = count * x.shape[3] * x.dtype.itemsize
+        n = _largest_divisor(len(x), 4 * CACHE // patch_bytes)
+        return [a.reshape(-1, n, *a.shape[1:]) for a in (x, *others)]
+
+
+def _grid(x, size, stride, pads):
+    sides = (
         (side + sum(edges) - size) // stride + 1
         for side, edges in zip(x.shape[1:3], pads, strict=True)
     )
-    pair = 2 - columns % 2
-    wide, step = stride * (pair - 1) + size, stride * pair
-    no = (0, 0)
-    copies = [
-        jnp.pad(kernel, (no, (stride * j, wide - size - stride * j), no, no))
-        for j in range(pair)
-    ]
-    matrix = jnp.stack(copies, 3).reshape(size * wide * inputs, pair * outputs)
+    return _Grid(size, stride, pads, *sides)
+
+
+def _patches(x, kernel, stride, pads):
+    """Products of the kernel with all patches of a few pictures at a time."""
+    grid = _grid(x, kernel.shape[0], stride, pads)
+    matrix = grid.matrix(kernel)
 
     def convolve_few(_, x):
-        x = pad(x, (*pads[0], 0), (*pads[1], 0))
-        x = x.reshape(*x.shape[:2], -1)  # a row is W I numbers
-        starts = [step * j * inputs for j in range(columns // pair)]
-        x = jnp.stack([x[:, :, s : s + wide * inputs] for s in starts], 2)
-        last = stride * (rows - 1) + 1
-        x = jnp.concatenate([x[:, i : i + last : stride] for i in range(size)], -1)
-        y = x.reshape(-1, x.shape[-1]) @ matrix
-        return None, y.reshape(-1, rows, columns, outputs)
+        return None, grid.patches(x) @ matrix
 
-    patch_bytes = rows * columns // pair * len(matrix) * x.dtype.itemsize
-    few = _largest_divisor(len(x), 4 * CACHE // patch_bytes)
-    _, y = jax.lax.scan(convolve_few, None, x.reshape(-1, few, *x.shape[1:]))
-    return y.reshape(len(x), rows, columns, outputs)
+    _, y = jax.lax.scan(convolve_few, None, *grid.groups(x))
+    return y.reshape(len(x), grid.rows, grid.columns, kernel.shape[3])
+
+
+def _patches_kernel_gradient(x, kernel, stride, pads, dy):
+    """The gradient of the kernel of `_patches`."""
+    grid = _grid(x, kernel.shape[0], stride, pads)
+    wide = kernel.astype(jnp.promote_types(x.dtype, jnp.float32))
+    matrix, pull = jax.vjp(grid.matrix, wide)
+
+    def add(total, few):
+        x, dy = few
+        patches = grid.patches(x)
+        dy = dy.reshape(len(patches), -1)
+        return total + jnp.dot(patches.T, dy, preferred_element_type=total.dtype), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros_like(matrix), grid.groups(x, dy))
+    return pull(total)[0]
 
 
 def _picture_gradient(stride, before, kernel, dy, shape):

@@ -58,6 +58,7 @@ class BatchNorm(nn.Module):
     use_scale: bool = True
     use_bias: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
+    relu: bool = False  # whether a ReLU follows, which then shares a gradient with it
     dtype: str = "float32"  # of the output; the arithmetic is float32
 
     @nn.compact
@@ -75,24 +76,28 @@ class BatchNorm(nn.Module):
         if not train:
             y = x.astype(jnp.float32)
             y = (y - mean.value) * (scale * jax.lax.rsqrt(var.value + self.epsilon))
-            return (y + bias).astype(self.dtype)
+            return self._activated(y + bias).astype(self.dtype)
 
         if rows.shuffle is not None and self.groups > 1:
             y = x.astype(jnp.float32)
             m, v = _shuffled_moments(y, rows.shuffle, self.groups)
             y = (y - m) * (scale * jax.lax.rsqrt(v + self.epsilon)) + bias
+            y = self._activated(y)
         else:
             y = x.reshape(self.groups, _group_size(x, self.groups), *x.shape[1:])
-            y, m, v = _normalise(y, scale, bias, self.epsilon)
+            y, m, v = _normalise(y, scale, bias, self.epsilon, self.relu)
         if not self.is_initializing():
             momentum = self.momentum**rows.momentum_power
             mean.value = _running(mean.value, m, momentum)
             var.value = _running(var.value, v, momentum)
         return y.reshape(x.shape).astype(self.dtype)
 
+    def _activated(self, y):
+        return nn.relu(y) if self.relu else y
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normalise(x, scale, bias, epsilon):
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalise(x, scale, bias, epsilon, relu):
     """Normalises each group by its moments (Ioffe & Szegedy 2015, algorithm 1).
 
     Its own gradient is one pass for two sums and one pass for dx; JAX's keeps more
@@ -101,35 +106,43 @@ def _normalise(x, scale, bias, epsilon):
     Args:
       x: [G, n, ..., C].
       scale, bias: [C] float32.
+      relu: whether to return max(y, 0).
 
     Returns:
       y [G, n, ..., C] float32, and mean and variance [G, 1, ..., C], which are not
       differentiated: they are for the running statistics.
     """
-    return _normalise_forward(x, scale, bias, epsilon)[0]
+    return _normalise_forward(x, scale, bias, epsilon, relu)[0]
 
 
-def _normalise_forward(x, scale, bias, epsilon):
-    y = x.astype(jnp.float32)
-    mean, variance = _moments(y)
-    y = (y - mean) * (scale * jax.lax.rsqrt(variance + epsilon)) + bias
-    return (y, mean, variance), (x, scale, mean, variance)
+def _normalise_forward(x, scale, bias, epsilon, relu):
+    mean, variance = _moments(x.astype(jnp.float32))
+    y = _affine(x, mean, scale * jax.lax.rsqrt(variance + epsilon), bias)
+    y = nn.relu(y) if relu else y
+    return (y, mean, variance), (x, scale, bias, mean, variance)
 
 
-def _normalise_backward(epsilon, saved, gradients):
-    x, scale, mean, variance = saved
-    x, (dy, *_) = x.astype(jnp.float32), gradients
+def _affine(x, mean, factor, bias):
+    return (x.astype(jnp.float32) - mean) * factor + bias
+
+
+def _normalise_backward(epsilon, relu, saved, gradients):
+    x, scale, bias, mean, variance = saved
+    dy, *_ = gradients
     axes = tuple(range(1, x.ndim - 1))
     n = x.size // mean.size
     inverse = jax.lax.rsqrt(variance + epsilon)
+    if relu:  # y is computed again: to read x and dy is less than to read dy and y
+        dy = jnp.where(_affine(x, mean, scale * inverse, bias) > 0, dy, 0)
+    y = x.astype(jnp.float32)
     dbias = jnp.sum(dy, axes, keepdims=True)
-    dscale = inverse * (jnp.sum(dy * x, axes, keepdims=True) - mean * dbias)
+    dscale = inverse * (jnp.sum(dy * y, axes, keepdims=True) - mean * dbias)
     # scale * inverse * (dy - dbias / n - dscale / n * (x - mean) * inverse), with one
     # factor of dy, one of x and one term per channel
     of_dy = scale * inverse
     of_x = -of_dy * inverse * dscale / n
-    dx = of_dy * dy + of_x * x - (of_dy * dbias / n + of_x * mean)
-    return dx.astype(saved[0].dtype), _per_channel(dscale), _per_channel(dbias)
+    dx = of_dy * dy + of_x * y - (of_dy * dbias / n + of_x * mean)
+    return dx.astype(x.dtype), _per_channel(dscale), _per_channel(dbias)
 
 
 def _per_channel(x):

@@ -66,12 +66,12 @@ class Block(nn.Module):
         shortcut = self._shortcut(x, out, train, rows) if self.project else x
         if self.bottleneck:
             x = self.conv(self.filters, 1, name="conv1")(x)
-            x = nn.relu(self.norm(name="bn1")(x, train, rows))
+            x = self.norm(name="bn1", relu=True)(x, train, rows)
             x = self._middle(x, train, rows)
             x = norm(name="bn3")(self.conv(out, 1, name="conv3")(x), train, rows)
         else:
             x = self.conv(self.filters, 3, self.stride, name="conv1")(x)
-            x = nn.relu(self.norm(name="bn1")(x, train, rows))
+            x = self.norm(name="bn1", relu=True)(x, train, rows)
             x = norm(name="bn2")(self.conv(out, 3, name="conv2")(x), train, rows)
         return nn.relu(x + shortcut)
 
@@ -86,7 +86,7 @@ class Block(nn.Module):
         """The 3x3 convolution of a bottleneck, with the stride of the block."""
         streams = 2 if self.sk_ratio else 1
         x = self.conv(streams * self.filters, 3, self.stride, name="conv2")(x)
-        x = nn.relu(self.norm(name="bn2")(x, train, rows))
+        x = self.norm(name="bn2", relu=True)(x, train, rows)
         return self._select(x, train, rows) if self.sk_ratio else x
 
     def _select(self, x, train, rows):
@@ -96,7 +96,7 @@ class Block(nn.Module):
         y = y.astype(x.dtype)
         squeezed = max(int(self.filters * self.sk_ratio), 32)
         y = self.conv(squeezed, 1, name="squeeze_conv")(y)
-        y = nn.relu(self.norm(name="squeeze_bn")(y, train, rows))
+        y = self.norm(name="squeeze_bn", relu=True)(y, train, rows)
         y = self.conv(2 * self.filters, 1, name="excite_conv")(y)
         y = nn.softmax(y.reshape(*y.shape[:-1], 2, self.filters), axis=-2)
         return (x * y).sum(-2)
@@ -166,7 +166,7 @@ class ResNet(nn.Module):
             convs = [(width, 3, 2 if self.stem == "small" else 1)]
         for i, (features, size, stride) in enumerate(convs, start=1):
             x = conv(features, size, stride, name=f"conv{i}")(x)
-            x = nn.relu(norm(name=f"bn{i}")(x, train, rows))
+            x = norm(name=f"bn{i}", relu=True)(x, train, rows)
         return max_pool(x, self.pool_padding) if large else x
 
 
