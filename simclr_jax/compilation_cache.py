@@ -22,7 +22,6 @@ from simclr_jax.storage import bucket
 from simclr_jax.storage.paths import cache_folder, in_bucket
 from simclr_jax.storage.retry import say
 
-NAME = "compiled"  # of the folder, in the user's cache or in a work directory
 LIMIT = 2**30  # bytes of the user's entries, from which on unused ones are removed
 LEAST_SECONDS = 0.2  # to compile; reading an entry takes hundredths
 EVERY = 5.0  # seconds between two looks for new entries, to copy them to a bucket
@@ -41,8 +40,8 @@ def enabled(workdir: str = "") -> Iterator[None]:
 
     Args:
       workdir: absolute path of a run that the body trains. If it is in a bucket, the
-        programs are kept there, so that another machine that resumes the run reads
-        them; otherwise in the user's cache folder.
+        programs are kept beside it, as WORKDIR.compiled, so that another machine that
+        resumes the run reads them; otherwise in the user's cache folder.
     """
     enabled = jax.config.jax_enable_compilation_cache
     with contextlib.ExitStack() as stack:
@@ -65,9 +64,11 @@ def _note(text: str) -> None:
 @contextlib.contextmanager
 def _folder(workdir: str) -> Iterator[pathlib.Path]:
     if in_bucket(workdir):
+        # XLA's caches are not copied, and their folder is in the keys of jax 0.10.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", None)
         with (
             tempfile.TemporaryDirectory(prefix="simclr_jax_") as folder,
-            _BucketCopy(pathlib.Path(folder), workdir) as local,
+            _BucketCopy(pathlib.Path(folder), f"{workdir}.compiled") as local,
         ):
             yield local
     else:
@@ -104,7 +105,10 @@ def _used(folder: pathlib.Path) -> Iterator[None]:
     with warnings.catch_warnings():
         show, warnings.showwarning = warnings.showwarning, handle
         warnings.filterwarnings("always", WARNING)
-        yield
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
 
 
 # The user's folder.
@@ -116,7 +120,7 @@ def _user_folder() -> pathlib.Path:
     Raises:
       OSError: there is no home, or others may write to the folder or its parent.
     """
-    folder = pathlib.Path(cache_folder(), NAME)
+    folder = pathlib.Path(cache_folder(), "compiled")
     if not folder.is_absolute():
         raise OSError(f"{folder} is not absolute: neither XDG_CACHE_HOME nor HOME is")
     for path in (*reversed(folder.parents), folder):
@@ -151,13 +155,13 @@ class _BucketCopy:
     one list, and one read for each entry.
     """
 
-    def __init__(self, folder: pathlib.Path, workdir: str):
+    def __init__(self, parent: pathlib.Path, target: str):
         """
         Args:
-          folder: a local folder, empty.
-          workdir: a path in a bucket.
+          parent: a local folder, empty; that of the entries will be in it.
+          target: a folder in a bucket, which need not exist.
         """
-        self._folder, self._target = folder / NAME, f"{workdir}/{NAME}"
+        self._folder, self._target = parent / target.rpartition("/")[2], target
         self._end, self._lock = threading.Event(), threading.Lock()
         self._sent: dict[str, int] = {}
 
