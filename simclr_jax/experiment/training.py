@@ -1,11 +1,11 @@
 """Trains as a config describes, from the newest checkpoint or from step 0."""
 
+import contextlib
 import copy
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from simclr_jax.data.sources import Source
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.experiment import build, description, init_from, schema
 from simclr_jax.experiment.evaluation import features
-from simclr_jax.experiment.views_picture import draw_views, in_background
+from simclr_jax.experiment.views_picture import beside_steps, prepare_views
 from simclr_jax.experiment.workdir import check_inputs, record_run
 from simclr_jax.state import TrainState
 from simclr_jax.storage.access import check_folder
@@ -194,9 +194,10 @@ def _train(
         return state, first_step
     for line in description.lines(training, first_step):
         log.say(line)
-    new = not first_step and jax.process_index() == 0
-    tasks = [partial(draw_views, training)] if new else []
-    with in_background(tasks, on_progress) as progress:
+    drawing = contextlib.nullcontext(on_progress)
+    if not first_step and jax.process_index() == 0:
+        drawing = beside_steps(prepare_views(training), on_progress)
+    with drawing as progress:
         batches = feed(_batches(training, first_step), mesh)  # begins to make them
         if first_step:
             state = checkpoints.restore(build.abstract(run), first_step)

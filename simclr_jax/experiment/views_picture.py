@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from etils import epath
@@ -17,33 +17,45 @@ if TYPE_CHECKING:
 COUNT = 8  # pictures
 
 
-def draw_views(training: "Training") -> None:
-    """Writes views.png."""
+def prepare_views(training: "Training") -> Callable[[], None]:
+    """Reads the pictures; returns a function that writes views.png.
+
+    Raises:
+      UnreadablePicture: one of them cannot be read.
+    """
     c, source = training.config, training.source
     count = min(COUNT, len(source))
     stride = len(source) // count if source.block == 1 else 1  # from several classes
     images = tfdata.read_pictures(source, range(0, count * stride, stride))
-    views = pipeline.preview(build.recipe(c), images, c.seed, colour=c.data.colour)
-    path = epath.Path(training.workdir) / "views.png"
-    plots.gallery(views, path, originals=images)
+
+    def draw() -> None:
+        views = pipeline.preview(build.recipe(c), images, c.seed, colour=c.data.colour)
+        path = epath.Path(training.workdir) / "views.png"
+        plots.gallery(views, path, originals=images)
+
+    return draw
 
 
 @contextlib.contextmanager
-def in_background(
-    tasks: Sequence[Callable[[], None]], on_progress: Callable[[], None]
+def beside_steps(
+    task: Callable[[], None], on_progress: Callable[[], None]
 ) -> Iterator[Callable[[], None]]:
-    """Runs tasks in another thread while the body runs, and waits for their end.
+    """Runs a task in another thread, from the first progress of the body on.
+
+    Earlier it would slow down the compilation of the step. It ends before the body's
+    context does.
 
     Yields:
-      on_progress, which raises the error of a task that has failed; so does the end.
+      on_progress, which raises the error of the task if it has failed; so does the end.
     """
+    futures: list[concurrent.futures.Future] = []
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        futures = [pool.submit(task) for task in tasks]
 
         def progress() -> None:
-            for future in futures:
-                if future.done():
-                    future.result()
+            if not futures:
+                futures.append(pool.submit(task))
+            elif futures[0].done():
+                futures[0].result()
             on_progress()
 
         yield progress
