@@ -23,7 +23,9 @@ from simclr_jax.storage.paths import cache_folder, in_bucket
 from simclr_jax.storage.retry import say
 
 LIMIT = 2**30  # bytes of the user's entries, from which on unused ones are removed
-LEAST_SECONDS = 0.2  # to compile; reading an entry takes hundredths
+# Seconds of compiling from which on a program is kept. In the quickstart's start two are
+# longer, by far; all others together take half a second, about as long as reading them.
+LEAST_SECONDS = 0.2
 EVERY = 5.0  # seconds between two looks for new entries, to copy them to a bucket
 OTHERS = stat.S_IWGRP | stat.S_IWOTH  # permissions to write
 READ = "a compiled program cannot be read, and is compiled again"
