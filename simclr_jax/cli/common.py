@@ -176,6 +176,7 @@ def run_and_exit(main: Callable[[list[str]], None]) -> None:
     # Orbax logs hundreds of lines about an error that it then raises; see below.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of its caches
     sys.unraisablehook = _without_closed_loops
     try:
         main(sys.argv[1:])
