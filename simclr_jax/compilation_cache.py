@@ -23,8 +23,8 @@ from simclr_jax.storage.paths import cache_folder, in_bucket
 from simclr_jax.storage.retry import say
 
 LIMIT = 2**30  # bytes of the user's entries, from which on unused ones are removed
-# Seconds of compiling from which on a program is kept. In the quickstart's start two are
-# longer, by far; all others together take half a second, about as long as reading them.
+# Seconds of compiling from which on a program is kept. Two of the quickstart's start
+# take longer, by far; all others together half a second, as long as to read them.
 LEAST_SECONDS = 0.2
 EVERY = 5.0  # seconds between two looks for new entries, to copy them to a bucket
 OTHERS = stat.S_IWGRP | stat.S_IWOTH  # permissions to write
