@@ -22,6 +22,7 @@ LAYERS = {
     "tree": ("", "jax"),
     "multihost": ("", "jax numpy orbax"),
     "storage": ("", "etils google requests tensorstore tqdm"),
+    "compilation_cache": ("storage", "jax"),
     "losses": ("sharding", "jax"),
     "models": ("sharding", "jax numpy flax"),
     "methods": ("losses models batch state", "jax"),
@@ -50,8 +51,8 @@ LAYERS = {
         "etils flax jax ml_collections numpy optax",
     ),
     "cli": (
-        "data zoo plan reproduce experiment train.checkpoint_errors multihost sharding "
-        "state storage suggest",
+        "compilation_cache data zoo plan reproduce experiment train.checkpoint_errors "
+        "multihost sharding state storage suggest",
         "etils jax ml_collections tqdm",
     ),
     "__main__": ("cli", ""),

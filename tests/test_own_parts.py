@@ -59,7 +59,7 @@ def tiny(*, stem: str = "small"):
 
 def test_the_commands_run(folder, in_process, capsys, monkeypatch):
     monkeypatch.setitem(ENCODERS, "resnet10", tiny)
-    monkeypatch.setattr(training, "draw_views", lambda _: None)
+    monkeypatch.setattr(training, "prepare_views", lambda _: lambda: None)
     names = [" ".join(command[:2]) for command in COMMANDS]
     assert [names.count(f"simclr-jax {x}") for x in ("pretrain", "evaluate")] == [3, 4]
     for program, *arguments in COMMANDS:

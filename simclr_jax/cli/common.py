@@ -4,6 +4,7 @@ Importing this loads none of the large libraries, so that help and listings are 
 """
 
 import argparse
+import atexit
 import contextlib
 import logging
 import os
@@ -160,11 +161,22 @@ def run_and_exit(main: Callable[[list[str]], None]) -> None:
     The exit code is 0 for success, 1 for a failure while running, 2 for an error in the
     command line or the config, 75 if the same command should be tried again. With any
     code but 0 the process ends by `os._exit`: with several processes, an ordinary exit
-    waits minutes for peers that in turn wait for this process.
+    waits minutes for peers that in turn wait for this process. With 0 it does so after
+    all threads and exit handlers: to free what the libraries hold takes seconds.
     """
+    succeeded = False
+
+    def end() -> None:
+        if succeeded:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(DONE)
+
+    atexit.register(end)  # the first to be registered is the last to be called
     # Orbax logs hundreds of lines about an error that it then raises; see below.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of its caches
     sys.unraisablehook = _without_closed_loops
     try:
         main(sys.argv[1:])
@@ -183,6 +195,7 @@ def run_and_exit(main: Callable[[list[str]], None]) -> None:
     sys.stderr.flush()
     if code != DONE:
         os._exit(code)
+    succeeded = True
 
 
 def _without_closed_loops(unraisable: "sys.UnraisableHookArgs") -> None:

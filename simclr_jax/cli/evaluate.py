@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     arguments, changes = read(argv)
     import jax
 
-    from simclr_jax import sharding
+    from simclr_jax import compilation_cache, sharding
     from simclr_jax.cli import runtime
     from simclr_jax.experiment.evaluation import EVALUATED, Evaluation
     from simclr_jax.experiment.workdir import check_inputs, saved_config
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         check_inputs(c, workdir)
     runtime.join_cluster()
     mesh = sharding.make_mesh()
-    with jax.set_mesh(mesh):
+    with compilation_cache.enabled(), jax.set_mesh(mesh):
         with common.usage_errors():
             evaluation = Evaluation(workdir, mesh, changes, protocol, report)
             if protocol:

@@ -27,6 +27,7 @@ EXAMPLE = "simclr-jax pretrain --config quickstart --workdir runs/quickstart"
 def main(argv: list[str]) -> None:
     """Trains as the arguments say; see `common.run_and_exit` for the exit codes."""
     c, workdir = read(argv)
+    from simclr_jax import compilation_cache
     from simclr_jax.cli import runtime
     from simclr_jax.experiment.workdir import check_inputs
     from simclr_jax.storage.access import check_folder
@@ -35,7 +36,8 @@ def main(argv: list[str]) -> None:
         check_folder(workdir, write=True)
         check_inputs(c, workdir)
     runtime.join_cluster()
-    pretrain(c, workdir)
+    with compilation_cache.enabled(workdir):
+        pretrain(c, workdir)
 
 
 def read(argv: list[str]) -> "tuple[ConfigDict, str]":

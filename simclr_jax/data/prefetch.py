@@ -14,9 +14,10 @@ from simclr_jax.sharding import by_batch
 def feed(
     batches: Iterable[Any], mesh: Mesh, ahead: int = 2
 ) -> Generator[Any, None, None]:
-    """Yields global batches, split by rows over the mesh.
+    """Global batches, split by rows over the mesh.
 
-    A separate thread makes them and sends them to the devices in advance.
+    A separate thread makes them and sends them to the devices in advance, the first
+    ones at once.
 
     Args:
       batches: trees of numpy arrays [rows of this process, ...].
@@ -32,10 +33,14 @@ def feed(
         return None if batch is None else jax.tree.map(send, batch)
 
     pool = concurrent.futures.ThreadPoolExecutor(1)
-    try:
-        pending = collections.deque(pool.submit(fetch) for _ in range(ahead))
-        while (batch := pending.popleft().result()) is not None:
-            pending.append(pool.submit(fetch))
-            yield batch
-    finally:
-        pool.shutdown(cancel_futures=True)
+    pending = collections.deque(pool.submit(fetch) for _ in range(ahead))
+
+    def batches():
+        try:
+            while (batch := pending.popleft().result()) is not None:
+                pending.append(pool.submit(fetch))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return batches()

@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 
+LEGACY = "TF_USE_LEGACY_KERAS"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors only
 
 
@@ -24,7 +25,24 @@ def _silence():
         os.close(saved)
 
 
-with _silence():
+@contextlib.contextmanager
+def _without_keras():
+    """Leaves Keras to its first use, as `tf.keras`: its import takes seconds.
+
+    TensorFlow imports Keras 3 at once, but not the former Keras if that is not
+    installed. A user's value of the variable is not changed.
+    """
+    if LEGACY in os.environ:
+        yield
+        return
+    os.environ[LEGACY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[LEGACY]
+
+
+with _silence(), _without_keras():
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")

@@ -15,7 +15,8 @@ def lines(training: "Training", first_step: int) -> list[str]:
     c, run, source, _, mesh, workdir = training
     n, batch_size = len(source), c.data.batch_size
     parameters = sum(x.size for x in jax.tree.leaves(run.shapes.params))
-    peak = float(run.schedule(min(run.warmup, run.total - 1)))
+    # jit: one program to compile instead of one for each operation
+    peak = float(jax.jit(run.schedule)(min(run.warmup, run.total - 1)))
     platform = mesh.devices.flat[0].platform
     count = n // batch_size
     batches = f"{count} batch{'es' if count > 1 else ''}"

@@ -1,5 +1,6 @@
 """Trains as a config describes, from the newest checkpoint or from step 0."""
 
+import contextlib
 import copy
 import json
 import os
@@ -14,23 +15,20 @@ from ml_collections import ConfigDict
 
 from simclr_jax import multihost, sharding
 from simclr_jax.batch import Batch
-from simclr_jax.data import pipeline, tfdata
+from simclr_jax.data import pipeline
 from simclr_jax.data.prefetch import feed
 from simclr_jax.data.sources import Source
-from simclr_jax.evaluate import plots
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.experiment import build, description, init_from, schema
 from simclr_jax.experiment.evaluation import features
+from simclr_jax.experiment.views_picture import beside_steps, prepare_views
 from simclr_jax.experiment.workdir import check_inputs, record_run
 from simclr_jax.state import TrainState
 from simclr_jax.storage.access import check_folder
 from simclr_jax.storage.paths import absolute
 from simclr_jax.train import loop
 from simclr_jax.train.checkpoint import Checkpoints
-from simclr_jax.train.checkpoint_reader import newest
 from simclr_jax.train.log import Log
-
-GALLERY = 8  # pictures in views.png
 
 # Its argument is a function, steps done -> whether any process was preempted; so is its
 # result, steps done -> whether to stop (the state is then saved).
@@ -149,24 +147,15 @@ def knn_evaluator(
     return evaluate
 
 
-def draw_views(training: Training) -> None:
-    """Writes views.png: some pictures and the views of them that the encoder gets."""
-    c, source = training.config, training.source
-    count = min(GALLERY, len(source))
-    stride = len(source) // count if source.block == 1 else 1  # from several classes
-    images = tfdata.read_pictures(source, range(0, count * stride, stride))
-    views = pipeline.preview(build.recipe(c), images, c.seed, colour=c.data.colour)
-    path = epath.Path(training.workdir) / "views.png"
-    plots.gallery(views, path, originals=images)
-
-
 def train(
     training: Training,
     *,
     stop_signal: StopSignal = lambda preempted: lambda done: False,
     on_progress: Callable[[], None] = lambda: None,
 ) -> tuple[TrainState, int]:
-    """Draws views.png, then trains to the last step or until it is asked to stop.
+    """Trains to the last step or until it is asked to stop.
+
+    A new run also draws views.png.
 
     Args:
       stop_signal: called once there is a state to save.
@@ -179,10 +168,6 @@ def train(
       StorageNotShared: the processes do not see the same checkpoints.
       Diverged, CheckpointError: as in `loop.run`.
     """
-    last = newest(epath.Path(training.workdir) / "checkpoints") or 0
-    if jax.process_index() == 0 and last < training.run.total:
-        # outside the mesh: other processes do not take part
-        draw_views(training)
     with jax.set_mesh(training.mesh):
         return _train(training, stop_signal, on_progress)
 
@@ -209,21 +194,26 @@ def _train(
         return state, first_step
     for line in description.lines(training, first_step):
         log.say(line)
-    if first_step:
-        state = checkpoints.restore(build.abstract(run), first_step)
-    else:
-        state = _first_state(training, log, on_progress)
-    state, done = loop.run(
-        _announced(build.train_step(c, run, mesh), log),
-        state,
-        feed(_batches(training, first_step), mesh),
-        _plan(training, first_step),
-        log=log,
-        checkpoints=checkpoints,
-        evaluate=evaluate,
-        stop=stop_signal(checkpoints.preempted),
-        on_progress=on_progress,
-    )
+    drawing = contextlib.nullcontext(on_progress)
+    if not first_step and jax.process_index() == 0:
+        drawing = beside_steps(prepare_views(training), on_progress)
+    with drawing as progress:
+        batches = feed(_batches(training, first_step), mesh)  # begins to make them
+        if first_step:
+            state = checkpoints.restore(build.abstract(run), first_step)
+        else:
+            state = _first_state(training, log, progress)
+        state, done = loop.run(
+            _announced(build.train_step(c, run, mesh), log),
+            state,
+            batches,
+            _plan(training, first_step),
+            log=log,
+            checkpoints=checkpoints,
+            evaluate=evaluate,
+            stop=stop_signal(checkpoints.preempted),
+            on_progress=progress,
+        )
     checkpoints.close()
     log.close()
     if done == run.total:

@@ -1,6 +1,8 @@
 """Arguments, errors and exit codes that all commands share."""
 
 import signal
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -130,3 +132,30 @@ def test_sigterm_before_the_first_step_is_to_try_again():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+ENDINGS = """
+import atexit, sys, threading, time
+from simclr_jax.cli import common
+
+def main(argv):
+    atexit.register(lambda: print("handler"))
+    threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+    print("main")
+    if argv:
+        raise SystemExit(int(argv[0]))
+
+common.run_and_exit(main)
+print("after")
+"""
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 0), (["3"], 3)])
+def test_the_process_ends_with_its_code_and_all_output(arguments, code):
+    process = subprocess.run(
+        [sys.executable, "-c", ENDINGS, *arguments], capture_output=True, text=True
+    )
+    assert process.returncode == code
+    lines = ["main", "after", "thread", "handler"] if code == 0 else ["main"]
+    assert process.stdout.split() == lines
+    assert process.stderr == ""

@@ -77,7 +77,7 @@ def test_the_files_of_a_run(tmp_path, capsys, monkeypatch):
     assert output.count("chance is 10.0 % (1 of 10 classes)") == 1
     assert "kNN on test every 4 steps" in output
     assert re.search(r"step 4/6  loss [\d.]+  probe [\d.]+ %  kNN [\d.]+ %  ", output)
-    monkeypatch.setattr(training, "draw_views", None)
+    monkeypatch.setattr(training, "prepare_views", None)
     monkeypatch.setattr(build, "train_step", None)
     train(tmp_path, "--config.evaluate.every=4")
     assert "run already finished (6 of 6 steps)" in capsys.readouterr().err

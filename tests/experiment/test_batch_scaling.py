@@ -208,7 +208,7 @@ def test_published_recipes_are_not_scaled(name):
 
 
 def test_the_table_is_logged(tmp_path, in_process, monkeypatch, capsys, tiny):
-    monkeypatch.setattr(training, "draw_views", lambda *_: None)
+    monkeypatch.setattr(training, "prepare_views", lambda _: lambda: None)
     c = at("byol_quickstart", 32, 256, steps=1, method__hidden=16)
     pretrain.pretrain(c, str(tmp_path))
     output = capsys.readouterr().err

@@ -27,7 +27,7 @@ STAGE = "configs/tsimcne_quickstart.py:stage={},init_from={}"
 @pytest.fixture(autouse=True)
 def alone(in_process, monkeypatch):
     """All runs are within the test's process, on one device, and small."""
-    monkeypatch.setattr(training, "draw_views", lambda *_: None)
+    monkeypatch.setattr(training, "prepare_views", lambda _: lambda: None)
     monkeypatch.setitem(ENCODERS, "resnet10", tiny)
 
 
