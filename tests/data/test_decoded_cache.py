@@ -61,6 +61,18 @@ def test_views_equal_the_host_s_up_to_rounding(source, name, options):
         assert gap.mean() < 0.26
 
 
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_views_on_the_host_equal_those_of_single_pictures(source, name, monkeypatch):
+    """Decoded before and cropped in groups, or decoded and cropped one by one."""
+    sizes: dict[str, Any] = {"local_size": 16, "locals": 1} if name == "dino" else {}
+    views = RECIPES[name](size=32, **sizes)
+    options: dict[str, Any] = {"colour": "host", "batch": 20, "steps": 2, "start": 9}
+    grouped = train(source, views, **options)
+    monkeypatch.setattr(decoded_cache, "MAX_SIDE", 0)
+    assert decoded_cache.load(source, views) is None
+    equal(grouped, train(source, views, **options))
+
+
 def test_fields_and_dtypes_of_batches(source):
     views = RECIPES["dino"](size=32, local_size=16, locals=2)
     (batch,) = train(source, views)
