@@ -5,6 +5,7 @@ python step_sides.py SIDE NETWORK FOLDER, in the checkout to be measured. SIDE: 
 batch to FOLDER, PyTorch's read them.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -15,8 +16,42 @@ from collections.abc import Callable
 from typing import Any
 
 NETWORKS = ("quickstart", "resnet18")
+
+
+def slide_instead(way: str) -> None:
+    """Lets XLA's convolution have the shapes of one of `models.cpu`'s ways."""
+    from simclr_jax.models import cpu
+
+    original = cpu.way
+    cpu.way = lambda *x: "slide" if original(*x) == way else original(*x)
+
+
+def without_gradients() -> None:
+    from simclr_jax.models import convolution, cpu
+
+    cpu.gradients = convolution._gradients
+
+
+def without_batch_norm() -> None:
+    from simclr_jax.models import norm
+
+    norm._normalise = lambda *args: norm._normalise_forward(*args)[0]
+
+
+def without_options() -> None:
+    from simclr_jax.models import cpu
+
+    cpu.compiler_options = lambda mesh: {}
+
+
 # Functions that switch one of the package's ways off, before the step is built.
-WAYS: dict[str, Callable[[], None]] = {}
+WAYS: dict[str, Callable[[], None]] = {
+    "dense": functools.partial(slide_instead, "dense"),
+    "patches": functools.partial(slide_instead, "patches"),
+    "gradients": without_gradients,
+    "batch_norm": without_batch_norm,
+    "options": without_options,
+}
 
 
 def main(side: str, network: str, folder: str) -> None:
