@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from simclr_jax.data import colour_ops
+from simclr_jax.data import augment, colour_ops
 from simclr_jax.data.colour_ops import BRIGHTNESS, CONTRAST, HUE, NONE, SATURATION
 from simclr_jax.data.tensorflow import tf
 from simclr_jax.data.view import View
@@ -26,24 +26,25 @@ def apply_colour(x: Any, draws: Mapping[str, Any], view: View) -> Any:
     """All operations after the crop, as `augment_device.apply_colour` does them.
 
     Args:
-      x: float32 [N, S, S, 3] around 0 to 1, overshoot of the resize included.
+      x: float32 [N, S, S, 3] around 0 to 255, overshoot of the resize included.
       draws: of this view, as `augment.draw` returns them.
       view: with S as its size.
 
     Returns:
-      float32 [N, S, S, 3] in [0, 1].
+      uint8 [N, S, S, 3].
     """
-    size = view.size
+    size, rows = view.size, x.shape[0] or -1
+    # Planes, so that all arithmetic runs over long contiguous rows.
+    x = tf.stack(tf.unstack(x / 255, 3, axis=3), 1)  # faster than a transpose
     if view.flip > 0:
-        x = _apply_to_rows(draws["flip"], lambda y: tf.reverse(y, [2]), x)
+        x = _apply_to_rows(draws["flip"], lambda y: tf.reverse(y, [3]), x)
     if view.rotation > 0:
         x = _rotate(x, draws["quarters"])
-    # Planes, so that all arithmetic runs over long contiguous rows.
-    rows = x.shape[0] or -1
-    x = tf.reshape(tf.transpose(x, [0, 3, 1, 2]), [rows, 3, size * size])
+    x = tf.reshape(x, [rows, 3, size * size])
     for step in colour_ops.steps(view):
         x = _STEPS[step](x, draws, view)
-    return tf.transpose(tf.reshape(x, [-1, 3, size, size]), [0, 2, 3, 1])
+    x = tf.reshape(augment.to_uint8(255 * x), [-1, 3, size, size])
+    return tf.transpose(x, [0, 2, 3, 1])
 
 
 def _clip(x):
@@ -67,11 +68,11 @@ def _stitch(positions, parts, x):
 
 
 def _rotate(x, quarters):
-    """Rotates x [n, S, S, 3]: first by 180 degrees, and then by 90."""
-    x = _apply_to_rows(quarters >= 2, lambda y: tf.reverse(y, [1, 2]), x)
+    """Rotates x [n, 3, S, S]: first by 180 degrees, and then by 90."""
+    x = _apply_to_rows(quarters >= 2, lambda y: tf.reverse(y, [2, 3]), x)
     odd = quarters % 2 == 1
     return _apply_to_rows(
-        odd, lambda y: tf.reverse(tf.transpose(y, [0, 2, 1, 3]), [1]), x
+        odd, lambda y: tf.reverse(tf.transpose(y, [0, 1, 3, 2]), [2]), x
     )
 
 

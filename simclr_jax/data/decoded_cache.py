@@ -1,14 +1,15 @@
-"""Small data sets, decoded in memory, whose pictures are cropped on the device.
+"""Small data sets, decoded in memory, which the device crops or the host in groups.
 
-With colour on the device, a set is decoded once and kept in memory if all its pictures
-are as large as the largest view, that view has at most 64 pixels a side, and all
-pictures fit into memory. The host then only gathers rows of an array and draws numbers
-for a whole batch: at this size a call for each picture would cost more than its
-arithmetic. Each picture is sent to the device once, and no pixel is rounded.
+A set is decoded once and kept in memory if all its pictures are as large as the largest
+view, that view has at most 64 pixels a side, and all pictures fit into memory. At this
+size a call for each picture would cost more than its arithmetic; so numbers are drawn
+for a whole batch. With colour on the device the host then only gathers rows of an
+array: each picture is sent to the device once, and no pixel is rounded. With colour on
+the host, a call crops several pictures (`host_views.from_decoded`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,21 +26,40 @@ MEMORY_BYTES = 2**30  # the largest set that is kept in memory, decoded
 CHUNK = 1024  # pictures that are read and decoded at a time
 
 
-class DecodedPictures(NamedTuple):
-    """A set in memory."""
+class DecodedPictures:
+    """A source in memory (see `sources.Source`); copies the names of another.
 
-    pictures: np.ndarray  # uint8 [n, S, S, 3]
-    label: np.ndarray | None  # int32 [n]
+    Args:
+      source: of the same pictures, encoded.
+      pictures: uint8 [n, S, S, 3].
+      label: int32 [n], or None.
+    """
+
+    def __init__(self, source: Source, pictures: np.ndarray, label: np.ndarray | None):
+        self.name, self.block, self.describe = (
+            source.name,
+            source.block,
+            source.describe,
+        )
+        self.classes, self.class_names = source.classes, source.class_names
+        self._arrays = {"image": pictures} | ({} if label is None else {"label": label})
+
+    def __len__(self) -> int:
+        return len(self._arrays["image"])
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """{"image": uint8 [m, S, S, 3], "label": int32 [m], if there are labels}."""
+        return {name: array[indices] for name, array in self._arrays.items()}
 
 
 def required_side(views: Sequence[View]) -> int:
-    """The side of pictures that the device can crop; 0 if it crops none."""
+    """The side of pictures that are kept in memory; 0 if the views are too large."""
     largest = max(view.size for view in views)
     return largest if largest <= MAX_SIDE else 0
 
 
 def load(source: Source, views: Sequence[View]) -> DecodedPictures | None:
-    """Decodes all pictures of a source; None if the device cannot crop them.
+    """Decodes all pictures of a source; None if they are not small, see above.
 
     Raises:
       UnreadablePicture: a picture cannot be read or decoded.
@@ -57,7 +77,7 @@ def load(source: Source, views: Sequence[View]) -> DecodedPictures | None:
         pictures[chunk["index"]] = chunk["image"]
         if label is not None:
             label[chunk["index"]] = chunk["label"]
-    return DecodedPictures(pictures, label)
+    return DecodedPictures(source, pictures, label)
 
 
 def _decoded_chunks(source, side) -> Iterator[dict[str, Any]]:
@@ -113,9 +133,10 @@ def batches(
     """
     for step in steps:
         index, epoch = indices(step)
+        arrays = decoded.read(index)
         yield Batch(
             draws=draw(views, seed, epoch, step, index),
             index=index.astype(np.int32),
-            label=None if decoded.label is None else decoded.label[index],
-            picture=decoded.pictures[index],
+            label=arrays.get("label"),
+            picture=arrays["image"],
         )

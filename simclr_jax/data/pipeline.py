@@ -5,24 +5,20 @@ numbers (`augment`) are functions of it, so a run can start at any step, and any
 of processes makes the same global batches.
 """
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from simclr_jax.batch import Batch
-from simclr_jax.data import augment, augment_device, augment_host, decoded_cache
+from simclr_jax.data import augment, augment_device, decoded_cache, host_views
 from simclr_jax.data.recipes import expand
 from simclr_jax.data.sampler import Sampler
 from simclr_jax.data.sources import Source
 from simclr_jax.data.tensorflow import tf
 from simclr_jax.data.tfdata import PictureReader, parallel_map
 from simclr_jax.data.view import View
-
-CHUNK = 2**18  # largest number of pixels of small views that are coloured together
-LARGE = 128  # pixels a side from which views are coloured one by one, which is cheaper
 
 
 def train_batches(
@@ -59,8 +55,8 @@ def train_batches(
     Raises:
       ValueError: at once, if the batch does not fit the source or the processes, or
         for an unknown `colour`.
-      UnreadablePicture: a picture cannot be read; at once with `decoded_cache`,
-        otherwise by the iterator.
+      UnreadablePicture: a picture cannot be read; at once if they are small (see
+        `decoded_cache`), otherwise by the iterator.
     """
     if colour not in ("host", "device"):
         raise ValueError(f'data.colour is "host" or "device", got {colour!r}.')
@@ -74,14 +70,22 @@ def train_batches(
         index, epoch = indices(step)
         return _rows(views, seed, epoch, step, index, colour)
 
+    def rows_with_windows(step):
+        index, epoch = indices(step)
+        draws = decoded_cache.draw(views, seed, epoch, step, index)
+        return {"index": index, "draws": draws}
+
     n = len(indices(first_step)[0])
     step_range = range(first_step, first_step + steps)
-    if colour == "device":
-        decoded = decoded_cache.load(source, views)
-        if decoded is not None:
-            return decoded_cache.batches(decoded, views, seed, indices, step_range)
-    reader = PictureReader(source, rows, step_range)
-    dataset = _augment(reader.dataset(), views, colour, n)
+    decoded = decoded_cache.load(source, views)
+    if decoded is None:
+        reader = PictureReader(source, rows, step_range)
+        dataset = host_views.from_pictures(reader.dataset(), views, colour, n)
+    elif colour == "host":
+        reader = PictureReader(decoded, rows_with_windows, step_range)
+        dataset = host_views.from_decoded(reader.by_step(), views, n)
+    else:
+        return decoded_cache.batches(decoded, views, seed, indices, step_range)
     batches = (Batch(**fields) for fields in reader.batches(dataset))
     if colour == "host":
         return batches
@@ -189,7 +193,7 @@ def preview(
     signature = jax.tree.map(lambda a: tf.TensorSpec(a.shape[1:], a.dtype), rows)
     signature["image"] = tf.TensorSpec([None, None, 3], tf.uint8)
     dataset = tf.data.Dataset.from_generator(examples, output_signature=signature)
-    dataset = _augment(dataset, views, colour, len(images))
+    dataset = host_views.from_pictures(dataset, views, colour, len(images))
     batch = Batch(**next(dataset.as_numpy_iterator()))
     if colour == "host":
         return tuple(x.astype(np.float32) / 255 for x in batch.views)
@@ -223,50 +227,3 @@ def _with_draws(batches, views, seed, indices, steps) -> Iterator[Batch]:
     for step, batch in zip(steps, batches, strict=True):
         index, epoch = indices(step)
         yield batch.replace(draws=augment.draw(views, seed, epoch, step, index))
-
-
-def _augment(pictures, views, colour, n):
-    """Single pictures with their `_rows` -> batches of n with views; both datasets."""
-
-    def crop(row):
-        image, keys = augment.decode(row.pop("image")), row.pop("key")
-        crops = [augment.crop(image, keys[v], view) for v, view in enumerate(views)]
-        return row | {"views": tuple(crops)}
-
-    def crop_to_uint8(row):
-        row = crop(row)
-        return row | {"views": tuple(map(augment.to_uint8, row["views"]))}
-
-    if colour == "device":
-        return parallel_map(pictures, crop_to_uint8).batch(n)
-
-    colour_chunk = _colour_chunk(views)
-
-    def crop_and_colour(row):
-        chunk = tf.nest.map_structure(lambda x: x[None], crop(row))
-        return tf.nest.map_structure(lambda x: x[0], colour_chunk(chunk))
-
-    largest = max(view.size for view in views)
-    if largest >= LARGE:
-        return parallel_map(pictures, crop_and_colour).batch(n)
-    chunk = max(1, min(n, CHUNK // largest**2))
-    chunks = parallel_map(pictures, crop).batch(chunk)
-    return parallel_map(chunks, colour_chunk).rebatch(n)
-
-
-def _colour_chunk(views) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The function that colours the views of several pictures, to uint8."""
-    # Equal views, such as local crops, share one function, which is built once.
-    functions = {
-        view: tf.function(
-            functools.partial(augment_host.apply_colour, view=view), autograph=False
-        )
-        for view in views
-    }
-
-    def colour_chunk(chunk):
-        arguments = zip(chunk["views"], chunk.pop("draws"), views, strict=True)
-        coloured = (functions[view](x / 255, drawn) for x, drawn, view in arguments)
-        return chunk | {"views": tuple(augment.to_uint8(255 * x) for x in coloured)}
-
-    return colour_chunk

@@ -34,7 +34,11 @@ class PictureReader:
         self._failure: Exception | None = None
 
     def dataset(self) -> Any:
-        """Single pictures, read a step at a time, one step ahead of their use.
+        """The elements of `by_step`, picture by picture."""
+        return self.by_step().unbatch()
+
+    def by_step(self) -> Any:
+        """The pictures of a step together, read one step ahead of their use.
 
         Returns:
           a dataset of dicts: `rows`, "image" and, if there are labels, "label".
@@ -58,7 +62,7 @@ class PictureReader:
 
         steps = tf.data.Dataset.range(self._steps.start, self._steps.stop)
         batches = steps.map(tf.autograph.experimental.do_not_convert(batch))
-        return batches.prefetch(1).unbatch()
+        return batches.prefetch(1)
 
     def batches(self, dataset: Any) -> Iterator[dict[str, Any]]:
         """Iterates over a dataset of batches, one for each step, with int32 "index".
@@ -108,6 +112,28 @@ def parallel_map(dataset: Any, f: Callable, workers: int = WORKERS) -> Any:
     """Maps the elements of a dataset, `workers` at a time, in their order."""
     f = tf.autograph.experimental.do_not_convert(f)  # f has no branches on tensors
     return dataset.map(f, num_parallel_calls=workers, deterministic=True)
+
+
+def in_groups(dataset: Any, rows: int) -> Any:
+    """Cuts elements, trees of arrays [n, ...], to [rows, ...]; n is a multiple."""
+
+    def cut(element):
+        return tf.nest.map_structure(
+            lambda x: tf.reshape(x, [-1, rows, *x.shape[1:]]), element
+        )
+
+    return parallel_map(dataset, cut).unbatch()
+
+
+def joined(dataset: Any, count: int) -> Any:
+    """Joins `count` elements, trees of arrays [rows, ...], to one."""
+
+    def join(element):
+        return tf.nest.map_structure(
+            lambda x: tf.reshape(x, [-1, *x.shape[2:]]), element
+        )
+
+    return parallel_map(dataset.batch(count), join)
 
 
 def read_pictures(

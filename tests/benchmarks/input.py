@@ -9,15 +9,12 @@ and, if the host blurs, a blur of all views of which half are used. The pipeline
 measured in turn; the table has the medians of the rounds.
 """
 
-import datetime
 import glob
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import tensorflow as tf
 
 from simclr_jax.batch import Batch
@@ -25,6 +22,7 @@ from simclr_jax.data.pipeline import train_batches
 from simclr_jax.data.recipes import simclr
 from simclr_jax.data.sources import open_source
 from simclr_jax.data.throughput import consume
+from tests.benchmarks.measure import machine
 
 SIZE, BATCH = 224, 64
 NAME = "imagenet_like"
@@ -44,7 +42,8 @@ def main(folder: str, seconds: str = "5", rounds: str = "5") -> None:
             images, cpu = consume(make(), BATCH, float(seconds))
             times[name].append(1e3 * cpu / images)
     ms = {name: statistics.median(x) for name, x in times.items()}
-    print(f"{machine()}\n\n| pipeline | ms an image | images/s a core | range, ms |")
+    print(machine("tensorflow", "jax"))
+    print("\n| pipeline | ms an image | images/s a core | range, ms |")
     print("|---|---|---|---|")
     for name, x in times.items():
         speed, low, high = 1e3 / ms[name], min(x), max(x)
@@ -55,16 +54,6 @@ def main(folder: str, seconds: str = "5", rounds: str = "5") -> None:
     print(
         f"host: {blurred / host:.2f} of the throughput of plain with blur, 1.3 required"
     )
-
-
-def machine() -> str:
-    """The date, processor and versions."""
-    with open("/proc/cpuinfo") as file:
-        model = next(line for line in file if line.startswith("model name"))
-    today = datetime.datetime.now(datetime.UTC).date()
-    versions = f"TensorFlow {tf.__version__}, jax {jax.__version__}"
-    name = model.partition(":")[2].strip()
-    return f"{today}, {name}, Python {platform.python_version()}, {versions}"
 
 
 def ours(folder: str, colour: str) -> Iterator[Batch]:

@@ -1,27 +1,27 @@
-"""Images a second of the whole quickstart, beside lightly's SimCLR.
+"""A run of the quickstart beside lightly's SimCLR, from start to exit.
 
-python -m tests.benchmarks.lightly_run [--torch PYTHON] [--rounds 3] [--epochs 8]
-    [--threads 1] [--workers 2]
+python -m tests.benchmarks.lightly_run --torch PYTHON [--epochs 10] [--rounds 3]
+    [--cores 0,1] [--threads 2] [--workers 2]
 
-PYTHON is an interpreter with torch, torchvision and lightly; by default the one that
-runs this, which has the project's packages. Linux only, in about ten minutes.
+PYTHON is an interpreter with torch, torchvision and lightly. Linux only, in about ten
+minutes.
 
 Ours is `pretrain` with configs/quickstart.py and other epochs: it decodes, crops and
-colours, trains network and probe, logs and saves. lightly's is its transform with the
-quickstart's strengths, its NT-Xent and PyTorch's loader with persistent workers, around
-the network and AdamW of torch_simclr.py in the faster layout of memory, without a
-probe, a log or a checkpoint; its pictures are decoded in memory. They run in turn on
-the same cores, with the Makefile's settings of the C library. With --threads 2 PyTorch
-was three times slower beside other work, as its threads wait for each other by
-spinning; on an idle machine it may be faster.
+colours, trains network and probe, logs, evaluates by kNN and saves. lightly's is its
+transform with the quickstart's strengths, its NT-Xent and PyTorch's loader with
+persistent workers, around the network and AdamW of torch_simclr.py in the faster layout
+of memory, without a probe, a log, an evaluation or a checkpoint; its pictures are
+decoded in memory. They run in turn on the same cores, with the environment of
+`measure.environment`. First both run for one epoch; so ours has compiled before, if
+JAX's compilation cache is on.
 
-It prints images a second of wall time from the second epoch on, that is without
-compilation; of the whole process; and of CPU time, where the time of a run of one epoch
-is subtracted, which depends less on other work. Ratios are ours to lightly's.
+It prints images a second: in the steady state by wall time, from the second epoch on
+and without ours' evaluation; in the steady state by CPU time, where the run of one
+epoch is subtracted; of the whole process, by wall and by CPU time. Ratios are ours to
+lightly's.
 """
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
@@ -33,82 +33,99 @@ import tempfile
 import time
 from typing import NamedTuple
 
-from tests.benchmarks.step import machine, tunables
+from tests.benchmarks.measure import environment, machine, median_ratio
 
 PRETRAIN = ["-m", "simclr_jax", "pretrain", "--config=configs/quickstart.py"]
 BATCH = 256
+STEPS = 5000 // BATCH  # of an epoch
+COLUMNS = ("steady", "steady, a CPU second", "process", "process, a CPU second")
+SIDES = ("ours", "lightly")
+
+
+class Run(NamedTuple):
+    steady: float  # images a wall second from the second epoch on
+    wall: float  # seconds of the whole process
+    cpu: float  # CPU seconds of the whole process
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.benchmarks.lightly_run")
-    parser.add_argument("--torch", default=sys.executable)
-    parser.add_argument("--rounds", type=int, default=3)
-    for name, number in {"epochs": 8, "threads": 1, "workers": 2}.items():
+    parser.add_argument("--torch", required=True)
+    parser.add_argument("--cores", default="0,1")
+    for name, number in {"epochs": 10, "rounds": 3, "threads": 2, "workers": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     a = parser.parse_args()
-    print(f"{datetime.date.today()}, {machine()}")
-    print("| images a second | training | whole process | a CPU second |")
-    print("|---|---|---|---|")
-    rounds = []
+    os.sched_setaffinity(0, map(int, a.cores.split(",")))
+    print(f"{machine('jax')}; {a}")
     with tempfile.TemporaryDirectory() as folder:
         decode(f"{folder}/pictures.npy")
 
-        def ours(epochs: int) -> Run:
-            workdir = pathlib.Path(tempfile.mkdtemp(dir=folder))
-            args = [f"--workdir={workdir}", f"--config.epochs={epochs}"]
-            _, clock, cpu = timed([sys.executable, *PRETRAIN, *args])
-            lines = (workdir / "metrics.jsonl").read_text().splitlines()
-            speeds = [json.loads(line)["images_per_second"] for line in lines]
-            return Run(statistics.harmonic_mean(speeds[1:] or speeds), clock, cpu)
+        def run(side: str, epochs: int) -> Run:
+            return (
+                ours(folder, epochs) if side == "ours" else lightly(folder, epochs, a)
+            )
 
-        def lightly(epochs: int) -> Run:
-            command = [a.torch, "-m", "tests.benchmarks.lightly_run"]
-            numbers = map(str, (epochs, a.threads, a.workers))
-            out, clock, cpu = timed([*command, f"{folder}/pictures.npy", *numbers])
-            return Run(float(out.split()[-1]), clock, cpu)
-
-        sides = {"ours": ours, "lightly": lightly}
-        single = {name: side(1) for name, side in sides.items()}
+        single = {side: run(side, 1) for side in SIDES}
+        for side, x in single.items():
+            print(f"one epoch, {side}: {x.wall:.1f} s, {x.cpu:.1f} CPU s")
+        print(f"| images a second | {' | '.join(COLUMNS)} |\n|{'---|' * 5}")
+        rounds = []
         for _ in range(a.rounds):
             rounds.append({})
-            for name, side in sides.items():
-                rounds[-1][name] = rates(side(a.epochs), single[name], a.epochs)
-                print(row(name, rounds[-1][name], ".0f"), flush=True)
+            for side in SIDES:
+                speed = speeds(run(side, a.epochs), single[side], a.epochs)
+                rounds[-1][side] = speed
+                cells = " | ".join(f"{x:.0f}" for x in speed.values())
+                print(f"| {side} | {cells} |", flush=True)
     ratios = [
-        [x / y for x, y in zip(r["ours"], r["lightly"], strict=True)] for r in rounds
+        median_ratio([{s: r[s][column] for s in SIDES} for r in rounds], *SIDES)
+        for column in COLUMNS
     ]
-    middle = [statistics.median(column) for column in zip(*ratios, strict=True)]
-    print(row("ratio, median", middle, ".2f"))
+    print(f"| ratio, median | {' | '.join(f'{x:.2f}' for x in ratios)} |")
 
 
-class Run(NamedTuple):
-    training: float  # images a second from the second epoch on
-    clock: float  # wall seconds of the whole process
-    cpu: float  # CPU seconds of the whole process
+def speeds(run: Run, single: Run, epochs: int) -> dict[str, float]:
+    """Images a second, by column."""
+    images = STEPS * BATCH
+    cpu = (epochs - 1) * images / (run.cpu - single.cpu)
+    process = [epochs * images / seconds for seconds in (run.wall, run.cpu)]
+    return dict(zip(COLUMNS, [run.steady, cpu, *process], strict=True))
 
 
-def rates(run: Run, single: Run, epochs: int) -> list[float]:
-    """The columns of the table: images a second."""
-    images = (5000 // BATCH) * BATCH
-    by_cpu = (epochs - 1) * images / (run.cpu - single.cpu)
-    return [run.training, epochs * images / run.clock, by_cpu]
+def ours(folder: str, epochs: int) -> Run:
+    """`pretrain`, which evaluates as often as the quickstart, but at least once."""
+    workdir = pathlib.Path(tempfile.mkdtemp(dir=folder))
+    settings = {"epochs": epochs, "evaluate.every": min(10, epochs) * STEPS}
+    args = [f"--config.{key}={value}" for key, value in settings.items()]
+    _, wall, cpu = timed([sys.executable, *PRETRAIN, f"--workdir={workdir}", *args])
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    by_epoch = [json.loads(line)["images_per_second"] for line in lines]
+    return Run(statistics.harmonic_mean(by_epoch[1:] or by_epoch), wall, cpu)
 
 
-def row(name: str, x: list[float], form: str) -> str:
-    return f"| {' | '.join([name, *(format(y, form) for y in x)])} |"
+def lightly(folder: str, epochs: int, a: argparse.Namespace) -> Run:
+    """`train_with_lightly` in a process of its own."""
+    numbers = map(str, (epochs, a.threads, a.workers))
+    command = [a.torch, "-m", "tests.benchmarks.lightly_run"]
+    out, wall, cpu = timed([*command, f"{folder}/pictures.npy", *numbers], a.threads)
+    return Run(float(out.split()[-1]), wall, cpu)
 
 
-def timed(command: list[str]) -> tuple[str, float, float]:
+def timed(command: list[str], threads: int = 0) -> tuple[str, float, float]:
     """The output of a command, its wall seconds and its CPU seconds."""
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | tunables() | {"TF_CPP_MIN_LOG_LEVEL": "2"}
     process = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+        command,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(threads),
     )
-    clock = time.monotonic() - start
+    wall = time.monotonic() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return process.stdout, clock, cpu
+    return process.stdout, wall, cpu
 
 
 def decode(path: str) -> None:
@@ -122,7 +139,7 @@ def decode(path: str) -> None:
     np.save(path, tfdata.read_pictures(source, range(len(source))))
 
 
-def lightly_run(path: str, epochs: int, threads: int, workers: int) -> None:
+def train_with_lightly(path: str, epochs: int, threads: int, workers: int) -> None:
     """Prints images a second from the second epoch on."""
     import numpy as np
     import torch
@@ -146,7 +163,8 @@ def lightly_run(path: str, epochs: int, threads: int, workers: int) -> None:
             return transform(Image.fromarray(self.arrays[i]))
 
     torch.set_num_threads(threads)
-    model = torch_simclr.SimCLR().to(memory_format=torch.channels_last)
+    model = torch_simclr.SimCLR(torch_simclr.NETWORKS["quickstart"])
+    model = model.to(memory_format=torch.channels_last)
     optimiser = torch_simclr.adamw(model, 1e-4)
     for group in optimiser.param_groups:
         group["lr"] = 0.005
@@ -176,6 +194,6 @@ def lightly_run(path: str, epochs: int, threads: int, workers: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[4:] and sys.argv[1].endswith(".npy"):
-        lightly_run(sys.argv[1], *map(int, sys.argv[2:]))
+        train_with_lightly(sys.argv[1], *map(int, sys.argv[2:]))
     else:
         main()

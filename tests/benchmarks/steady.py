@@ -25,7 +25,7 @@ from simclr_jax.data.prefetch import feed
 from simclr_jax.data.recipes import simclr
 from simclr_jax.data.sources import open_source
 from simclr_jax.experiment import build, config
-from tests.benchmarks.input import machine
+from tests.benchmarks.measure import machine
 
 COLOURS = ("host", "device")
 ENDLESS = 2**40
@@ -33,7 +33,8 @@ STEPS = 20
 
 
 def main(folder: str, minutes: str = "5") -> None:
-    print(f"{machine()}\n\n| seconds | {' | '.join(COLOURS)} |\n|---|---|---|")
+    print(machine("tensorflow", "jax"))
+    print(f"\n| seconds | {' | '.join(COLOURS)} |\n|---|---|---|")
     context = multiprocessing.get_context("spawn")
     columns = []
     for colour in COLOURS:

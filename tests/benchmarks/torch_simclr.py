@@ -1,6 +1,7 @@
-"""The quickstart's SimCLR in plain PyTorch: its network, loss and optimiser."""
+"""SimCLR in plain PyTorch: networks of `step`, loss and optimiser."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,50 +23,76 @@ def norm(
     return layer
 
 
+class Network(NamedTuple):
+    """Sizes of a ResNet with basic blocks, a 3x3 stem, and a projector."""
+
+    channels: int  # of the first group
+    blocks: int  # of each of the four groups
+    stride: int  # of the stem
+    hidden: int  # width of the projector
+    out: int  # width of z
+
+
+NETWORKS = {
+    "quickstart": Network(16, blocks=1, stride=2, hidden=256, out=32),
+    "resnet18": Network(64, blocks=2, stride=1, hidden=512, out=128),
+}
+
+
 class Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    """Of a basic ResNet; `project`: its shortcut is a 1x1 convolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, project: bool):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = norm(outputs, scale=0.0)
-        self.shortcut_conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-        self.shortcut_bn = norm(outputs)
+        self.project = project
+        if project:
+            self.shortcut_conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut_bn = norm(outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = self.shortcut_bn(self.shortcut_conv(x))
+        shortcut = self.shortcut_bn(self.shortcut_conv(x)) if self.project else x
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
 
 
 class Encoder(nn.Module):
-    """resnet10 with 16 channels and the "small" stem: [N, 3, H, W] -> h [N, 128]."""
+    """[N, 3, H, W] -> h [N, 8 * channels]; the first block of a group projects."""
 
-    def __init__(self):
+    def __init__(self, size: Network):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 2, 1, bias=False), norm(16)
-        self.layer1_0 = Block(16, 16, 1)
-        self.layer2_0 = Block(16, 32, 2)
-        self.layer3_0 = Block(32, 64, 2)
-        self.layer4_0 = Block(64, 128, 2)
+        width = size.channels
+        self.conv1 = nn.Conv2d(3, width, 3, size.stride, 1, bias=False)
+        self.bn1 = norm(width)
+        self.blocks = []
+        for group in range(4):
+            outputs = size.channels * 2**group
+            for i in range(size.blocks):
+                stride = 2 if group and i == 0 else 1
+                block = Block(width, outputs, stride, project=i == 0)
+                self.add_module(f"layer{group + 1}_{i}", block)
+                self.blocks.append(block)
+                width = outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = self.layer2_0(self.layer1_0(x))
-        return self.layer4_0(self.layer3_0(x)).mean((2, 3))
+        for block in self.blocks:
+            x = block(x)
+        return x.mean((2, 3))
 
 
 class Projector(nn.Module):
-    """h [N, 128] -> z [N, 32]."""
+    """h [N, 8 * channels] -> z [N, out]."""
 
-    def __init__(self):
+    def __init__(self, size: Network):
         super().__init__()
-        self.dense1, self.bn1 = (
-            nn.Linear(128, 256, bias=False),
-            norm(256, nn.BatchNorm1d),
-        )
-        self.dense2 = nn.Linear(256, 32, bias=False)
-        self.bn2 = norm(32, nn.BatchNorm1d, bias=False)
+        self.dense1 = nn.Linear(8 * size.channels, size.hidden, bias=False)
+        self.bn1 = norm(size.hidden, nn.BatchNorm1d)
+        self.dense2 = nn.Linear(size.hidden, size.out, bias=False)
+        self.bn2 = norm(size.out, nn.BatchNorm1d, bias=False)
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         return self.bn2(self.dense2(F.relu(self.bn1(self.dense1(h)))))
@@ -74,12 +101,12 @@ class Projector(nn.Module):
 class SimCLR(nn.Module):
     """Encoder, projector and the online probe."""
 
-    def __init__(self):
+    def __init__(self, size: Network, classes: int = 10):
         super().__init__()
-        self.encoder, self.projector = Encoder(), Projector()
-        self.probe = nn.Linear(128, 10)
+        self.encoder, self.projector = Encoder(size), Projector(size)
+        self.probe = nn.Linear(8 * size.channels, classes)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         h = self.encoder(x)
         return h, self.projector(h)
 

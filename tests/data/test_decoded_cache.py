@@ -14,6 +14,7 @@ from simclr_jax.data.errors import UnreadablePicture
 from simclr_jax.data.pipeline import train_batches
 from simclr_jax.data.recipes import RECIPES, expand
 from simclr_jax.data.sources import open_source
+from simclr_jax.data.view import restrict
 from simclr_jax.experiment import build, config
 
 N = 16
@@ -59,6 +60,21 @@ def test_views_equal_the_host_s_up_to_rounding(source, name, options):
         # Solarising jumps at one half, and hue where colours are all but grey.
         assert np.quantile(gap, 0.999) < 0.501
         assert gap.mean() < 0.26
+
+
+@pytest.mark.parametrize("name", ["simclr", "byol", "moco_v2", "dino"])
+def test_views_on_the_host_equal_those_of_single_pictures(source, name, monkeypatch):
+    """Decoded before and cropped in groups, or decoded and cropped one by one.
+
+    These recipes have all samplers of crops and methods of resizing.
+    """
+    sizes: dict[str, Any] = {"local_size": 16, "locals": 1} if name == "dino" else {}
+    views = restrict(RECIPES[name](size=32, **sizes), ("crop", "flip"))
+    options: dict[str, Any] = {"colour": "host", "batch": 20, "steps": 2, "start": 9}
+    grouped = train(source, views, **options)
+    monkeypatch.setattr(decoded_cache, "MAX_SIDE", 0)
+    assert decoded_cache.load(source, views) is None
+    equal(grouped, train(source, views, **options))
 
 
 def test_fields_and_dtypes_of_batches(source):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from simclr_jax.data import augment, decoded_cache, pipeline
+from simclr_jax.data import augment, decoded_cache, host_views
 from simclr_jax.data.augment_device import prepare
 from simclr_jax.data.pipeline import eval_batches, preview, train_batches
 from simclr_jax.data.recipes import RECIPES, crop_flip, dino, simclr
@@ -138,7 +138,7 @@ def test_the_chunk_size_does_not_change_the_views(source, colour, monkeypatch):
     """Pictures are coloured in chunks, which may reach from one step into the next."""
     views = simclr(size=SIZE, blur_sigma="batch")
     batches = train(source, views, colour=colour)
-    monkeypatch.setattr(pipeline, "CHUNK", 3 * SIZE**2)
+    monkeypatch.setattr(host_views, "CHUNK", 3 * SIZE**2)
     assert_equal(batches, train(source, views, colour=colour))
 
 
