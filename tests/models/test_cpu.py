@@ -3,6 +3,8 @@
 That the ways compute the convolution and its gradients is in test_convolution.py.
 """
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from simclr_jax import sharding
 from simclr_jax.experiment import build, config
 from simclr_jax.models import cpu, resnet
+
+KERNELS = 620  # fusions of the compiled step
 
 
 def ways(encoder, size, monkeypatch):
@@ -78,3 +82,16 @@ def test_an_unknown_option_is_survived(monkeypatch):
     cpu._known_options.cache_clear()
     assert cpu.compiler_options(sharding.make_mesh(jax.devices()[:1])) == {}
     cpu._known_options.cache_clear()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="belongs to the pins of 3.12")
+def test_kernels_of_the_step_of_the_quickstart():
+    """Each takes tens of milliseconds to compile, which is most of the first start."""
+    c = config.load("configs/quickstart.py")
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        run = build.assemble(c, mesh, images=5000, classes=10)
+        batch = build.batch_shapes(c, mesh, labels=True)
+        step = build.train_step(c, run, mesh).lower(build.abstract(run), batch)
+        kernels = step.compile().as_text().count(" fusion(")
+    assert kernels <= KERNELS
