@@ -26,16 +26,26 @@ def apply_colour(x: Any, draws: Mapping[str, Any], view: View) -> Any:
     """All operations after the crop, as `augment_device.apply_colour` does them.
 
     Args:
-      x: float32 [N, S, S, 3] around 0 to 255, overshoot of the resize included.
+      x: float32 [N, S, S, 3] around 0 to 1, overshoot of the resize included.
       draws: of this view, as `augment.draw` returns them.
       view: with S as its size.
 
     Returns:
-      uint8 [N, S, S, 3].
+      float32 [N, S, S, 3] in [0, 1].
     """
+    return tf.transpose(_coloured_planes(x, draws, view), [0, 2, 3, 1])
+
+
+def colour_crops(x: Any, draws: Mapping[str, Any], view: View) -> Any:
+    """The same from crops, float32 around 0 to 255, to uint8."""
+    x = augment.to_uint8(255 * _coloured_planes(x / 255, draws, view))
+    return tf.transpose(x, [0, 2, 3, 1])  # of bytes, which is faster than of floats
+
+
+def _coloured_planes(x, draws, view):
+    """[N, S, S, 3] -> [N, 3, S, S]: all arithmetic runs over long contiguous rows."""
     size, rows = view.size, x.shape[0] or -1
-    # Planes, so that all arithmetic runs over long contiguous rows.
-    x = tf.stack(tf.unstack(x / 255, 3, axis=3), 1)  # faster than a transpose
+    x = tf.stack(tf.unstack(x, 3, axis=3), 1)  # faster than a transpose
     if view.flip > 0:
         x = _apply_to_rows(draws["flip"], lambda y: tf.reverse(y, [3]), x)
     if view.rotation > 0:
@@ -43,8 +53,7 @@ def apply_colour(x: Any, draws: Mapping[str, Any], view: View) -> Any:
     x = tf.reshape(x, [rows, 3, size * size])
     for step in colour_ops.steps(view):
         x = _STEPS[step](x, draws, view)
-    x = tf.reshape(augment.to_uint8(255 * x), [-1, 3, size, size])
-    return tf.transpose(x, [0, 2, 3, 1])
+    return tf.reshape(x, [-1, 3, size, size])
 
 
 def _clip(x):

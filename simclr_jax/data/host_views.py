@@ -94,7 +94,7 @@ def _colour_chunk(views) -> Callable[[dict[str, Any]], dict[str, Any]]:
     # Equal views, such as local crops, share one function, which is built once.
     functions = {
         view: tf.function(
-            functools.partial(augment_host.apply_colour, view=view), autograph=False
+            functools.partial(augment_host.colour_crops, view=view), autograph=False
         )
         for view in views
     }

@@ -92,7 +92,7 @@ def stages(
     """
     total = 1e3 / whole.images_per_core_second
     if not whole.bytes_per_image_read:
-        return {"gather, draw": total}
+        return {"gather, draw" if colour == "device" else "gather, crop, colour": total}
     n = measured_batch(views, batch_size, len(source))
     pipelines = {
         "read": _read(source, n),
