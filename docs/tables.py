@@ -149,6 +149,14 @@ TABLES = {
             "seconds of a core": "{core_seconds}",
         },
     ),
+    "start": Table(
+        results("start"),
+        {
+            "start of the quickstart, to the second step": "{start}",
+            "seconds of a core": "{cpu_seconds}",
+            "seconds": "{wall_seconds}",
+        },
+    ),
     "import_parity": Table(
         results("import_parity"),
         {"`--from`": "{format}", "reads": "{reads}", "forward parity": "{difference}"},
