@@ -17,7 +17,9 @@ def padding(size: int, stride: int, side: int, pad: str) -> tuple[int, int]:
     return rows // 2, rows - rows // 2
 
 
-def pad(x: jax.Array, rows: tuple[int, ...], columns: tuple[int, ...]) -> jax.Array:
+def pad(
+    x: jax.Array, rows: tuple[int, int, int], columns: tuple[int, int, int]
+) -> jax.Array:
     """Adds zeros before, after and between rows and columns; below 0: removes them."""
     edges = [NONE, rows, columns, NONE]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
@@ -41,7 +43,7 @@ def slide(
     if x.shape[1] * x.shape[2] < kernel.shape[0] * kernel.shape[1]:
         # XLA swaps the operands if the picture is smaller than the kernel, and on a CPU
         # runs that in a slow loop (40 times slower on 2x2). So it is padded first.
-        x = pad(x, *((*edges, dilation - 1) for edges in pads))
+        x = pad(x, *((a, b, dilation - 1) for a, b in pads))
         x, pads, dilation = jax.lax.optimization_barrier(x), [(0, 0)] * 2, 1
     return jax.lax.conv_general_dilated(
         x,

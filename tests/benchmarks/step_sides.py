@@ -23,7 +23,9 @@ def slide_instead(way: str) -> None:
     from simclr_jax.models import cpu
 
     original = cpu.way
-    cpu.way = lambda *x: "slide" if original(*x) == way else original(*x)
+    cpu.way = lambda picture, kernel: (
+        "slide" if original(picture, kernel) == way else original(picture, kernel)
+    )
 
 
 def without_gradients() -> None:
@@ -35,7 +37,8 @@ def without_gradients() -> None:
 def without_batch_norm() -> None:
     from simclr_jax.models import norm
 
-    norm._normalise = lambda *args: norm._normalise_forward(*args)[0]
+    module: Any = norm
+    module._normalise = lambda *args: norm._normalise_forward(*args)[0]
 
 
 def without_options() -> None:

@@ -15,7 +15,7 @@ from simclr_jax.batch import Batch
 from simclr_jax.evaluate.features import (
     FrozenEncoder,
     check,
-    embed,
+    embedder,
     extract,
     in_blocks,
 )
@@ -96,7 +96,7 @@ def test_only_features_move_between_devices():
     mesh = make_mesh()
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     batch = jax.device_put(next(batches(16, 16)), rows)
-    plan = str(embed.lower(*encoder(), batch, mesh).compile().as_text())
+    plan = str(embedder(mesh).lower(*encoder(), batch).compile().as_text())
     moved = [line for line in plan.splitlines() if "all-gather(" in line]
     assert moved
     assert not any("u8[" in line or f",{SIDE},3" in line for line in moved)

@@ -93,5 +93,5 @@ def test_kernels_of_the_step_of_the_quickstart():
         run = build.assemble(c, mesh, images=5000, classes=10)
         batch = build.batch_shapes(c, mesh, labels=True)
         step = build.train_step(c, run, mesh).lower(build.abstract(run), batch)
-        kernels = step.compile().as_text().count(" fusion(")
+        kernels = str(step.compile().as_text()).count(" fusion(")
     assert kernels <= KERNELS

@@ -84,7 +84,7 @@ def test_gradients_are_those_of_the_definition_in_float64(groups, dtype, toleran
     params = {"scale": random(7, 2), "bias": random(7, 3)}
 
     def ours(x, params):
-        return train(norm, x, variables | {"params": params})[0]
+        return train(norm, x, {**variables, "params": params})[0]
 
     def definition(x, params):
         y = x.reshape(groups, -1, 7)
