@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from simclr_jax.data import resizing
 from simclr_jax.data.hash import GOLDEN, mix
 from simclr_jax.data.tensorflow import tf
 from simclr_jax.data.view import View
@@ -225,45 +226,10 @@ def _uniform_up_to(largest, u):
     return tf.minimum(tf.floor(u * (largest + 1)), largest)
 
 
-def resize(image: Any, size: int, method: str = "bicubic") -> Any:
-    """Resizes uint8 [H, W, 3] to a square, half-pixel centres.
-
-    Args:
-      image: uint8 [H, W, 3].
-      size: S, side of the result.
-      method: as `View.resize`. "bicubic" has no antialiasing, and its overshoot is not
-        clipped here. PIL's methods have antialiasing and are clipped to [0, 255]. They
-        equal PIL up to rounding, except that PIL's bicubic clips the overshoot between
-        its two passes (a difference of some levels at sharp edges).
-
-    Returns:
-      float32 [S, S, 3], around 0 to 255.
-    """
-    return _resize(image[None], size, method)[0]
-
-
-def _resize(images, size, method):
-    """[N, H, W, 3] -> float32 [N, S, S, 3]."""
-    if method == "bicubic":
-        pixels = tf.cast(images, tf.float32)  # the kernel is slower on uint8
-        return tf.raw_ops.ResizeBicubic(
-            images=pixels, size=[size, size], half_pixel_centers=True
-        )
-    pixels = tf.raw_ops.ScaleAndTranslate(
-        images=images,
-        size=[size, size],
-        scale=size / tf.cast(tf.shape(images)[1:3], tf.float32),
-        translation=[0.0, 0.0],
-        kernel_type={"pil_bilinear": "triangle", "pil_bicubic": "keyscubic"}[method],
-        antialias=True,
-    )
-    return tf.clip_by_value(pixels, 0.0, 255.0)
-
-
 def crop(image: Any, key: Any, view: View) -> Any:
     """Crops one view from uint8 [H, W, 3]: float32 [S, S, 3] around 0 to 255."""
     part = tf.slice(image, *window(tf.shape(image), key, view))
-    return resize(part, view.size, view.resize)
+    return resizing.resize(part, view.size, view.resize)
 
 
 def crop_all(images: Any, windows: Any, view: View) -> Any:
@@ -286,39 +252,7 @@ def crop_all(images: Any, windows: Any, view: View) -> Any:
     if view.resize == "bicubic":
         images = tf.cast(images, tf.float32)
     spans = zip(tf.unstack(begin, n), tf.unstack(size, n), strict=True)
-    parts = [_resize(tf.slice(images, *x), view.size, view.resize) for x in spans]
+    parts = [
+        resizing.resize_all(tf.slice(images, *x), view.size, view.resize) for x in spans
+    ]
     return tf.ensure_shape(tf.concat(parts, 0), [n, view.size, view.size, 3])
-
-
-def centre(image: Any, size: int) -> Any:
-    """SimCLR's crop for evaluation: central 7/8 of the shorter side, resized.
-
-    If size is 32 or less, nothing is cropped, and only pictures of another size are
-    resized.
-
-    Args:
-      image: uint8 [H, W, 3].
-      size: S, side of the result.
-
-    Returns:
-      uint8 [S, S, 3].
-    """
-    shape = tf.shape(image)[:2]
-    if size > 32:
-        shorter = tf.cast(tf.reduce_min(shape), tf.float32)
-        side = tf.maximum(tf.cast(tf.round(0.875 * shorter), tf.int32), 1)
-        begin = (shape - side + 1) // 2
-        image = tf.slice(image, [*tf.unstack(begin), 0], [side, side, 3])
-        return to_uint8(resize(image, size))
-    fits = tf.reduce_all(shape == size)
-    image = tf.cond(fits, lambda: image, lambda: to_uint8(resize(image, size)))
-    return tf.ensure_shape(image, [size, size, 3])
-
-
-def to_uint8(x: Any) -> Any:
-    """Rounds float32 around 0 to 255 to uint8."""
-    # One pass over the pixels, instead of four to clip, add a half and cast.
-    rounded = tf.raw_ops.QuantizeV2(
-        input=x, min_range=0.0, max_range=255.0, T=tf.quint8
-    )
-    return tf.bitcast(rounded.output, tf.uint8)

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from simclr_jax.data import augment, colour_ops
+from simclr_jax.data import colour_ops, resizing
 from simclr_jax.data.colour_ops import BRIGHTNESS, CONTRAST, HUE, NONE, SATURATION
 from simclr_jax.data.tensorflow import tf
 from simclr_jax.data.view import View
@@ -38,7 +38,7 @@ def apply_colour(x: Any, draws: Mapping[str, Any], view: View) -> Any:
 
 def colour_crops(x: Any, draws: Mapping[str, Any], view: View) -> Any:
     """The same from crops, float32 around 0 to 255, to uint8."""
-    x = augment.to_uint8(255 * _coloured_planes(x / 255, draws, view))
+    x = resizing.to_uint8(255 * _coloured_planes(x / 255, draws, view))
     return tf.transpose(x, [0, 2, 3, 1])  # of bytes, which is faster than of floats
 
 

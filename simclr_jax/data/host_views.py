@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from simclr_jax.data import augment, augment_host
+from simclr_jax.data import augment, augment_host, resizing
 from simclr_jax.data.tensorflow import tf
 from simclr_jax.data.tfdata import in_groups, joined, parallel_map
 from simclr_jax.data.view import View
@@ -37,7 +37,7 @@ def from_pictures(pictures: Any, views: Sequence[View], colour: str, n: int) -> 
 
     def crop_to_uint8(row):
         row = crop(row)
-        return row | {"views": tuple(map(augment.to_uint8, row["views"]))}
+        return row | {"views": tuple(map(resizing.to_uint8, row["views"]))}
 
     if colour == "device":
         return parallel_map(pictures, crop_to_uint8).batch(n)

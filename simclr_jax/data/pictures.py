@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from simclr_jax.batch import Batch
-from simclr_jax.data import augment
+from simclr_jax.data import resizing
 from simclr_jax.data.folder import read_file
 from simclr_jax.data.tensorflow import tf
 from simclr_jax.data.tfdata import WORKERS, decoded
@@ -137,7 +137,7 @@ def _prepare_several(size: int, first: int, images: np.ndarray) -> np.ndarray:
 def _centre(size: int) -> Callable[[np.ndarray], Any]:
     """The compiled function uint8 [n, H, W, 3] -> uint8 [n, S, S, 3]."""
     return tf.function(
-        lambda images: tf.map_fn(lambda x: augment.centre(x, size), images),
+        lambda images: tf.map_fn(lambda x: resizing.centre(x, size), images),
         input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)],
         autograph=False,
     )

@@ -12,7 +12,13 @@ import jax
 import numpy as np
 
 from simclr_jax.batch import Batch
-from simclr_jax.data import augment, augment_device, decoded_cache, host_views
+from simclr_jax.data import (
+    augment,
+    augment_device,
+    decoded_cache,
+    host_views,
+    resizing,
+)
 from simclr_jax.data.recipes import expand
 from simclr_jax.data.sampler import Sampler
 from simclr_jax.data.sources import Source
@@ -104,7 +110,7 @@ def eval_batches(
 
     Args:
       source: of the pictures.
-      size: S, side of the pictures (see `augment.centre`).
+      size: S, side of the pictures (see `resizing.centre`).
       batch_size: of the global batch, a multiple of process_count.
       process_index: p; this process gets rows [p*N, (p+1)*N) of each batch.
       process_count: P; N = batch_size / P.
@@ -131,7 +137,7 @@ def eval_batches(
 
     def centre(row):
         image = augment.decode(row.pop("image"))
-        return row | {"views": (augment.centre(image, size),)}
+        return row | {"views": (resizing.centre(image, size),)}
 
     reader = PictureReader(source, rows, range(-(-len(source) // batch_size)))
     dataset = parallel_map(reader.dataset(), centre).batch(n)

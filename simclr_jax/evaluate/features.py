@@ -42,7 +42,7 @@ class Features(NamedTuple):
 
 
 @functools.cache
-def embedder(mesh: Mesh) -> Callable[..., dict[str, Any]]:
+def embedder(mesh: Mesh) -> Any:
     """A compiled function: features, index, label and valid of a batch.
 
     Returns:

@@ -1,6 +1,6 @@
 """The crop and resize of evaluation in NumPy, for the users of an exported network.
 
-`data.augment.centre` does the same with TensorFlow; the results differ by rounding: by
+`data.resizing.centre` does the same with TensorFlow; the results differ by rounding: by
 one level of 255, in one value of thousands.
 """
 

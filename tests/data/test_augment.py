@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from simclr_jax.data import augment
+from simclr_jax.data import augment, resizing
 from simclr_jax.data.recipes import crop_flip, simclr
 from simclr_jax.data.view import View
 
@@ -225,7 +225,7 @@ def test_crop_keys_are_distinct():
 def test_bicubic_fixtures(row, size, expected):
     n = len(row)
     image = np.broadcast_to(np.array(row, np.uint8)[None, :, None], (n, n, 3))
-    result = augment.resize(image, size)
+    result = resizing.resize(image, size)
     np.testing.assert_allclose(result[0, :, 0], expected, atol=1e-6)
     np.testing.assert_allclose(
         result[:, 0, 0], np.full(size, result[0, 0, 0]), atol=1e-6
@@ -240,12 +240,12 @@ def test_bicubic_equals_jax_without_antialias(height, width, size):
         image.astype(np.float32), (size, size, 3), "cubic", antialias=False
     )
     # TensorFlow reads its weights from a table of 1,024 entries.
-    np.testing.assert_allclose(augment.resize(image, size), expected, atol=0.3)
+    np.testing.assert_allclose(resizing.resize(image, size), expected, atol=0.3)
     exact = rng.integers(0, 256, (64, 128, 3)).astype(np.uint8)
     expected = jax.image.resize(
         exact.astype(np.float32), (32, 32, 3), "cubic", antialias=False
     )
-    np.testing.assert_allclose(augment.resize(exact, 32), expected, atol=3e-4)
+    np.testing.assert_allclose(resizing.resize(exact, 32), expected, atol=3e-4)
 
 
 def photograph(height, width):
@@ -272,7 +272,7 @@ def test_resize_equals_pil(method, height, width, size):
     """To the rounding after either pass."""
     image = photograph(height, width)
     expected = Image.fromarray(image).resize((size, size), PIL_KINDS[method])
-    gap = np.abs(augment.resize(image, size, method) - np.asarray(expected))
+    gap = np.abs(resizing.resize(image, size, method) - np.asarray(expected))
     assert gap.max() < 1.3
     assert gap.mean() < 0.35
 
@@ -280,7 +280,7 @@ def test_resize_equals_pil(method, height, width, size):
 def test_pil_s_bicubic_clips_its_overshoot():
     """Spec 9.6, with antialias: .12133891, .42857143, -.03474903, 0."""
     row = np.array((0, 0, 1, 0, 0, 0, 0, 0), np.uint8)[None, :, None]
-    result = augment.resize(np.broadcast_to(row, (8, 8, 3)), 4, "pil_bicubic")
+    result = resizing.resize(np.broadcast_to(row, (8, 8, 3)), 4, "pil_bicubic")
     np.testing.assert_allclose(
         result[0, :, 0], (0.12133891, 0.42857143, 0, 0), atol=1e-6
     )
@@ -302,22 +302,22 @@ def test_pil_s_bicubic_clips_its_overshoot():
 def test_centre(height, width, side, y, x):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
-    result = augment.centre(tf.constant(image), side)
+    result = resizing.centre(tf.constant(image), side)
     assert result.dtype == tf.uint8
     np.testing.assert_array_equal(result, image[y : y + side, x : x + side])
     # and at another size, by way of a float crop, a resize, a clip and one rounding
-    expected = augment.resize(image[y : y + side, x : x + side], 96)
-    result = augment.centre(tf.constant(image), 96)
+    expected = resizing.resize(image[y : y + side, x : x + side], 96)
+    result = resizing.centre(tf.constant(image), 96)
     np.testing.assert_allclose(result, np.clip(expected, 0, 255), atol=0.501)
 
 
 def test_small_pictures_are_neither_cropped_nor_resized():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(augment.centre(tf.constant(image), 32), image)
+    np.testing.assert_array_equal(resizing.centre(tf.constant(image), 32), image)
     other = rng.integers(0, 256, (40, 28, 3)).astype(np.uint8)
-    expected = np.clip(augment.resize(other, 32), 0, 255)
-    np.testing.assert_allclose(augment.centre(other, 32), expected, atol=0.501)
+    expected = np.clip(resizing.resize(other, 32), 0, 255)
+    np.testing.assert_allclose(resizing.centre(other, 32), expected, atol=0.501)
 
 
 def test_rotations_are_as_frequent_as_they_should_be():
@@ -341,7 +341,7 @@ def test_crop_is_the_resized_window():
     view = crop_flip(size=24)[0]
     key = augment.crop_keys(1, 0, 0, np.array([3]))[0, 0]
     (y, x, _), (h, w, _) = augment.window(tf.constant([60, 80, 3]), key, view)
-    expected = augment.resize(image[y : y + h, x : x + w], 24)
+    expected = resizing.resize(image[y : y + h, x : x + w], 24)
     np.testing.assert_array_equal(augment.crop(image, key, view), expected)
 
 
@@ -423,5 +423,5 @@ def test_to_uint8_rounds_half_up_and_clips():
     draw = np.random.default_rng(0).uniform(-40, 300, 10_000).astype(np.float32)
     x = np.concatenate([halves, draw])
     expected = np.floor(np.clip(x, 0, 255) + 0.5)
-    np.testing.assert_array_equal(augment.to_uint8(x), expected)
-    assert augment.to_uint8(x).dtype == tf.uint8
+    np.testing.assert_array_equal(resizing.to_uint8(x), expected)
+    assert resizing.to_uint8(x).dtype == tf.uint8

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from simclr_jax.data import augment
+from simclr_jax.data import augment, resizing
 from simclr_jax.data.crop_device import crop, weights
 from simclr_jax.data.crop_windows import draw_windows
 from simclr_jax.data.view import View
@@ -46,7 +46,7 @@ def test_windows_of_every_shape():
             view = View(size=8, resize=method)
             result = crop_on_device(x, np.array([window], np.int32), view)[0]
             part = x[0, y : y + h, left : left + w]
-            expected = augment.resize(tf.constant(part), 8, method) / 255
+            expected = resizing.resize(tf.constant(part), 8, method) / 255
             np.testing.assert_allclose(result, expected, atol=1e-6)
     view = View(size=SIDE)
     whole = np.array([[0, 0, SIDE, SIDE]], np.int32)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from simclr_jax.data import augment, decoded_cache, host_views
+from simclr_jax.data import augment, decoded_cache, host_views, resizing
 from simclr_jax.data.augment_device import prepare
 from simclr_jax.data.pipeline import eval_batches, preview, train_batches
 from simclr_jax.data.recipes import RECIPES, crop_flip, dino, simclr
@@ -352,7 +352,7 @@ def test_evaluation_has_every_picture_once_in_order(source, processes):
     np.testing.assert_array_equal(joined.index[valid], np.arange(24))
     np.testing.assert_array_equal(joined.label[valid], np.arange(24) % 3)
     for image, data in zip(joined.views[0][valid], source.images, strict=True):
-        expected = augment.centre(augment.decode(tf.constant(data)), 48)
+        expected = resizing.centre(augment.decode(tf.constant(data)), 48)
         np.testing.assert_array_equal(image, expected)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import simclr_jax
 from simclr_jax import fingerprint
-from simclr_jax.data import augment
+from simclr_jax.data import resizing
 from simclr_jax.experiment.exporting import export_network
 from simclr_jax.zoo import card as card_module
 from simclr_jax.zoo import catalog, preprocessing
@@ -101,7 +101,7 @@ def test_its_preprocessing_is_that_of_evaluation(size):
     rng = np.random.default_rng(0)
     for shape in ((size, size), (61, 83), (38, 70), (3, 5), (200, 90), (1, 1)):
         image = rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
-        expected = augment.centre(image, size).numpy().astype(int)
+        expected = resizing.centre(image, size).numpy().astype(int)
         variables: dict[str, Any] = {"np": np}
         exec(preprocessing.described(size)["code"], variables)
         difference = np.abs(variables["preprocess"](image, size) - expected)
