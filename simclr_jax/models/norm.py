@@ -127,21 +127,19 @@ def _affine(x, mean, factor, bias):
 
 
 def _normalise_backward(epsilon, relu, saved, gradients):
-    x, scale, bias, mean, variance = saved
+    x, scale, bias, *moments = saved
     dy, *_ = gradients
-    axes = tuple(range(1, x.ndim - 1))
-    n = x.size // mean.size
+    # Without the barrier XLA keeps x - mean of the forward pass, as large as x.
+    mean, variance = jax.lax.optimization_barrier(moments)
     inverse = jax.lax.rsqrt(variance + epsilon)
     if relu:  # y is computed again: to read x and dy is less than to read dy and y
         dy = jnp.where(_affine(x, mean, scale * inverse, bias) > 0, dy, 0)
-    y = x.astype(jnp.float32)
+    centred = x.astype(jnp.float32) - mean
+    axes = tuple(range(1, x.ndim - 1))
     dbias = jnp.sum(dy, axes, keepdims=True)
-    dscale = inverse * (jnp.sum(dy * y, axes, keepdims=True) - mean * dbias)
-    # scale * inverse * (dy - dbias / n - dscale / n * (x - mean) * inverse), with one
-    # factor of dy, one of x and one term per channel
-    of_dy = scale * inverse
-    of_x = -of_dy * inverse * dscale / n
-    dx = of_dy * dy + of_x * y - (of_dy * dbias / n + of_x * mean)
+    dscale = inverse * jnp.sum(dy * centred, axes, keepdims=True)
+    n = x.size // mean.size
+    dx = scale * inverse * (dy - dbias / n - centred * (inverse * dscale / n))
     return dx.astype(x.dtype), _per_channel(dscale), _per_channel(dbias)
 
 
