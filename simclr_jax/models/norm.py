@@ -127,19 +127,19 @@ def _affine(x, mean, factor, bias):
 
 
 def _normalise_backward(epsilon, relu, saved, gradients):
-    x, scale, bias, *moments = saved
+    x, scale, bias, mean, variance = saved
     dy, *_ = gradients
-    # Without the barrier XLA keeps x - mean of the forward pass, as large as x.
-    mean, variance = jax.lax.optimization_barrier(moments)
     inverse = jax.lax.rsqrt(variance + epsilon)
     if relu:  # y is computed again: to read x and dy is less than to read dy and y
         dy = jnp.where(_affine(x, mean, scale * inverse, bias) > 0, dy, 0)
-    centred = x.astype(jnp.float32) - mean
+    y = x.astype(jnp.float32)
     axes = tuple(range(1, x.ndim - 1))
     dbias = jnp.sum(dy, axes, keepdims=True)
-    dscale = inverse * jnp.sum(dy * centred, axes, keepdims=True)
+    # dy * (y - mean), which XLA would write to memory on a CPU, summed
+    dscale = inverse * (jnp.sum(dy * y, axes, keepdims=True) - mean * dbias)
     n = x.size // mean.size
-    dx = scale * inverse * (dy - dbias / n - centred * (inverse * dscale / n))
+    dx = dy - dbias / n - (y - mean) * (inverse * dscale / n)
+    dx = scale * inverse * dx
     return dx.astype(x.dtype), _per_channel(dscale), _per_channel(dbias)
 
 
