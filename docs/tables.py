@@ -145,8 +145,12 @@ TABLES = {
     "processors": Table(
         results("processors"),
         {
-            "a step of the quickstart": "{program}",
-            "seconds of a core": "{core_seconds}",
+            "a step": "{network}",
+            "": "{program}",
+            "ms": "{wall_ms}",
+            "ratio": "{wall_ratio}",
+            "CPU ms": "{cpu_ms}",
+            "CPU ratio": "{cpu_ratio}",
         },
     ),
     "start": Table(
