@@ -6,6 +6,7 @@ PY := $(VENV)/bin/python
 LOG := $(VENV).log
 
 unexport PYTHON # the interpreter that builds .venv, not the one that recipes run
+unexport PYTHONDONTWRITEBYTECODE # Python compiles what is imported, once
 
 # The first of these that runs and is supported is used. .venv's own comes first, so that
 # .venv is rebuilt for another interpreter only if PYTHON=... names one.
@@ -80,7 +81,7 @@ env:
 	  echo "Building $(VENV) with uv (about 3 GB); details in $(LOG)."; rm -rf $(VENV); \
 	  export UV_PYTHON_DOWNLOADS=never; \
 	  { uv venv --seed --python "$(BASE)" $(VENV) && \
-	    uv pip sync --compile-bytecode --require-hashes --python $(PY) requirements.lock; \
+	    uv pip sync --require-hashes --python $(PY) requirements.lock; \
 	  } >>$(LOG) 2>&1; \
 	}; \
 	build_with_pip() { \
