@@ -135,8 +135,11 @@ def _normalise_backward(epsilon, relu, saved, gradients):
     y = x.astype(jnp.float32)
     axes = tuple(range(1, x.ndim - 1))
     dbias = jnp.sum(dy, axes, keepdims=True)
-    # dy * (y - mean), which XLA would write to memory on a CPU, summed
-    dscale = inverse * (jnp.sum(dy * y, axes, keepdims=True) - mean * dbias)
+    if x.ndim > 3:  # pictures: XLA would write dy * (y - mean) to memory on a CPU
+        along = jnp.sum(dy * y, axes, keepdims=True) - mean * dbias
+    else:  # rows of a head, which may collapse: this has less rounding
+        along = jnp.sum(dy * (y - mean), axes, keepdims=True)
+    dscale = inverse * along
     n = x.size // mean.size
     dx = dy - dbias / n - (y - mean) * (inverse * dscale / n)
     dx = scale * inverse * dx
