@@ -45,10 +45,11 @@ def enabled(workdir: str = "") -> Iterator[None]:
         programs are kept beside it, as WORKDIR.compiled, so that another machine that
         resumes the run reads them; otherwise in the user's cache folder.
     """
-    enabled = jax.config.jax_enable_compilation_cache
+    values = jax.config.values
+    allowed = values["jax_enable_compilation_cache"]
     with contextlib.ExitStack() as stack:
         # A folder is set already if the user has chosen one.
-        if enabled and jax.config.jax_compilation_cache_dir is None:
+        if allowed and values["jax_compilation_cache_dir"] is None:
             try:
                 folder = stack.enter_context(_folder(workdir))
             except OSError as error:

@@ -72,14 +72,18 @@ def test_gradient_agrees_with_flax_in_two_passes():
     np.testing.assert_allclose(mine, two, atol=1e-5)
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(16, 5, 3, 7), (64, 7)])  # pictures; rows of a head
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float32", 5e-5), ("bfloat16", 6e-3)]
 )
-def test_gradients_are_those_of_the_definition_in_float64(groups, dtype, tolerance):
-    x, dy = random((16, 5, 3, 7)), random((16, 5, 3, 7), 1)
+def test_gradients_are_those_of_the_definition_in_float64(
+    groups, dtype, tolerance, shape, relu
+):
+    x, dy = random(shape), random(shape, 1)
     x, dy = (jnp.asarray(a, dtype) for a in (x, dy))
-    norm = BatchNorm(groups=groups, dtype=dtype)
+    norm = BatchNorm(groups=groups, relu=relu, dtype=dtype)
     variables = norm.init(jax.random.key(0), x, False)
     params = {"scale": random(7, 2), "bias": random(7, 3)}
 
@@ -90,7 +94,8 @@ def test_gradients_are_those_of_the_definition_in_float64(groups, dtype, toleran
         y = x.reshape(groups, -1, 7)
         centred = y - y.mean(1, keepdims=True)
         y = centred / jnp.sqrt((centred**2).mean(1, keepdims=True) + 1e-5)
-        return y.reshape(x.shape) * params["scale"] + params["bias"]
+        y = y.reshape(x.shape) * params["scale"] + params["bias"]
+        return jnp.maximum(y, 0) if relu else y
 
     mine = jax.vjp(ours, x, params)[1](dy)
     with jax.enable_x64(True):
