@@ -33,6 +33,7 @@ from simclr_jax.data.view import View
 
 _CROP, _COLOUR, _BATCH = 0, 1, 2  # streams, so that no two draws share a key
 ATTEMPTS, MIN_COVERED = 100, 0.1  # of TensorFlow's sampler, as released
+OTHER_KEY = np.array([0, 1])  # added to a crop's key, for whether there is a crop
 UNIFORMS = {"inception_log": 4, "torch": 22}  # random numbers of a sampler
 
 
@@ -142,7 +143,7 @@ def decode(data: Any) -> Any:
 
 
 def window(shape: Any, key: Any, view: View) -> tuple[Any, Any]:
-    """Draws a crop by the sampler that `view.crop` names.
+    """Draws a crop by the sampler that `view.crop` names, or the central square.
 
     `crop_windows.draw_windows` draws the same for many pictures of one size.
 
@@ -154,6 +155,17 @@ def window(shape: Any, key: Any, view: View) -> tuple[Any, Any]:
     Returns:
       (begin, size): int32 [3], arguments of `tf.slice`.
     """
+    begin, size = _sample(shape, key, view)
+    if view.crop_probability == 1:
+        return begin, size
+    cropped = tf.random.stateless_uniform([], key + OTHER_KEY) < view.crop_probability
+    side = tf.reduce_min(shape[:2]) * tf.constant([1, 1, 0])
+    margin = (shape - side) * tf.constant([1, 1, 0])
+    square = side + tf.constant([0, 0, 3])
+    return tf.where(cropped, begin, margin // 2), tf.where(cropped, size, square)
+
+
+def _sample(shape, key, view):
     if view.crop != "tf_bbox":
         u = tf.random.stateless_uniform([UNIFORMS[view.crop]], key)
         begin, size = windows_from_uniform(shape[:2], u, view)

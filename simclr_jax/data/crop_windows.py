@@ -23,11 +23,19 @@ def draw_windows(side: int, keys: np.ndarray, view: View) -> np.ndarray:
     Args:
       side: of the pictures, in pixels.
       keys: int64 [N, 2], of this view, from `augment.crop_keys`.
-      view: only `crop`, `area` and `aspect` are used.
+      view: only `crop`, `crop_probability`, `area` and `aspect` are used.
 
     Returns:
       int32 [N, 4]: y, x, height, width.
     """
+    windows = _sample(side, keys, view)
+    if view.crop_probability < 1:
+        u = _Philox(keys + augment.OTHER_KEY).uniform(np.arange(1))[:, 0]
+        windows[u >= np.float32(view.crop_probability)] = 0, 0, side, side
+    return windows
+
+
+def _sample(side, keys, view):
     random = _Philox(keys)
     if view.crop == "tf_bbox":
         return _tf_bbox(random, len(keys), np.float32(side), view)

@@ -19,8 +19,9 @@ as in PIL, the others as in TensorFlow. SimSiam uses `moco_v2`, linear classifie
 `crop_flip`. The recipes for torchvision are in `recipes_torchvision`.
 
 All recipes have these keys, at the values of the table; `crop_flip`, without colours,
-has only the first three:
+has only those of the crop, the flip and the rotation:
 
+- crop_probability: 1 in all papers; see `View`.
 - area: smallest and largest share of the picture that a crop may cover (`moco_v3` has
   `smallest`, `dino` has `global_area` and `local_area` instead).
 - flip, rotation, jitter, grey, blur, solarise: probabilities, as in `View`; of blur and
@@ -54,6 +55,7 @@ def simclr(
     *,
     size: int,
     crop: str = "tf_bbox",
+    crop_probability: float = 1.0,
     area: Pair = (0.08, 1.0),
     flip: float = 0.5,
     rotation: float = 0.0,
@@ -77,6 +79,7 @@ def simclr(
         strength,
         size=size,
         crop=crop,
+        crop_probability=crop_probability,
         area=area,
         flip=flip,
         rotation=rotation,
@@ -95,6 +98,7 @@ def byol(
     *,
     size: int,
     crop: str = "inception_log",
+    crop_probability: float = 1.0,
     area: Pair = (0.08, 1.0),
     flip: float = 0.5,
     rotation: float = 0.0,
@@ -119,6 +123,7 @@ def byol(
         strength,
         size=size,
         crop=crop,
+        crop_probability=crop_probability,
         area=area,
         flip=flip,
         rotation=rotation,
@@ -133,6 +138,7 @@ def crop_flip(
     *,
     size: int,
     crop: str = "tf_bbox",
+    crop_probability: float = 1.0,
     area: Pair = (0.08, 1.0),
     flip: float = 0.5,
     rotation: float = 0.0,
@@ -142,7 +148,15 @@ def crop_flip(
     Raises:
       ValueError: unknown option, or a number out of its range.
     """
-    return (View(size=size, crop=crop, area=area, flip=flip, rotation=rotation),)
+    view = View(
+        size=size,
+        crop=crop,
+        crop_probability=crop_probability,
+        area=area,
+        flip=flip,
+        rotation=rotation,
+    )
+    return (view,)
 
 
 RECIPES: dict[str, Callable[..., tuple[View, ...]]] = {

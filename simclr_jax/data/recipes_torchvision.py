@@ -21,6 +21,7 @@ def _torchvision(limits: Limits, strength: float, **settings: Any) -> View:
 def moco_v1(
     *,
     size: int,
+    crop_probability: float = 1.0,
     area: Pair = (0.2, 1.0),
     flip: float = 0.5,
     rotation: float = 0.0,
@@ -41,6 +42,7 @@ def moco_v1(
         jitter_limits,
         strength,
         size=size,
+        crop_probability=crop_probability,
         area=area,
         flip=flip,
         rotation=rotation,
@@ -57,6 +59,7 @@ def moco_v1(
 def moco_v2(
     *,
     size: int,
+    crop_probability: float = 1.0,
     area: Pair = (0.2, 1.0),
     flip: float = 0.5,
     rotation: float = 0.0,
@@ -77,6 +80,7 @@ def moco_v2(
         jitter_limits,
         strength,
         size=size,
+        crop_probability=crop_probability,
         area=area,
         flip=flip,
         rotation=rotation,
@@ -96,6 +100,7 @@ tsimcne = functools.partial(moco_v2, blur=0.0)
 def moco_v3(
     *,
     size: int,
+    crop_probability: float = 1.0,
     smallest: float = 0.08,  # share of the smallest crop; 0.2 in a ResNet-50's runs
     flip: float = 0.5,
     rotation: float = 0.0,
@@ -116,6 +121,7 @@ def moco_v3(
         jitter_limits,
         strength,
         size=size,
+        crop_probability=crop_probability,
         area=(smallest, 1.0),
         flip=flip,
         rotation=rotation,
@@ -129,6 +135,7 @@ def moco_v3(
 def dino(
     *,
     size: int,
+    crop_probability: float = 1.0,
     global_area: Pair = (0.4, 1.0),  # (0.14, 1) if locals = 0
     local_area: Pair = (0.05, 0.4),
     local_size: int = 96,
@@ -166,6 +173,7 @@ def dino(
         jitter_limits,
         strength,
         size=size,
+        crop_probability=crop_probability,
         area=global_area,
         resize="pil_bicubic",
         flip=flip,

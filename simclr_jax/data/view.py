@@ -12,8 +12,10 @@ RESIZES = ("bicubic", "pil_bilinear", "pil_bicubic")
 COLOURS = ("tf", "pil")
 BRIGHTNESS_MODES = ("additive", "multiplicative")
 BLUR_SIGMA = ("image", "batch")
-# In the order in which they are applied (see View); the crop includes the resize.
+# In the order in which they are applied (see View).
 OPERATIONS = ("crop", "flip", "rotation", "jitter", "grey", "blur", "solarise")
+# Of each operation, the attribute of View with its probability.
+PROBABILITIES = {name: name for name in OPERATIONS} | {"crop": "crop_probability"}
 
 Pair = tuple[float, float]
 Limits = tuple[float, float, float, float]  # brightness, contrast, saturation, hue
@@ -29,6 +31,8 @@ class View:
       size: side of the square view in pixels.
       crop: "tf_bbox" (TensorFlow's sampler, SimCLR), "inception_log" (BYOL) or "torch"
         (torchvision, all other papers).
+      crop_probability: of such a crop; otherwise the view is the largest square in the
+        middle of the picture.
       area: smallest and largest share of the picture that a crop may cover.
       aspect: smallest and largest width over height of a crop.
       resize: "bicubic" (TensorFlow's, without antialiasing), "pil_bilinear" or
@@ -59,6 +63,7 @@ class View:
 
     size: int
     crop: str = "tf_bbox"
+    crop_probability: float = 1.0
     area: Pair = (0.08, 1.0)
     aspect: Pair = (3 / 4, 4 / 3)
     resize: str = "bicubic"
@@ -85,7 +90,7 @@ class View:
         _one_of("colours", self.colours, COLOURS)
         _one_of("brightness", self.brightness_mode, BRIGHTNESS_MODES)
         _one_of("blur_sigma", self.blur_sigma, BLUR_SIGMA)
-        for name in OPERATIONS[1:]:
+        for name in PROBABILITIES.values():
             check_range(name, getattr(self, name), 0, 1, "a probability")
         for name in ("contrast", "saturation"):
             check_range(name, getattr(self, name), 0, 1, "factors must not be below 0")
@@ -162,20 +167,15 @@ def restrict(views: Sequence[View], operations: Sequence[str]) -> tuple[View, ..
     Args:
       views: of a recipe.
       operations: some of OPERATIONS; the probability of the others becomes 0. Their
-        order has no meaning. "crop" is always one of them.
+        order has no meaning.
 
     Raises:
-      ValueError: unknown operation, or no "crop".
+      ValueError: unknown operation.
     """
     for name in operations:
         check_name(name, OPERATIONS, "augment.operations")
-    if "crop" not in operations:
-        raise ValueError(
-            f'augment.operations={tuple(operations)} must have "crop", which also '
-            "resizes; area=(1.0, 1.0) crops as little as possible."
-        )
     dropped: dict[str, Any] = {
-        name: 0.0 for name in OPERATIONS if name not in operations
+        PROBABILITIES[name]: 0.0 for name in OPERATIONS if name not in operations
     }
     return tuple(dataclasses.replace(view, **dropped) for view in views)
 

@@ -27,6 +27,7 @@ ADDED: dict[str, Any] = {
     "augment.operations": [
         *("crop", "flip", "rotation", "jitter", "grey", "blur", "solarise"),
     ],
+    "augment.crop_probability": 1.0,
     "augment.area": {
         "simclr": [0.08, 1.0],
         "byol": [0.08, 1.0],

@@ -12,7 +12,7 @@ from PIL import Image
 
 from simclr_jax.data import augment, resizing
 from simclr_jax.data.recipes import crop_flip, simclr
-from simclr_jax.data.view import View
+from simclr_jax.data.view import CROPS, View
 
 DRAWS = 20_000
 
@@ -334,6 +334,18 @@ def test_rotations_are_as_frequent_as_they_should_be():
         shares = np.bincount(quarters, minlength=4) / DRAWS
         np.testing.assert_allclose(shares, [1 - p, p / 3, p / 3, p / 3], atol=0.01)
         jax.tree.map(np.testing.assert_array_equal, drawn, before)
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_crops_are_as_frequent_as_they_should_be(crop):
+    """The others are the largest square in the middle; the crops stay the same."""
+    view = View(size=8, crop=crop, area=(0.1, 0.2))
+    always = windows(41, 60, view)
+    some = windows(41, 60, dataclasses.replace(view, crop_probability=0.3))
+    square = 0, 9, 41, 41
+    cropped = np.any(some != square, 1)
+    assert abs(cropped.mean() - 0.3) < 0.01
+    np.testing.assert_array_equal(some[cropped], always[cropped])
 
 
 def test_crop_is_the_resized_window():

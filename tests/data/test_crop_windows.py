@@ -22,6 +22,8 @@ N = 2000
         (32, {"area": (0.95, 1.0), "aspect": (0.5, 0.6)}),  # all do
         (3, {"aspect": (0.5, 2.0)}),
         (1, {}),
+        (32, {"crop_probability": 0.4}),
+        (32, {"crop_probability": 0.0}),
     ],
 )
 def test_windows_equal_those_of_single_pictures(crop, side, options):
