@@ -28,6 +28,7 @@ def get_config(
     c.init_from = ""  # a work directory: initialise from its newest checkpoint
     c.init_code = False  # whether factories from outside that only it names may run
     c.patience = 10  # consecutive steps without a finite loss before the run fails
+    c.profile = ""  # FIRST:LAST: steps to trace with the profiler, both included
     c.placement = "replicated"  # of the state; fsdp: large arrays are sharded
     c.data = schema.section("data", data)
     c.augment = schema.section("augment", augment)

@@ -18,6 +18,7 @@ from simclr_jax.experiment import external, part_results, parts
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.catalog import ENCODERS
 from simclr_jax.suggest import check_name
+from simclr_jax.train import profile
 from simclr_jax.train.optim import OPTIMISERS
 from simclr_jax.train.schedules import END_SCALINGS, LENGTHS, SCALINGS, SHAPES
 
@@ -188,6 +189,7 @@ def check(c: ConfigDict) -> None:
     Raises:
       ValueError: with the key, the value and what is allowed.
     """
+    profile.steps_of(c.profile)
     numbers = dict(_numbers(c))
     for key, number in numbers.items():
         if not abs(number) < 2**63:

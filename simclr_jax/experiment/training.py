@@ -26,7 +26,7 @@ from simclr_jax.experiment.workdir import check_inputs, record_run
 from simclr_jax.state import TrainState
 from simclr_jax.storage.access import check_folder
 from simclr_jax.storage.paths import absolute
-from simclr_jax.train import loop
+from simclr_jax.train import loop, profile
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.log import Log
 
@@ -69,6 +69,9 @@ def prepare(c: ConfigDict, workdir: str, mesh: Mesh) -> Training:
     run = build.assemble(c, mesh, images=len(source), classes=source.classes)
     run = run._replace(notes=(*filter(None, (note,)), *run.notes))
     run = init_from.with_saved_arrays(c, run, mesh, workdir)
+    _, last = profile.steps_of(c.profile)
+    if last > run.total:
+        raise ValueError(f"profile={c.profile}: the run has {run.total} steps.")
     evaluate = knn_evaluator(c, run, source, mesh, workdir)
     record_run(c, source, workdir)
     return Training(c, run, source, evaluate, mesh, workdir)
@@ -203,17 +206,20 @@ def _train(
             state = checkpoints.restore(build.abstract(run), first_step)
         else:
             state = _first_state(training, log, progress)
-        state, done = loop.run(
-            _announced(build.train_step(c, run, mesh), log),
-            state,
-            batches,
-            _plan(training, first_step),
-            log=log,
-            checkpoints=checkpoints,
-            evaluate=evaluate,
-            stop=stop_signal(checkpoints.preempted),
-            on_progress=progress,
-        )
+        steps = profile.steps_of(c.profile if log.active else "")
+        step = _announced(build.train_step(c, run, mesh), log)
+        with profile.traced(step, steps, first_step, workdir) as step:
+            state, done = loop.run(
+                step,
+                state,
+                batches,
+                _plan(training, first_step),
+                log=log,
+                checkpoints=checkpoints,
+                evaluate=evaluate,
+                stop=stop_signal(checkpoints.preempted),
+                on_progress=progress,
+            )
     checkpoints.close()
     log.close()
     if done == run.total:
