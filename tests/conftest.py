@@ -4,6 +4,7 @@ Programs are compiled with little or no optimisation: sooner, to run slower. Wha
 for Python 3.11 makes without any is too slow for that to pay.
 """
 
+import ctypes
 import gc
 import os
 import pathlib
@@ -51,6 +52,8 @@ def _free_programs():
     """Frees the compiled programs of a module: all together are gigabytes."""
     yield
     jax.clear_caches()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # glibc would keep the memory
 
 
 @pytest.fixture
