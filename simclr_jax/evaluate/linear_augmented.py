@@ -60,7 +60,7 @@ def linear_augmented(
       seed: of order, crops and flips.
 
     Returns:
-      {"accuracy": in [0, 1], "count": M}.
+      as `scores.classification`.
 
     Raises:
       ValueError: unknown feature, a batch size that the mesh's does not divide, and as

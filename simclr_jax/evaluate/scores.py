@@ -72,6 +72,21 @@ def wilson(successes: int, count: int, z: float = NORMAL_95) -> tuple[float, flo
     return low, 1.0 if successes == count else middle + half
 
 
+def text(result: dict[str, Any]) -> str:
+    """A result for reading: the accuracy in %, its interval, and others it has."""
+    parts = [f"{100 * result['accuracy']:5.1f} %"]
+    if "interval" in result:
+        low, high = result["interval"]
+        parts.append(f"({100 * low:.1f} to {100 * high:.1f})")
+    if "top5" in result:
+        parts.append(f"top-5 {100 * result['top5']:.1f} %")
+    # Equal for classes of equal size.
+    balanced = result.get("balanced_accuracy", result["accuracy"])
+    if abs(balanced - result["accuracy"]) > 1e-9:
+        parts.append(f"class-balanced {100 * balanced:.1f} %")
+    return "  ".join(parts)
+
+
 def split(result: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A result without DETAILS, and only these."""
     details = {key: result[key] for key in DETAILS if key in result}

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn import metrics
 
-from simclr_jax.evaluate.scores import classification, split, wilson
+from simclr_jax.evaluate.scores import classification, split, text, wilson
 
 
 def predictions(count, classes, seed=0):
@@ -74,6 +74,14 @@ def test_split_parts_long_from_short():
     assert short.keys() == {"accuracy", "interval", "balanced_accuracy", "count"}
     assert details.keys() == {"per_class", "confusion"}
     assert split({"accuracy": 0.5, "count": 2}) == ({"accuracy": 0.5, "count": 2}, {})
+
+
+def test_a_result_for_reading():
+    even = {"accuracy": 0.4567, "interval": [0.4, 0.5], "balanced_accuracy": 0.4567}
+    assert text(even) == " 45.7 %  (40.0 to 50.0)"
+    uneven = even | {"top5": 0.9, "balanced_accuracy": 0.25}
+    assert text(uneven).endswith("top-5 90.0 %  class-balanced 25.0 %")
+    assert text({"accuracy": 1.0}) == "100.0 %"
 
 
 @pytest.mark.parametrize(
