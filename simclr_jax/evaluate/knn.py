@@ -61,7 +61,6 @@ def knn(
     check(train, train_label, test, test_label, classes)
     rows = QUERIES * mesh.size
     queries = in_blocks(test, rows, mesh)
-    label = in_blocks(test_label, rows, mesh, fill=-1)
     k = votes(k, len(train), classes)
     shape = len(test), k
     similarities = in_blocks(np.full(shape, -np.inf, np.float32), rows, mesh)
