@@ -91,7 +91,7 @@ def test_larc_by_hand():
     tx = module._optimiser(c | {"optimiser": "larc"}, 2.0, 256, 10**9)
     head = {"kernel": jnp.array([[3.0, 4.0]]), "bias": jnp.zeros(2)}
     grad = {"kernel": jnp.array([[0.0, 2.0]]), "bias": jnp.array([1.0, 2.0])}
-    updates, _ = tx.update(grad, tx.init(head), head)
+    updates: Any = tx.update(grad, tx.init(head), head)[0]
     np.testing.assert_allclose(updates["kernel"], [[0, -2 * 0.001 * 5]], rtol=1e-5)
     np.testing.assert_allclose(updates["bias"], [-2, -4], rtol=1e-5)
 

@@ -59,7 +59,7 @@ def test_common_scores_are_compared(folders):
     assert linear.differs
     assert linear.interval[0] > 0
     assert linear.note == "the same weights, measured by other sources of simclr_jax"
-    assert compare(*folders, "linear", "h") == [linear]
+    assert compare(*folders, protocol="linear", feature="h") == [linear]
 
 
 def test_the_command_prints_them(folders, capsys):
@@ -104,15 +104,15 @@ def test_unlike_scores_are_refused(folders, change, message):
     with pytest.raises(common.UsageError, match=message) as error:
         evaluate.main(["--compare", *folders])
     assert "\n" not in str(error.value)
-    (linear,) = compare(*folders, "linear")  # the others still can be
+    (linear,) = compare(*folders, protocol="linear")  # the others still can be
     assert linear.protocol == "linear"
 
 
 def test_nothing_to_compare(folders, tmp_path):
     with pytest.raises(ValueError, match=r"no score in common: .*knn of z"):
-        compare(*folders, "knn", "z")
+        compare(*folders, protocol="knn", feature="z")
     with pytest.raises(ValueError, match=r"--protocol: unknown 'lineal'.*'linear'"):
-        compare(*folders, "lineal")
+        compare(*folders, protocol="lineal")
     with pytest.raises(ValueError, match=r"no results\.json"):
         compare(folders[0], str(tmp_path))
 

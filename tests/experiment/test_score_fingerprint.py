@@ -1,6 +1,7 @@
 """What a score was measured with, and that a change of any of it is noticed."""
 
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,11 +37,11 @@ def test_of_a_source():
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_of_weights_on_any_mesh(devices):
-    params = {"a": {"kernel": np.arange(16.0).reshape(8, 2)}, "b": np.ones(3)}
+    kernel = np.arange(16.0).reshape(8, 2)
+    params: dict[str, Any] = {"a": {"kernel": kernel}, "b": np.ones(3)}
     mesh = make_mesh(jax.devices()[:devices])
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    placed = {"a": {"kernel": jax.device_put(params["a"]["kernel"], rows)}}
-    placed["b"] = params["b"]
+    placed = params | {"a": {"kernel": jax.device_put(kernel, rows)}}
     plain = score_fingerprint.of_weights(params, {}, make_mesh(jax.devices()[:1]))
     assert score_fingerprint.of_weights(placed, {}, mesh) == plain
     placed["b"] = np.array([1, 1, 2.0])

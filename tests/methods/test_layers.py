@@ -1,6 +1,7 @@
 """Any layer of a frozen network as a feature, against layers that are run by hand."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,10 +16,10 @@ from simclr_jax.sharding import make_mesh
 from tests.tools import METHOD_WIDTHS, Tiny, small_method
 
 
-def compute(functions, params, stats, x):
+def compute(functions, params, stats, x) -> dict[str, np.ndarray]:
     """The features by functions as from `select`, without the axis of views."""
     encode, features = functions
-    y = jax.jit(lambda *arrays: features(encode(*arrays)))(params, stats, x)
+    y: Any = jax.jit(lambda *arrays: features(encode(*arrays)))(params, stats, x)
     return {name: np.asarray(value[0]) for name, value in y.items()}
 
 
