@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from simclr_jax.evaluate import linear_augmented as module
+from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear_augmented import linear_augmented
 from simclr_jax.evaluate.presets import KNN, LINEAR
 from simclr_jax.experiment import config
@@ -66,14 +67,18 @@ def test_a_preset_has_the_settings_of_its_paper(name):
 
 
 def test_presets_are_known_to_the_config():
-    c = config.load("quickstart")
-    for protocol, presets in (("linear_augmented", LINEAR), ("knn", KNN)):
+    c = config.load("moco_imagenet")  # with settings of its own
+    c.evaluate.linear_augmented.seed = 5
+    protocols = {
+        "linear_augmented": (LINEAR, defaults(linear_augmented) | {"seed": 5}),
+        "knn": (KNN, defaults(knn)),
+    }
+    for protocol, (presets, usual) in protocols.items():
         for name, preset in presets.items():
             changes, feature = config.preset(protocol, name)
             config.override(c, changes)
             assert feature == preset.features
-            saved = c.evaluate[protocol].to_dict()
-            assert {key: saved[key] for key in preset.settings} == preset.settings
+            assert c.evaluate[protocol].to_dict() == usual | preset.settings
     with pytest.raises(ValueError, match=r"--preset: unknown 'mocov2'.*'mocov3'"):
         config.preset("linear_augmented", "mocov2")
     with pytest.raises(ValueError, match="linear has no presets; linear_augmented"):
