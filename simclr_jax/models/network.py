@@ -1,7 +1,8 @@
 """Encoder f, projector g and, for an online branch, predictor q, as pure functions."""
 
+import inspect
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -98,14 +99,21 @@ class Network(NamedTuple):
     apply: Apply
     encode: Encode
     width: int  # F, of h
+    # k -> the network with only the first k layers of its projector, for fine-tuning;
+    # its parameters are among this one's. Raises a ValueError if there is none.
+    shortened: Callable[[int], "Network"] | None = None
 
 
 class EncoderWithHeads(nn.Module):
-    """An encoder, projector and optional predictor, each (x, train, rows) -> y."""
+    """An encoder, projector and predictor, each (x, train, rows) -> y.
+
+    upto: the layers of the projector, if it can be shortened; -1: all.
+    """
 
     encoder: nn.Module
-    projector: nn.Module
+    projector: nn.Module | None = None
     predictor: nn.Module | None = None
+    upto: int = -1
 
     def __call__(
         self,
@@ -119,7 +127,10 @@ class EncoderWithHeads(nn.Module):
             h, tokens = self.encoder(x, train, rows, token_blocks)
         else:
             h = self.encoder(x, train, rows)
-        heads = {"projector": self.projector(h, train, rows)}
+        heads = {}
+        if self.projector:
+            limit = {} if self.upto < 0 else {"upto": self.upto}
+            heads["projector"] = self.projector(h, train, rows, **limit)
         if self.predictor:
             heads["predictor"] = self.predictor(heads["projector"], train, rows)
         return Outputs(h, heads, tokens)
@@ -143,8 +154,20 @@ def network(
       joint: whether all views of one size run as a single batch, so that they share
         batch-norm statistics (SimCLR), or view by view (BYOL, MoCo, SimSiam).
     """
-    module = EncoderWithHeads(encoder, projector, predictor)
+    def shortened(layers):
+        if layers > 0 and "upto" not in inspect.signature(projector).parameters:
+            raise ValueError(
+                f"This method's head, {type(projector).__name__}, cannot be shortened "
+                f"to {layers} layers; only 0, h, is possible."
+            )
+        head = projector if layers else None
+        return _bound(EncoderWithHeads(encoder, head, upto=layers), WHOLE_BATCH, joint)
 
+    module = EncoderWithHeads(encoder, projector, predictor)
+    return _bound(module, options, joint)._replace(shortened=shortened)
+
+
+def _bound(module: EncoderWithHeads, options: BatchOptions, joint: bool) -> Network:
     def init(rng, views):
         # One blank picture is enough: only its shape and type matter.
         x = jnp.zeros((1, *views[0].shape[1:]), views[0].dtype)
@@ -169,7 +192,7 @@ def network(
         y = module.apply(variables, images, train=False, token_blocks=token_blocks)
         return jax.tree.map(lambda leaf: leaf[None], y)
 
-    return Network(init, apply, encode, encoder.width)
+    return Network(init, apply, encode, module.encoder.width)
 
 
 class _Part(NamedTuple):
