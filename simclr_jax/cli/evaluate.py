@@ -1,15 +1,18 @@
 """Evaluates the encoder of a finished or running work directory.
 
   simclr-jax evaluate --workdir DIR
-      [--protocol knn|linear|linear_augmented|map2d] [--features h|z]
+      [--protocol knn|linear|linear_augmented|map2d|transfer|finetune|finetune_v2]
+      [--features h|z]
       [--config.evaluate.KEY=value ...] [--config.method.name=package.module:factory]
 
 Without --protocol: kNN and linear accuracy on cached features, for h of the untrained
 and of the trained encoder and for z, as a table; embedding.png and curves.png. Where z
 has two dimensions, embedding.png is that map, and map2d compares it with t-SNE and PCA
-of the pixels. Only linear_augmented and, for maps, map2d are comparable with published
-numbers. All scores are kept in DIR/results.json. Code from outside this package, of
-which DIR was trained, is only run if it is named again; see docs/own_parts.md.
+of the pixels. Only linear_augmented, transfer, finetune, finetune_v2 and, for maps,
+map2d are comparable with published numbers; with --config.data.name=NAME, on another
+data set than that of the training. All scores are kept in DIR/results.json. Code from
+outside this package, of which DIR was trained, is only run if it is named again; see
+docs/own_parts.md.
 """
 
 import argparse
@@ -23,7 +26,17 @@ if TYPE_CHECKING:
     from simclr_jax.experiment.evaluation import Evaluation
 
 EXAMPLE = "simclr-jax evaluate --workdir runs/quickstart --protocol knn"
-PROTOCOLS = ("knn", "linear", "linear_augmented", "map2d")
+PROTOCOLS = (
+    *("knn", "linear", "linear_augmented", "map2d", "transfer", "finetune"),
+    "finetune_v2",
+)
+FINETUNE = ("finetune", "finetune_v2")  # from a layer of their settings
+PROGRESS = {  # units of the protocols with a progress bar
+    "linear_augmented": "step",
+    "transfer": "fit",
+    "finetune": "step",
+    "finetune_v2": "step",
+}
 QUICK = ("knn", "linear")
 MAY_SET = (
     *("evaluate.", "data.name", "data.data_dir", "data.eval_split"),
@@ -43,6 +56,7 @@ def main(argv: list[str]) -> None:
     from simclr_jax import compilation_cache, sharding
     from simclr_jax.cli import runtime
     from simclr_jax.experiment.evaluation import EVALUATED, Evaluation
+    from simclr_jax.experiment.finetuning import result_name
     from simclr_jax.experiment.workdir import check_inputs, saved_config
     from simclr_jax.storage.access import check_folder
 
@@ -59,6 +73,11 @@ def main(argv: list[str]) -> None:
             if protocol:
                 evaluation.check_labelled(protocol)
             names = evaluation.feature_names
+            if arguments.features and protocol in FINETUNE:
+                raise ValueError(
+                    f"{protocol} begins at the layer evaluate.{protocol}.layer, not "
+                    "at --features."
+                )
             if arguments.features:
                 check_name(arguments.features, names, "--features")
         if evaluation.newly_initialised:
@@ -66,6 +85,8 @@ def main(argv: list[str]) -> None:
             say(f"randomly initialised, as the imported file lacks them: {layers}")
         if protocol:
             default = names[-1] if protocol == "map2d" else names[0]
+            if protocol in FINETUNE:
+                default = result_name(c.evaluate[protocol])
             score(evaluation, protocol, arguments.features or default)
         else:
             evaluate_quickly(evaluation, workdir)
@@ -127,14 +148,16 @@ def score(
     from tqdm import tqdm
 
     with common.usage_errors(started=True):  # settings that are invalid for this data
-        if protocol == "linear_augmented":
-            with tqdm(desc=protocol, unit="step", disable=None) as bar:
+        if protocol in PROGRESS:
+            with tqdm(desc=protocol, unit=PROGRESS[protocol], disable=None) as bar:
 
                 def progress(done: int, total: int) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
 
-                result = evaluation.score(protocol, feature, progress=progress)
+                result = evaluation.score(
+                    protocol, feature, trained=trained, progress=progress
+                )
         else:
             result = evaluation.score(protocol, feature, trained=trained)
     name = feature if trained else f"untrained_{feature}"

@@ -74,9 +74,9 @@ def labelled_part(source: Source, labels: str, seed: int, data_dir: str = "") ->
       the source itself for 100%.
 
     Raises:
-      ValueError: labels is neither; there are too few pictures for one of every class;
-        the list cannot be read, is damaged, or names what the source lacks; an official
-        set cannot be prepared here.
+      ValueError: labels is neither; there are too few pictures for one of every class,
+        or only one class; the list cannot be read, is damaged, or names what the source
+        lacks; an official set cannot be prepared here.
     """
     match = PERCENT.fullmatch(labels.strip())
     if match is None:
@@ -91,6 +91,8 @@ def labelled_part(source: Source, labels: str, seed: int, data_dir: str = "") ->
     label = read_labels(source)
     count = int(percent / 100 * len(source) + 1e-9)
     classes = len(np.unique(label))
+    if classes < 2:
+        raise ValueError(f"All labels of {source.name} are of one class.")
     if count < classes:
         raise ValueError(
             f"labels={labels} of the {len(source)} pictures of {source.name} are "

@@ -15,7 +15,7 @@ from simclr_jax.data.pipeline import eval_batches, train_batches
 from simclr_jax.data.prefetch import feed
 from simclr_jax.data.recipes import RECIPES
 from simclr_jax.data.sources import Source
-from simclr_jax.data.subsets import labelled_part, read_labels
+from simclr_jax.data.subsets import labelled_part
 from simclr_jax.evaluate.features import FrozenEncoder, extract
 from simclr_jax.evaluate.linear import logits
 from simclr_jax.evaluate.linear_augmented import check_batch
@@ -40,6 +40,7 @@ class Network(NamedTuple):
     encode: Callable[..., Any]  # (params, stats, images) -> [1, N, D], evaluation mode
     params: dict[str, Any]
     stats: Any
+    width: int  # D, of the features
 
 
 class Task(NamedTuple):
@@ -143,8 +144,6 @@ def _finetune(task, mesh, progress, recipe, tx) -> dict[str, Any]:
     classes, batch_size = _classes(task), recipe.batch_size
     network = task.network(recipe.layer)
     part = labelled_part(task.train, recipe.labels, recipe.seed, task.data_dir)
-    if len(np.unique(read_labels(part))) < 2:
-        raise ValueError(f"{recipe.protocol} needs two classes or more: {part.name}.")
     check_batch(recipe.protocol, batch_size, len(part), mesh)
     share = len(part) / max(len(task.train), len(part))
     epochs = recipe.epochs or (LONG if share <= FEW_LABELS else SHORT)
@@ -178,9 +177,9 @@ def _finetune(task, mesh, progress, recipe, tx) -> dict[str, Any]:
 def _classes(task):
     """The number of classes, the same in both splits."""
     a, b = task.train.classes, task.test.classes
-    if a != b or not a:
+    if a != b or a < 2:
         raise ValueError(
-            "Fine-tuning needs labels of the same classes in both splits; "
+            "Fine-tuning needs labels of two classes or more, the same in both splits; "
             f"{task.train.name} has {a} classes and {task.test.name} has {b}."
         )
     return a
@@ -201,10 +200,8 @@ def initial_state(
     mesh: Mesh,
 ) -> State:
     """The pretrained network with a classifier of zeros, on every device."""
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
-    features = jax.eval_shape(network.encode, network.params, network.stats, images)
     classifier = {
-        "kernel": np.zeros((features.shape[-1], classes), np.float32),
+        "kernel": np.zeros((network.width, classes), np.float32),
         "bias": np.zeros(classes, np.float32),
     }
     params = network.params | {CLASSIFIER: classifier}
@@ -221,8 +218,8 @@ def make_step(
     """A compiled (state, batch, rng, step) -> (state, loss); it donates the state."""
 
     def loss(params, stats, batch, rng):
-        features, stats = network.apply(params, stats, batch.views, rng)
-        return cross_entropy(logits(params[CLASSIFIER], features[0]), batch.label), stats
+        x, stats = network.apply(params, stats, batch.views, rng)
+        return cross_entropy(logits(params[CLASSIFIER], x[0]), batch.label), stats
 
     @functools.partial(
         jax.jit,

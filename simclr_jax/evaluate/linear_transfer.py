@@ -16,12 +16,11 @@ from simclr_jax.evaluate.linear import (
     minimise,
     moments,
     on_mesh,
-    ranked,
+    score,
     total_cross_entropy,
     unfold,
     zeros,
 )
-from simclr_jax.evaluate.scores import classification
 
 METRICS = ("accuracy", "balanced_accuracy")
 
@@ -109,8 +108,7 @@ def transfer(
     head, scores, heads = zeros(train.shape[1], classes), [], []
     for done, strength in enumerate(reversed(grid), 1):
         head = on_part(head, strength, iterations)
-        predicted = ranked(head, train[out], mesh)
-        scores.append(classification(predicted, train_label[out], classes)[metric])
+        scores.append(score(head, train[out], train_label[out], mesh)[metric])
         heads.append(jax.device_get(head))
         progress(done, total)
     best = int(np.argmax(scores))
@@ -118,8 +116,8 @@ def transfer(
     on_all = Fit(*on_mesh(train, train_label, mesh), len(train), classes)
     head = on_all(heads[best], strength, iterations)
     progress(total, total)
-    result = classification(ranked(head, test, mesh), test_label, classes)
-    curve = [[s, score] for s, score in zip(grid, reversed(scores), strict=True)]
+    result = score(head, test, test_label, mesh)
+    curve = [[s, x] for s, x in zip(grid, reversed(scores), strict=True)]
     return result | {"strength": strength, "validation": curve}
 
 

@@ -11,18 +11,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from simclr_jax.batch import Batch
-from simclr_jax.data import pipeline
+from simclr_jax.data import pipeline, resizing
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluate import embedding_2d, plots
 from simclr_jax.evaluate.features import Features, FrozenEncoder, extract
 from simclr_jax.evaluate.linear_augmented import linear_augmented
-from simclr_jax.experiment import build, schema
+from simclr_jax.experiment import build, finetuning, schema
 from simclr_jax.experiment.config import Changes
 from simclr_jax.experiment.workdir import BUILT, open_saved, read_saved
 from simclr_jax.state import TrainState
 from simclr_jax.storage import files
 
 EVALUATED = (*BUILT, "data")  # sections whose factories an evaluation calls
+CROPS = {"transfer": resizing.centre_square}  # of the pictures; else `resizing.centre`
+Crop = Callable[[Any, int], Any]  # see `pipeline.eval_batches`
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
@@ -33,16 +35,19 @@ def features(
     source: Source,
     mesh: Mesh,
     on_progress: Callable[[], None] = lambda: None,
+    crop: Crop = resizing.centre,
 ) -> Features:
     """Features of all pictures of a source, from the branch `Method.keep`.
 
     Args:
+      crop: as in `pipeline.eval_batches`.
       on_progress: called once per batch.
     """
     batches = pipeline.eval_batches(
         source,
         size=c.data.image_size,
         batch_size=-(-c.evaluate.batch_size // mesh.size) * mesh.size,
+        crop=crop,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -110,7 +115,7 @@ class Evaluation:
             build.open_data(self.config, split, workdir) for split in splits
         )
         self.data = f"{data.name} ({', '.join(splits)})"
-        self._features: dict[bool, list[Features]] = {}
+        self._features: dict[tuple[bool, Crop], list[Features]] = {}
 
     @property
     def imported(self) -> bool:
@@ -146,24 +151,28 @@ class Evaluation:
         return self.features()[0].values[self.feature_names[-1]].shape[1] == 2
 
     def check_labelled(self, protocol: str) -> None:
-        """Raises ValueError if a split has no labels."""
+        """Raises ValueError if a split has no labels, or only one class."""
         if not self.labelled:
             raise ValueError(f"{protocol} needs labels, and {self.data} has none.")
+        if self.train.classes < 2:
+            raise ValueError(f"{protocol} needs classes, and {self.data} has only one.")
 
-    def features(self, *, trained: bool = True) -> list[Features]:
+    def features(
+        self, *, trained: bool = True, crop: Crop = resizing.centre
+    ) -> list[Features]:
         """Features of train and test, by the trained or a newly initialised network."""
-        if trained not in self._features:
+        if (trained, crop) not in self._features:
             name = f"the {'trained' if trained else 'untrained'} encoder"
             self._report(
                 f"computing features of {len(self.train)} + {len(self.test)} pictures "
                 f"of {self.data} by {name}"
             )
             state = self.state if trained else self.run.create()
-            self._features[trained] = [
-                features(self.config, self.run, state, source, self._mesh)
+            self._features[trained, crop] = [
+                features(self.config, self.run, state, source, self._mesh, crop=crop)
                 for source in (self.train, self.test)
             ]
-        return self._features[trained]
+        return self._features[trained, crop]
 
     def score(
         self,
@@ -180,7 +189,7 @@ class Evaluation:
           feature: one of `feature_names`.
           trained: whether to use the trained network or a newly initialised one;
             linear_augmented always uses the trained one.
-          progress: called by linear_augmented with the steps done and the total.
+          progress: called with the steps done and the total by protocols that train.
 
         Returns:
           {"accuracy": in [0, 1], "step", "settings", "data"}, and what else the
@@ -194,12 +203,18 @@ class Evaluation:
         self._report(f"evaluating {name} by {protocol}{self._votes(settings)}")
         if protocol == "linear_augmented":
             result = self._linear_augmented(feature, progress, settings)
+        elif protocol in finetuning.PROTOCOLS:
+            state = self.state if trained else self.run.create()
+            task = finetuning.task(self.config, self.run, state, self.train, self.test)
+            result = schema.PROTOCOLS[protocol](task, self._mesh, progress, **settings)
         else:
-            train, test = self.features(trained=trained)
+            crop = CROPS.get(protocol, resizing.centre)
+            train, test = self.features(trained=trained, crop=crop)
             arrays = train.values[feature], train.label
             arrays += test.values[feature], test.label, self.train.classes
             section = {"name": protocol, **settings}
-            result = schema.call("protocol", section, *arrays, mesh=self._mesh)
+            context = {"mesh": self._mesh, "progress": progress}
+            result = schema.call("protocol", section, *arrays, **context)
         return self._described(result, self.step if trained else 0, settings)
 
     def _votes(self, settings: dict[str, Any]) -> str:

@@ -63,11 +63,16 @@ ADDED: dict[str, Any] = {
     "optim.lr_end_scaling": "none",
     "optim.multipliers": [],
 }
+# The protocols whose settings all configs have; others are added.
+FIRST_PROTOCOLS = ("knn", "linear", "linear_augmented", "map2d")
 
 
 def upgraded(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config with the new names of renamed keys, and with all added keys."""
     c = with_new_keys(saved)
+    for protocol, settings in schema.protocols().items():
+        if "evaluate" in c and protocol not in FIRST_PROTOCOLS:
+            c["evaluate"].setdefault(protocol, settings)
     for key, value in _added(c).items():
         section, _, name = key.rpartition(".")
         (c[section] if section else c).setdefault(name, value)
@@ -88,7 +93,14 @@ def without_added(c: Mapping[str, Any]) -> dict[str, Any]:
             if f"{prefix}{key}" not in added or value != added[f"{prefix}{key}"]
         }
 
-    return kept(c, "")
+    first = kept(c, "")
+    if "evaluate" in c:
+        first["evaluate"] = {
+            key: value
+            for key, value in first["evaluate"].items()
+            if key in FIRST_PROTOCOLS or not isinstance(value, Mapping)
+        }
+    return first
 
 
 def _added(c: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from ml_collections import ConfigDict
 from simclr_jax.data.recipes import RECIPES
 from simclr_jax.data.view import OPERATIONS
 from simclr_jax.evaluate.embedding_2d import map2d
+from simclr_jax.evaluate.finetune import finetune, finetune_v2
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear
 from simclr_jax.evaluate.linear_augmented import linear_augmented
+from simclr_jax.evaluate.linear_transfer import METRICS, transfer
 from simclr_jax.experiment import external, part_results, parts
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.catalog import ENCODERS
@@ -34,6 +36,9 @@ PROTOCOLS: dict[str, Callable] = {
     "linear": linear,
     "linear_augmented": linear_augmented,
     "map2d": map2d,
+    "transfer": transfer,
+    "finetune": finetune,
+    "finetune_v2": finetune_v2,
 }
 DATA = {  # the keys of data beside those of a factory
     "data_dir": "",  # of TFDS; "": its own default
@@ -56,6 +61,7 @@ CHOICES = {  # fields whose value is one of a few names
     "optim.length": tuple(LENGTHS),
     "data.colour": ("host", "device"),
     "placement": ("replicated", "fsdp"),
+    "evaluate.transfer.metric": METRICS,
 }
 POSITIVE = (
     *("epochs", "log_every", "patience", "probe.views", "optim.microbatches"),
@@ -63,12 +69,16 @@ POSITIVE = (
     *("evaluate.batch_size", "evaluate.knn.k", "evaluate.knn.temperature"),
     *("evaluate.linear.iterations", "evaluate.linear_augmented.epochs"),
     *("evaluate.linear_augmented.batch_size", "evaluate.linear_augmented.lr"),
-    "evaluate.map2d.k",
+    *("evaluate.map2d.k", "evaluate.transfer.weakest", "evaluate.transfer.strengths"),
+    *("evaluate.transfer.validation", "evaluate.transfer.iterations"),
+    *("evaluate.finetune.batch_size", "evaluate.finetune.lr"),
+    *("evaluate.finetune_v2.batch_size", "evaluate.finetune_v2.lr"),
 )
 NOT_NEGATIVE = (
     *("steps", "recipe_batch_size", "checkpoint.keep_every", "optim.lr"),
     *("optim.warmup_epochs", "optim.lr_end", "optim.clip", "optim.delay_epochs"),
     *("evaluate.every", "evaluate.linear.l2", "evaluate.linear_augmented.weight_decay"),
+    *("evaluate.finetune.epochs", "evaluate.finetune_v2.epochs"),
 )
 
 

@@ -129,7 +129,7 @@ class EncoderWithHeads(nn.Module):
             h = self.encoder(x, train, rows)
         heads = {}
         if self.projector:
-            limit = {} if self.upto < 0 else {"upto": self.upto}
+            limit = {} if self.upto == -1 else {"upto": self.upto}
             heads["projector"] = self.projector(h, train, rows, **limit)
         if self.predictor:
             heads["predictor"] = self.predictor(heads["projector"], train, rows)
@@ -154,11 +154,13 @@ def network(
       joint: whether all views of one size run as a single batch, so that they share
         batch-norm statistics (SimCLR), or view by view (BYOL, MoCo, SimSiam).
     """
+
     def shortened(layers):
-        if layers > 0 and "upto" not in inspect.signature(projector).parameters:
+        fixed = "upto" not in inspect.signature(projector).parameters
+        if fixed and layers not in (0, -1):
             raise ValueError(
-                f"This method's head, {type(projector).__name__}, cannot be shortened "
-                f"to {layers} layers; only 0, h, is possible."
+                f"This method's head, {type(projector).__name__}, cannot be shortened; "
+                "only 0 (h) and -1 (the whole head) are possible."
             )
         head = projector if layers else None
         return _bound(EncoderWithHeads(encoder, head, upto=layers), WHOLE_BATCH, joint)
