@@ -128,12 +128,12 @@ def balanced(label: np.ndarray, count: int, seed: int) -> np.ndarray:
     Returns:
       int64 [n], positions, ascending.
     """
-    names, sizes = np.unique(label, return_counts=True)
-    rows = []
-    for name, quota in zip(names, _quotas(sizes, count, seed), strict=True):
-        members = np.flatnonzero(label == name)
-        order = permute(np.arange(quota), len(members), seed, int(name))
-        rows.append(members[order])
+    members = _by_class(label)
+    quotas = _quotas(np.array([*map(len, members.values())]), count, seed)
+    rows = [
+        positions[permute(np.arange(quota), len(positions), seed, name)]
+        for (name, positions), quota in zip(members.items(), quotas, strict=True)
+    ]
     return np.sort(np.concatenate(rows))
 
 
@@ -149,12 +149,18 @@ def stratified(label: np.ndarray, share: float, seed: int) -> np.ndarray:
       bool [N], whether a picture was drawn; at least one of every class was not.
     """
     drawn = np.zeros(len(label), bool)
-    for name in np.unique(label):
-        members = np.flatnonzero(label == name)
-        n = len(members)
+    for name, positions in _by_class(label).items():
+        n = len(positions)
         count = min(max(round(share * n), 1), n - 1)
-        drawn[members[permute(np.arange(count), n, seed, int(name))]] = True
+        drawn[positions[permute(np.arange(count), n, seed, name)]] = True
     return drawn
+
+
+def _by_class(label: np.ndarray) -> dict[int, np.ndarray]:
+    """The positions of every class with pictures, by class, ascending."""
+    names, starts = np.unique(np.sort(label), return_index=True)
+    parts = np.split(np.argsort(label, kind="stable"), starts[1:])
+    return dict(zip(names.tolist(), parts, strict=True))
 
 
 def _quotas(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:
