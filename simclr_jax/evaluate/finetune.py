@@ -29,7 +29,14 @@ from simclr_jax.train.schedules import SCALINGS, total_steps, warmup_cosine
 CLASSIFIER = "classifier"  # the name of the new layer among the parameters
 FEW_LABELS, LONG, SHORT = 0.01, 60, 30  # share up to which the epochs are LONG
 
-Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+def _lars():
+    """SimCLR v2's: the classifier, like norms and biases, is not adapted."""
+    rules = (*NORMS_AND_BIASES, f"^{CLASSIFIER}/")
+    return lars(weight_decay=0.0, no_adaptation=rules)
+
+
+OPTIMISERS = {"sgd": sgd, "lars": _lars}  # sgd is Nesterov's
 
 
 class Network(NamedTuple):
@@ -44,9 +51,9 @@ class Network(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What to fine-tune on."""
+    """What to fine-tune, and on what."""
 
-    network: Callable[[int], Network]  # k -> up to layer k of the projection head
+    network: Network
     train: Source  # the training split, with labels
     test: Source
     size: int  # side of the pictures, in pixels
@@ -57,120 +64,76 @@ class Task(NamedTuple):
 def finetune(
     task: Task,
     mesh: Mesh,
-    progress: Progress = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     *,
     labels: str = "1%",
-    layer: int = 0,
     epochs: int = 0,
     batch_size: int = 4096,
     lr: float = 0.05,
+    lr_scaling: str = "linear",
+    optimiser: str = "sgd",
     seed: int = 0,
 ) -> dict[str, Any]:
     """Semi-supervised learning of SimCLR (arXiv:2002.05709), appendix B.5.
 
     The whole network is trained with a new linear classifier, initially zero, on
-    randomly cropped and flipped pictures, by Nesterov SGD (momentum 0.9) with a cosine
-    schedule without warm-up and without weight decay, for floor(n epochs / batch) + 1
-    steps. Batch norm is in training mode. The test pictures are central crops.
+    randomly cropped and flipped pictures, with a cosine schedule without warm-up and
+    without weight decay, for floor(n epochs / batch) + 1 steps. Batch norm is in
+    training mode. The test pictures are central crops. `presets.FINETUNE` has the
+    settings of other papers.
 
     Args:
-      task: to fine-tune on.
+      task: the pretrained network and the pictures.
       mesh: its size must divide batch_size.
       progress: called with (steps done, total steps) after each step is dispatched.
-      labels: the labelled pictures, a percentage or a list (`data.subsets`).
-      layer: the layer of the projection head that the classifier follows; 0: h, -1: z.
-        The layers before it are trained as well, those after it are left out.
+      labels: the labelled pictures, a percentage or a list (`subsets.labelled_part`).
       epochs: E; 0: 60 with up to 1 % of the labels, 30 with more.
       batch_size: B, of all processes together.
-      lr: base rate; the peak is lr B / 256.
+      lr: base rate.
+      lr_scaling: of the first rate, lr B / 256 or another of `schedules.SCALINGS`.
+      optimiser: of momentum 0.9, one of OPTIMISERS.
       seed: of the draw of labelled pictures, of order, crops and flips.
 
     Returns:
-      the scores of `classification`, "labels": the number of labelled pictures, and
-      "epochs" and "steps".
+      as `scores.classification`, "labels": the number of labelled pictures, "epochs"
+      and "steps".
 
     Raises:
-      ValueError: the head has no such layer, the batch is larger than the labelled part
-        or does not divide over the mesh, there are fewer than two classes; and as
-        `data.subsets.labelled_part` and `data.pipeline.train_batches`.
+      ValueError: the batch is larger than the labelled part or does not divide over the
+        mesh, the splits do not have the same classes, two or more; and as
+        `subsets.labelled_part` and `pipeline.train_batches`.
       FloatingPointError: the network diverged.
     """
-    rate = SCALINGS["linear"](lr, batch_size)
-    recipe = _Recipe("finetune", labels, layer, epochs, batch_size, rate, seed)
-    return _finetune(task, mesh, progress, recipe, sgd())
-
-
-def finetune_v2(
-    task: Task,
-    mesh: Mesh,
-    progress: Progress = lambda done, total: None,
-    *,
-    labels: str = "1%",
-    layer: int = 1,
-    epochs: int = 0,
-    batch_size: int = 1024,
-    lr: float = 0.005,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Fine-tuning of SimCLR v2 (arXiv:2006.10029), from the middle of the head.
-
-    As `finetune`, but by LARS (momentum 0.9, no weight decay; norms, biases and the
-    classifier are not adapted), and with other numbers.
-
-    Args:
-      task, mesh, progress, labels, epochs, batch_size, seed: as in `finetune`.
-      layer: 1 in the paper for 1 % and 10 % of the labels; 0 for all.
-      lr: base rate; the peak is lr sqrt(B). 0.002 in the paper for wide networks and
-        those with selective kernels.
-    """
-    rate = SCALINGS["sqrt"](lr, batch_size)
-    recipe = _Recipe("finetune_v2", labels, layer, epochs, batch_size, rate, seed)
-    unadapted = (*NORMS_AND_BIASES, f"^{CLASSIFIER}/")
-    tx = lars(weight_decay=0.0, no_adaptation=unadapted)
-    return _finetune(task, mesh, progress, recipe, tx)
-
-
-class _Recipe(NamedTuple):
-    protocol: str
-    labels: str
-    layer: int
-    epochs: int
-    batch_size: int
-    rate: float  # at the peak
-    seed: int
-
-
-def _finetune(task, mesh, progress, recipe, tx) -> dict[str, Any]:
-    classes, batch_size = _classes(task), recipe.batch_size
-    network = task.network(recipe.layer)
-    part = labelled_part(task.train, recipe.labels, recipe.seed, task.data_dir)
-    check_batch(recipe.protocol, batch_size, len(part), mesh)
+    classes = _classes(task)
+    part = labelled_part(task.train, labels, seed, task.data_dir)
+    check_batch("finetune", batch_size, len(part), mesh)
     share = len(part) / max(len(task.train), len(part))
-    epochs = recipe.epochs or (LONG if share <= FEW_LABELS else SHORT)
+    epochs = epochs or (LONG if share <= FEW_LABELS else SHORT)
     total = total_steps("simclr", len(part), epochs, batch_size)
     batches = train_batches(
         part,
         RECIPES["crop_flip"](size=task.size),
         batch_size=batch_size,
-        seed=recipe.seed,
+        seed=seed,
         first_step=0,
         steps=total,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    schedule = warmup_cosine(recipe.rate, 0, total)
-    step = make_step(network, tx, schedule, mesh)
-    state = initial_state(network, tx, classes, mesh)
-    rng, loss = jax.random.key(recipe.seed), jnp.zeros(())
+    rate = warmup_cosine(SCALINGS[lr_scaling](lr, batch_size), 0, total)
+    tx = OPTIMISERS[optimiser]()
+    step = make_step(task.network, tx, rate, mesh)
+    state = initial_state(task.network, tx, classes, mesh)
+    rng, loss = jax.random.key(seed), jnp.zeros(())
     for done, batch in enumerate(feed(batches, mesh)):
         state, loss = step(state, batch, rng, done)
         progress(done + 1, total)
     if not np.isfinite(loss):
         raise FloatingPointError(
             f"The loss of the fine-tuned network is {loss}: the encoder had diverged, "
-            f"or evaluate.{recipe.protocol}.lr is too high."
+            f"or evaluate.finetune.lr={lr} is too high."
         )
-    scores = _score(task, network, state, mesh)
+    scores = _score(task, state, mesh)
     return scores | {"labels": len(part), "epochs": epochs, "steps": total}
 
 
@@ -240,11 +203,11 @@ def make_step(
     return step
 
 
-def _score(task, network, state, mesh) -> dict[str, Any]:
+def _score(task, state, mesh) -> dict[str, Any]:
     """The scores on the test pictures, in evaluation mode."""
 
     def encode(params, stats, images):
-        features = network.encode(params, stats, images)
+        features = task.network.encode(params, stats, images)
         return logits(params[CLASSIFIER], features[0])
 
     batches = eval_batches(

@@ -16,7 +16,10 @@ from simclr_jax.evaluate.scores import TOP, classification
 Head = dict[str, jax.Array]  # {"kernel": [F, C], "bias": [C]}
 
 ROWS = 4096  # rows of a block on a device; bounds the memory of the logits
-TOLERANCE = 1e-5  # gradient norm at which the quick fit ends
+TOLERANCE = 1e-5  # gradient norm at which a fit ends
+# It also ends after so many iterations without this relative decrease of the loss, a
+# few roundings, in all.
+STALLS, PROGRESS = 10, 1e-6
 
 
 def logits(head: Head, x: jax.Array) -> jax.Array:
@@ -147,24 +150,35 @@ def total_cross_entropy(
 
 
 def minimise(loss: Callable[[Head], jax.Array], head: Head, iterations: int) -> Head:
-    """L-BFGS from a head until the gradient is small, for at most `iterations`."""
+    """L-BFGS from a head until the gradient is small or rounding stops the progress.
+
+    Args:
+      loss: of a head, above 0.
+      head: to begin with.
+      iterations: the largest number of them.
+    """
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 
     def unfinished(carry):
-        _, _, norm, done = carry
-        return (done < iterations) & (norm > TOLERANCE)
+        _, _, norm, done, _, stalls = carry
+        return (done < iterations) & (norm > TOLERANCE) & (stalls < STALLS)
 
     def iterate(carry):
-        head, state, _, done = carry
+        head, state, _, done, best, stalls = carry
         value, grad = value_and_grad(head, state=state)
         updates, state = solver.update(
             grad, state, head, value=value, grad=grad, value_fn=loss
         )
         head = optax.apply_updates(head, updates)
-        return head, state, optax.tree.norm(grad), done + 1
+        improved = value < best * (1 - PROGRESS)
+        best, stalls = (
+            jnp.where(improved, value, best),
+            jnp.where(improved, 0, stalls + 1),
+        )
+        return head, state, optax.tree.norm(grad), done + 1, best, stalls
 
-    initial = head, solver.init(head), jnp.inf, 0
+    initial = head, solver.init(head), jnp.inf, 0, jnp.inf, 0
     return jax.lax.while_loop(unfinished, iterate, initial)[0]
 
 

@@ -21,6 +21,7 @@ from simclr_jax.evaluate.linear import (
     unfold,
     zeros,
 )
+from simclr_jax.sharding import replicated
 
 METRICS = ("accuracy", "balanced_accuracy")
 
@@ -32,11 +33,18 @@ class Fit(NamedTuple):
     label: jax.Array  # [K, B], -1 for padding rows
     count: int  # N
     classes: int
+    mesh: Mesh
 
     def __call__(self, head: Head, strength: float, iterations: int) -> Head:
         """The head of one strength, by L-BFGS from another head."""
-        x, label, count, classes = self
+        x, label, count, classes, mesh = self
+        head = jax.device_put(head, replicated(mesh))  # always, to compile once
         return _fit(x, label, head, classes, count, strength, iterations)
+
+
+def on_devices(x: np.ndarray, label: np.ndarray, classes: int, mesh: Mesh) -> Fit:
+    """Sends features [N, F] and labels [N] to the mesh."""
+    return Fit(*on_mesh(x, label, mesh), len(x), classes, mesh)
 
 
 def transfer(
@@ -102,9 +110,7 @@ def transfer(
     out = stratified(train_label, validation, seed)
     _check_classes(train_label, out)
     total = strengths + 1
-    on_part = Fit(
-        *on_mesh(train[~out], train_label[~out], mesh), int(np.sum(~out)), classes
-    )
+    on_part = on_devices(train[~out], train_label[~out], classes, mesh)
     head, scores, heads = zeros(train.shape[1], classes), [], []
     for done, strength in enumerate(reversed(grid), 1):
         head = on_part(head, strength, iterations)
@@ -113,7 +119,7 @@ def transfer(
         progress(done, total)
     best = int(np.argmax(scores))
     strength = grid[::-1][best]
-    on_all = Fit(*on_mesh(train, train_label, mesh), len(train), classes)
+    on_all = on_devices(train, train_label, classes, mesh)
     head = on_all(heads[best], strength, iterations)
     progress(total, total)
     result = score(head, test, test_label, mesh)

@@ -72,6 +72,22 @@ def wilson(successes: int, count: int, z: float = NORMAL_95) -> tuple[float, flo
     return low, 1.0 if successes == count else middle + half
 
 
+def difference(first: dict[str, Any], second: dict[str, Any]) -> tuple[float, float]:
+    """The 95 % interval of the second accuracy minus the first.
+
+    Newcombe's, from both Wilson intervals (Statistics in Medicine 17, 1998, method 10).
+    It is for samples drawn independently; the same pictures were classified twice, so
+    that it is wider than needed, as long as both tend to err on the same ones.
+
+    Args:
+      first, second: results of `classification`, without details.
+    """
+    p, q = first["accuracy"], second["accuracy"]
+    (p_low, p_high), (q_low, q_high) = first["interval"], second["interval"]
+    low = q - p - math.hypot(q - q_low, p_high - p)
+    return low, q - p + math.hypot(q_high - q, p - p_low)
+
+
 def text(result: dict[str, Any]) -> str:
     """A result for reading: the accuracy in %, its interval, and others it has."""
     parts = [f"{100 * result['accuracy']:5.1f} %"]

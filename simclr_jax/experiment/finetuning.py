@@ -1,52 +1,40 @@
-"""Fine-tuning of a saved run: the part of its network that is trained, and the task."""
-
-import functools
+"""The part of a run's network that fine-tuning trains."""
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from simclr_jax.data.sources import Source
-from simclr_jax.evaluate.finetune import Network, Task
+from simclr_jax.evaluate.finetune import Network
 from simclr_jax.experiment import build
 from simclr_jax.state import TrainState
 from simclr_jax.tree import same_paths
 
-PROTOCOLS = ("finetune", "finetune_v2")
+LAYERS = {"h": 0, "z": -1}  # of the projection head, by the name of the feature
 
 
-def task(
-    c: ConfigDict, run: build.Run, state: TrainState, train: Source, test: Source
-) -> Task:
-    """What to fine-tune on, from the branch `Method.keep` of a state."""
-    network = functools.partial(shortened, run, state, c.data.image_size)
-    size, batch_size = c.data.image_size, c.evaluate.batch_size
-    return Task(network, train, test, size, c.data.data_dir, batch_size)
-
-
-def shortened(run: build.Run, state: TrainState, size: int, layer: int) -> Network:
-    """The network up to a layer of the projection head, with only its arrays.
+def shortened(run: build.Run, state: TrainState, size: int, feature: str) -> Network:
+    """The network up to a feature, with only the arrays that the feature depends on.
 
     Args:
+      state: whose branch `Method.keep` is used.
       size: side of the pictures, in pixels.
-      layer: k of 1 or more: the head's k-th layer; 0: h, -1: the whole head.
+      feature: "h", "z", or a layer of the projection head, "head1", "head2", ...
 
     Raises:
-      ValueError: the head has no such layer, or cannot be shortened.
+      ValueError: it is none of them, or the method's network cannot be shortened.
     """
-    method = run.method
-    if method.network.shortened is None:
+    network = run.method.network
+    heads = {f"head{i}": i for i in range(1, network.head_layers)}
+    layers = LAYERS | heads
+    if feature not in layers or network.shortened is None:
         raise ValueError(
-            "The method's network has no `shortened`, which models.network.network "
-            "gives it: it cannot be fine-tuned."
+            f"finetune begins at {', '.join(layers)}, where the method's network has "
+            f"`shortened`; got {feature}."
         )
+    layer = layers[feature]
+    net = network.shortened(layer)
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-    try:
-        net = method.network.shortened(layer)
-        shapes = jax.eval_shape(net.init, jax.random.key(0), (image,))
-    except ValueError as error:
-        raise ValueError(f"layer={layer}: {error}") from error
-    params, stats = map(same_paths, method.kept(state), shapes)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), (image,))
+    params, stats = map(same_paths, run.method.kept(state), shapes)
 
     def features(outputs):
         return outputs.heads["projector"] if layer else outputs.h
@@ -60,10 +48,3 @@ def shortened(run: build.Run, state: TrainState, size: int, layer: int) -> Netwo
 
     width = jax.eval_shape(encode, *shapes, image).shape[-1]
     return Network(apply, encode, params, stats, width)
-
-
-def result_name(settings: ConfigDict) -> str:
-    """The name of a score, such as "h, 1%" or "layer 1, 10percent.txt"."""
-    layer = settings.layer
-    feature = {0: "h", -1: "z"}.get(layer, f"layer {layer}")
-    return f"{feature}, {settings.labels.rpartition('/')[2]}"

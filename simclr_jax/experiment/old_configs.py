@@ -1,5 +1,6 @@
 """Configs that older versions saved: their former keys, and keys they did not have."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,20 +64,30 @@ ADDED: dict[str, Any] = {
     "optim.lr_end_scaling": "none",
     "optim.multipliers": [],
 }
-# The protocols whose settings all configs have; others are added.
+# Protocols that later ones were added to; these are in the fingerprints of all recipes.
 FIRST_PROTOCOLS = ("knn", "linear", "linear_augmented", "map2d")
 
 
 def upgraded(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config with the new names of renamed keys, and with all added keys."""
     c = with_new_keys(saved)
-    for protocol, settings in schema.protocols().items():
-        if "evaluate" in c and protocol not in FIRST_PROTOCOLS:
-            c["evaluate"].setdefault(protocol, settings)
+    if "evaluate" in c:
+        c["evaluate"] = _with_protocols(c["evaluate"])
     for key, value in _added(c).items():
         section, _, name = key.rpartition(".")
         (c[section] if section else c).setdefault(name, value)
     return c
+
+
+def _with_protocols(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section evaluate with all settings of all protocols, by default as now."""
+    new = {k: x | section.get(k, {}) for k, x in protocol_defaults().items()}
+    return {**section, **new}
+
+
+def protocol_defaults() -> dict[str, dict[str, Any]]:
+    """The settings of all protocols, as JSON stores them."""
+    return json.loads(json.dumps(schema.protocols()))
 
 
 def without_added(c: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,17 @@ from ml_collections import ConfigDict
 from simclr_jax.data.recipes import RECIPES
 from simclr_jax.data.view import OPERATIONS
 from simclr_jax.evaluate.embedding_2d import map2d
-from simclr_jax.evaluate.finetune import finetune, finetune_v2
+from simclr_jax.evaluate.finetune import OPTIMISERS as FINETUNE_OPTIMISERS
+from simclr_jax.evaluate.finetune import finetune
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear
-from simclr_jax.evaluate.linear_augmented import linear_augmented
+from simclr_jax.evaluate.linear_augmented import (
+    CROPS,
+    INITIALIZERS,
+    SCHEDULES,
+    linear_augmented,
+)
+from simclr_jax.evaluate.linear_augmented import OPTIMISERS as LINEAR_OPTIMISERS
 from simclr_jax.evaluate.linear_transfer import METRICS, transfer
 from simclr_jax.experiment import external, part_results, parts
 from simclr_jax.methods.catalog import METHODS
@@ -38,7 +45,6 @@ PROTOCOLS: dict[str, Callable] = {
     "map2d": map2d,
     "transfer": transfer,
     "finetune": finetune,
-    "finetune_v2": finetune_v2,
 }
 DATA = {  # the keys of data beside those of a factory
     "data_dir": "",  # of TFDS; "": its own default
@@ -61,7 +67,14 @@ CHOICES = {  # fields whose value is one of a few names
     "optim.length": tuple(LENGTHS),
     "data.colour": ("host", "device"),
     "placement": ("replicated", "fsdp"),
+    "evaluate.linear_augmented.optimiser": LINEAR_OPTIMISERS,
+    "evaluate.linear_augmented.schedule": SCHEDULES,
+    "evaluate.linear_augmented.length": tuple(LENGTHS),
+    "evaluate.linear_augmented.initializer": tuple(INITIALIZERS),
+    "evaluate.linear_augmented.crops": tuple(CROPS),
     "evaluate.transfer.metric": METRICS,
+    "evaluate.finetune.optimiser": FINETUNE_OPTIMISERS,
+    "evaluate.finetune.lr_scaling": tuple(SCALINGS),
 }
 POSITIVE = (
     *("epochs", "log_every", "patience", "probe.views", "optim.microbatches"),
@@ -69,16 +82,16 @@ POSITIVE = (
     *("evaluate.batch_size", "evaluate.knn.k", "evaluate.knn.temperature"),
     *("evaluate.linear.iterations", "evaluate.linear_augmented.epochs"),
     *("evaluate.linear_augmented.batch_size", "evaluate.linear_augmented.lr"),
-    *("evaluate.map2d.k", "evaluate.transfer.weakest", "evaluate.transfer.strengths"),
+    *("evaluate.linear_augmented.validation", "evaluate.map2d.k"),
+    *("evaluate.transfer.weakest", "evaluate.transfer.strengths"),
     *("evaluate.transfer.validation", "evaluate.transfer.iterations"),
     *("evaluate.finetune.batch_size", "evaluate.finetune.lr"),
-    *("evaluate.finetune_v2.batch_size", "evaluate.finetune_v2.lr"),
 )
 NOT_NEGATIVE = (
     *("steps", "recipe_batch_size", "checkpoint.keep_every", "optim.lr"),
     *("optim.warmup_epochs", "optim.lr_end", "optim.clip", "optim.delay_epochs"),
     *("evaluate.every", "evaluate.linear.l2", "evaluate.linear_augmented.weight_decay"),
-    *("evaluate.finetune.epochs", "evaluate.finetune_v2.epochs"),
+    "evaluate.finetune.epochs",
 )
 
 
