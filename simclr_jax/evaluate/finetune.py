@@ -167,9 +167,10 @@ def initial_state(
         "kernel": np.zeros((network.width, classes), np.float32),
         "bias": np.zeros(classes, np.float32),
     }
-    params = network.params | {CLASSIFIER: classifier}
-    state = State(params, network.stats, tx.init(params))
-    return jax.device_put(state, replicated(mesh))
+    # Copied, as the step donates its state, and others use the pretrained arrays.
+    params, stats = jax.tree.map(jnp.copy, (network.params, network.stats))
+    params = params | {CLASSIFIER: classifier}
+    return jax.device_put(State(params, stats, tx.init(params)), replicated(mesh))
 
 
 def make_step(
