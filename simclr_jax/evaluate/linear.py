@@ -85,7 +85,9 @@ def fit(
     return _lbfgs(*on_mesh(x, label, mesh), classes, len(x), l2, iterations)
 
 
-def on_mesh(x: np.ndarray, label: np.ndarray, mesh: Mesh) -> tuple[jax.Array, ...]:
+def on_mesh(
+    x: np.ndarray, label: np.ndarray, mesh: Mesh
+) -> tuple[jax.Array, jax.Array]:
     """[N, F], [N] -> blocks [K, B, F] and [K, B], with label -1 for padding rows."""
     rows = ROWS * mesh.size
     return in_blocks(x, rows, mesh), in_blocks(label, rows, mesh, fill=-1)

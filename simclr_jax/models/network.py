@@ -137,10 +137,10 @@ class EncoderWithHeads(nn.Module):
         if self.projector:
             limit = {} if self.upto == -1 else {"upto": self.upto}
             heads["projector"] = self.projector(h, train, rows, **limit)
+            for i in head_layers:  # the compiler computes what they share once
+                heads[f"projector{i}"] = self.projector(h, train, rows, upto=i)
         if self.predictor:
             heads["predictor"] = self.predictor(heads["projector"], train, rows)
-        for i in head_layers:  # the compiler computes what they share once
-            heads[f"projector{i}"] = self.projector(h, train, rows, upto=i)
         return Outputs(h, heads, tokens)
 
 

@@ -18,8 +18,7 @@ SMALL = {"weakest": 1e-3, "strongest": 1e3, "strengths": 4}
 
 def reference(x, label, strength):
     """The same objective in float64: C counts per picture as `strength` does not."""
-    solver = {"solver": "newton-cholesky", "tol": 1e-10, "max_iter": 1000}
-    model = LogisticRegression(C=1 / strength, **solver)
+    model = LogisticRegression(C=1 / strength, solver="newton-cholesky", tol=1e-10)
     with threadpool_limits(1):
         return model.fit(x.astype(np.float64), label)
 

@@ -33,6 +33,11 @@ def run() -> Any:
     return types.SimpleNamespace(method=method), state
 
 
+def up_to(run, feature):
+    parts, state = run
+    return shortened(parts, state, SIDE, feature)
+
+
 def batches():
     for seed in range(STEPS):
         batch = small_batch(16, SIDE, seed)
@@ -101,7 +106,7 @@ def lars(learning_rate):
     [("h", "sgd", nesterov, 1.0), ("head1", "lars", lars, 2.0)],
 )
 def test_losses_equal_those_of_a_plain_loop(run, devices, feature, name, plain, peak):
-    network = shortened(*run, SIDE, feature)
+    network = up_to(run, feature)
     mesh = make_mesh(jax.devices()[:devices])
     tx = module.OPTIMISERS[name]()
     state = initial_state(network, tx, CLASSES, mesh)
@@ -126,7 +131,7 @@ def test_losses_equal_those_of_a_plain_loop(run, devices, feature, name, plain, 
     [("h", ENCODER), ("head1", (*ENCODER, *HEAD))],
 )
 def test_only_what_the_feature_depends_on_is_trained(run, feature, expected):
-    network = shortened(*run, SIDE, feature)
+    network = up_to(run, feature)
     assert {*paths(network.params)} == {*expected}
     state = initial_state(network, module.OPTIMISERS["sgd"](), CLASSES, make_mesh())
     assert {*paths(state.params)} == {*expected, *CLASSIFIER}
@@ -134,15 +139,13 @@ def test_only_what_the_feature_depends_on_is_trained(run, feature, expected):
     for path, value in by_path(state.params).items():
         truth = 0 if path in CLASSIFIER else pretrained[path]
         np.testing.assert_array_equal(value, np.broadcast_to(truth, value.shape))
-    assert not any("projector" in p for p in paths(shortened(*run, SIDE, "h").stats))
-    assert any(
-        "projector/dense2" in p for p in paths(shortened(*run, SIDE, "z").params)
-    )
+    assert not any("projector" in p for p in paths(up_to(run, "h").stats))
+    assert any("projector/dense2" in p for p in paths(up_to(run, "z").params))
 
 
 def test_features_that_it_cannot_begin_at(run):
     with pytest.raises(ValueError, match=r"begins at h, z, head1.*got p"):
-        shortened(*run, SIDE, "p")
+        up_to(run, "p")
 
 
 def colours(n, seed, name, classes=3):
@@ -160,7 +163,7 @@ def task(run, train=None, test=None):
         train or colours(120, 0, "set/train"),
         test or colours(50, 1, "set/test"),
     )
-    return Task(shortened(*run, SIDE, "h"), train, test, SIDE, "", 32)
+    return Task(up_to(run, "h"), train, test, SIDE, "", 32)
 
 
 def test_a_part_of_the_labels_is_learnt(run, monkeypatch):
