@@ -1,7 +1,7 @@
 """The labelled part of a training set: an official list, or a balanced draw."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -128,13 +128,7 @@ def balanced(label: np.ndarray, count: int, seed: int) -> np.ndarray:
     Returns:
       int64 [n], positions, ascending.
     """
-    members = _by_class(label)
-    quotas = _quotas(np.array([*map(len, members.values())]), count, seed)
-    rows = [
-        positions[permute(np.arange(quota), len(positions), seed, name)]
-        for (name, positions), quota in zip(members.items(), quotas, strict=True)
-    ]
-    return np.sort(np.concatenate(rows))
+    return _draw(label, lambda sizes: _quotas(sizes, count, seed), seed)
 
 
 def stratified(label: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -148,19 +142,33 @@ def stratified(label: np.ndarray, share: float, seed: int) -> np.ndarray:
     Returns:
       bool [N], whether a picture was drawn; at least one of every class was not.
     """
+
+    def counts(sizes):
+        return np.clip(np.rint(share * sizes).astype(int), 1, None).clip(max=sizes - 1)
+
     drawn = np.zeros(len(label), bool)
-    for name, positions in _by_class(label).items():
-        n = len(positions)
-        count = min(max(round(share * n), 1), n - 1)
-        drawn[positions[permute(np.arange(count), n, seed, name)]] = True
+    drawn[_draw(label, counts, seed)] = True
     return drawn
 
 
-def _by_class(label: np.ndarray) -> dict[int, np.ndarray]:
-    """The positions of every class with pictures, by class, ascending."""
-    names, starts = np.unique(np.sort(label), return_index=True)
-    parts = np.split(np.argsort(label, kind="stable"), starts[1:])
-    return dict(zip(names.tolist(), parts, strict=True))
+def _draw(
+    label: np.ndarray, counts: Callable[[np.ndarray], np.ndarray], seed: int
+) -> np.ndarray:
+    """The first positions, ascending, of a permutation of every class.
+
+    Args:
+      counts: sizes of all classes with pictures -> pictures to draw of them.
+    """
+    names, sizes = np.unique(label, return_counts=True)
+    quotas = counts(sizes)
+
+    def repeat(x):
+        return np.repeat(x, quotas)
+
+    rank = np.arange(quotas.sum()) - repeat(np.cumsum(quotas) - quotas)
+    rank = permute(rank, repeat(sizes), seed, repeat(names))
+    by_class = np.argsort(label, kind="stable")
+    return np.sort(by_class[repeat(np.cumsum(sizes) - sizes) + rank])
 
 
 def _quotas(sizes: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -137,5 +137,3 @@ def test_fine_tuning_on_another_data_set(tiny_run, tmp_path):
     results = tiny_run("--protocol=finetune", *there, *small, f"{labels}/list")
     score = results["finetune"]["h, list"]
     assert (score["labels"], score["count"], score["steps"]) == (2, 8, 2)
-    grid = ["--config.evaluate.transfer.strengths=2"]
-    assert tiny_run("--protocol=transfer", *there, *grid)["transfer"]["h"]["count"] == 8
