@@ -31,6 +31,12 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def same_paths(tree: Any, like: Any) -> dict[str, Any]:
+    """The part of nested dicts that has the paths of another tree."""
+    leaves = by_path(tree)
+    return nested({path: leaves[path] for path in paths(like)})
+
+
 def with_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
     """A copy of the tree whose leaves at these paths are replaced: {path: leaf}."""
     new = [leaves.get(path, leaf) for path, leaf in by_path(tree).items()]

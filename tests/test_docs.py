@@ -214,6 +214,7 @@ def test_the_quickstart_and_its_evaluations_run(tmp_path, in_process, capsys):
     for command in evaluations:
         small = ["--config.evaluate.linear_augmented.epochs=1"]
         small += ["--config.evaluate.linear_augmented.batch_size=250"]
+        small += ["--config.evaluate.transfer.strengths=2"]
         evaluate.main(short(command, tmp_path, *small))
         assert "%" in capsys.readouterr().out
 

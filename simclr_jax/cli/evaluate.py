@@ -1,20 +1,21 @@
 """Evaluates the encoder of a finished or running work directory.
 
   simclr-jax evaluate --workdir DIR
-      [--protocol knn|linear|linear_augmented|map2d] [--features h|z|head1|cls4|...]
-      [--preset simclr|byol|moco|...]
+      [--protocol knn|linear|linear_augmented|map2d|transfer|finetune]
+      [--features h|z|head1|cls4|...] [--preset simclr|byol|moco|...]
       [--config.evaluate.KEY=value ...] [--config.method.name=package.module:factory]
   simclr-jax evaluate --compare DIR DIR2 [--protocol NAME] [--features NAME]
 
 Without --protocol: kNN and linear accuracy on cached features, for h of the untrained
 and of the trained encoder and for z, as a table; embedding.png and curves.png. Where z
 has two dimensions, embedding.png is that map, and map2d compares it with t-SNE and PCA
-of the pixels. Only linear_augmented and, for maps, map2d are comparable with published
-numbers; with --preset, by the settings of a paper, and of the features that it takes. A
-feature is one of the method's or any layer; docs/evaluation.md lists them. All scores
-are kept in DIR/results.json, with 95 % intervals; --compare shows the differences of
-those of two work directories, if settings, data and classes are the same. Code from
-outside this package, of which DIR was trained, is only run if it is named again; see
+of the pixels. Only linear_augmented, transfer, finetune and, for maps, map2d are
+comparable with published numbers; with --preset, by the settings of a paper, and of the
+features that it takes; with --config.data.name, on another data set. A feature is one
+of the method's or any layer; docs/evaluation.md lists them. All scores are kept in
+DIR/results.json, with 95 % intervals; --compare shows the differences of those of two
+work directories, if settings, data and classes are the same. Code from outside this
+package, of which DIR was trained, is only run if it is named again; see
 docs/own_parts.md.
 """
 
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from simclr_jax.experiment.evaluation import Evaluation
 
 EXAMPLE = "simclr-jax evaluate --workdir runs/quickstart --protocol knn"
-PROTOCOLS = ("knn", "linear", "linear_augmented", "map2d")
+PROTOCOLS = ("knn", "linear", "linear_augmented", "map2d", "transfer", "finetune")
+# Units of the protocols with a progress bar.
+UNITS = {"linear_augmented": "step", "transfer": "fit", "finetune": "step"}
 QUICK = ("knn", "linear")
 MAY_SET = (
     *("evaluate.", "data.name", "data.data_dir", "data.eval_split"),
@@ -151,17 +154,20 @@ def score(
     from tqdm import tqdm
 
     with common.usage_errors(started=True):  # settings that are invalid for this data
-        if protocol == "linear_augmented":
-            with tqdm(desc=protocol, unit="step", disable=None) as bar:
+        if protocol in UNITS:
+            with tqdm(desc=protocol, unit=UNITS[protocol], disable=None) as bar:
 
                 def progress(done: int, total: int) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
 
-                result = evaluation.score(protocol, feature, progress=progress)
+                result = evaluation.score(
+                    protocol, feature, trained=trained, progress=progress
+                )
         else:
             result = evaluation.score(protocol, feature, trained=trained)
-    name = feature if trained else f"untrained_{feature}"
+    name = evaluation.score_name(protocol, feature)
+    name = name if trained else f"untrained_{name}"
     return keep(evaluation, protocol, name, result)
 
 

@@ -37,6 +37,10 @@ class Folder:
     "train" and the first of "val", "validation" and "test" that exists; without any of
     these, `held_out` divides the pictures of "train" between them.
 
+    Attributes:
+      files: the paths of all pictures.
+      label: int32 [N], the classes of all pictures; 0 without classes.
+
     Args:
       root: the folder, on a disk or in a bucket.
       split: "train", "validation" or "val", "test"; "train" or "all" without splits;
@@ -66,7 +70,7 @@ class Folder:
         if pictures:
             self.class_names = ()
             self.files = [f"{path}/{name}" for name in pictures]
-            self._label = np.zeros(len(pictures), np.int32)
+            self.label = np.zeros(len(pictures), np.int32)
             self._check_flat(path, folders)
         else:
             inner = {n for p, names in layouts.values() if not p for n in names}
@@ -74,7 +78,7 @@ class Folder:
             by_class = self._walk_all([f"{path}/{name}" for name in folders])
             self.files = [file for files in by_class for file in files]
             numbers = [self.class_names.index(name) for name in folders]
-            self._label = np.repeat(np.array(numbers, np.int32), [*map(len, by_class)])
+            self.label = np.repeat(np.array(numbers, np.int32), [*map(len, by_class)])
         if len(self.class_names) == 1:
             self.class_names = ()
         self.classes = len(self.class_names)
@@ -106,10 +110,14 @@ class Folder:
         image[:] = [data for part in read for data in part]
         if not self.classes:
             return {"image": image}
-        return {"image": image, "label": self._label[indices]}
+        return {"image": image, "label": self.label[indices]}
 
     def describe(self, index: int) -> str:
         return self.files[index]
+
+    def file_names(self) -> list[str]:
+        """The paths of all pictures, in order."""
+        return self.files
 
     def _walk_all(self, paths):
         return list(self._pool.map(lambda path: _walk(self._storage, path), paths))
@@ -117,13 +125,13 @@ class Folder:
     def _keep(self, path, split):
         """Keeps the pictures of "seen" or "held_out", two parts of all pictures."""
         names = [file.removeprefix(f"{path}/") for file in self.files]
-        rows = np.flatnonzero(held_out(names, self._label) == (split == HELD_OUT))
+        rows = np.flatnonzero(held_out(names, self.label) == (split == HELD_OUT))
         if not len(rows):
             raise ValueError(
                 f"{path} has too few pictures to hold some out: {len(self.files)}."
             )
         self.files = [self.files[i] for i in rows]
-        self._label = self._label[rows]
+        self.label = self.label[rows]
 
     def _check_flat(self, path, folders):
         inside = [p for p in folders if _walk(self._storage, f"{path}/{p}")]

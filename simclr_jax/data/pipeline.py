@@ -5,7 +5,7 @@ numbers (`augment`) are functions of it, so a run can start at any step, and any
 of processes makes the same global batches.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -103,6 +103,7 @@ def eval_batches(
     *,
     size: int,
     batch_size: int,
+    crop: Callable[[Any, int], Any] = resizing.centre,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -110,8 +111,9 @@ def eval_batches(
 
     Args:
       source: of the pictures.
-      size: S, side of the pictures (see `resizing.centre`).
+      size: S, side of the pictures.
       batch_size: of the global batch, a multiple of process_count.
+      crop: of a decoded picture, uint8 [H, W, 3], to S, such as those of `resizing`.
       process_index: p; this process gets rows [p*N, (p+1)*N) of each batch.
       process_count: P; N = batch_size / P.
 
@@ -137,7 +139,7 @@ def eval_batches(
 
     def centre(row):
         image = augment.decode(row.pop("image"))
-        return row | {"views": (resizing.centre(image, size),)}
+        return row | {"views": (crop(image, size),)}
 
     reader = PictureReader(source, rows, range(-(-len(source) // batch_size)))
     dataset = parallel_map(reader.dataset(), centre).batch(n)

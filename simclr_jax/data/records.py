@@ -22,6 +22,7 @@ BLOCK_BYTES = 2**22  # about as much as a request to a bucket should read
 BLOCK_RECORDS = 256  # largest number of records in a block, so that they mix well
 CACHE_BYTES = 2**30  # of cached blocks; more for large batches, see BlockCache
 THREADS = 32
+NAMES_RECORDS = 32  # records that a thread reads at a time to look up the file names
 
 
 class Records:
@@ -32,6 +33,7 @@ class Records:
       name: of the set and its split, "imagenet2012/train".
       image: the feature of `tf.train.Example` that holds the encoded picture.
       label: the feature with the class as int64; "" without labels.
+      file_name: the feature with the name of the picture's file; "" without names.
       classes: number of classes; 0 without labels.
       class_names: their names, or empty.
       index_folders: where to look for the index and to write it, in this order.
@@ -49,6 +51,7 @@ class Records:
         name: str,
         image: str = "image",
         label: str = "label",
+        file_name: str = "",
         classes: int = 0,
         class_names: tuple[str, ...] = (),
         index_folders: Sequence[str] = (),
@@ -59,7 +62,7 @@ class Records:
     ):
         self.name, self.classes, self.class_names = name, classes, class_names
         self.block = 1
-        self._image, self._label = image, label
+        self._image, self._label, self._file_name = image, label, file_name
         self._storage = storage or storage_of(files[0])
         self._pool = concurrent.futures.ThreadPoolExecutor(THREADS)
         size = sum(stat.size for stat in self._storage.stats(files))
@@ -95,6 +98,26 @@ class Records:
     def describe(self, index: int) -> str:
         return f"{self.name} record {index} ({self.index.describe(index)})"
 
+    def file_names(self) -> list[str]:
+        """The names of the pictures' files, in order; reads all records once.
+
+        Raises:
+          ValueError: the set has no such names.
+          UnreadablePicture: as in `read`.
+        """
+        if not self._file_name:
+            raise ValueError(f"{self.name} does not store the names of its files.")
+        parts = np.array_split(
+            np.arange(len(self)), -(-len(self) // NAMES_RECORDS) or 1
+        )
+        names = self._pool.map(self._names, parts)
+        return [name for part in names for name in part]
+
+    def _names(self, rows):
+        features = {self._file_name: tf.io.FixedLenFeature([], tf.string)}
+        parsed = self._parse(self._consecutive(rows), rows, features)
+        return [name.decode() for name in parsed[self._file_name].numpy()]
+
     def _load_all(self, files):
         contents = dict(
             zip(files, self._pool.map(self._storage.read_all, files), strict=True)
@@ -102,14 +125,14 @@ class Records:
         self.index = index_bytes(files, contents)
         spans = zip(self.index.file, self.index.offset, self.index.length, strict=True)
         payloads = [contents[files[f]][o : o + n] for f, o, n in spans]
-        image, label = self._parse(payloads, np.arange(len(payloads)))
+        image, label = self._pictures(payloads, np.arange(len(payloads)))
         return lambda indices: (image[indices], label[indices])
 
     def _load_records(self, indices):
         """One read for each record, by several threads, as a disk may be remote."""
         parts = np.array_split(indices, min(THREADS, max(1, len(indices))))
         payloads = self._pool.map(lambda part: [*map(self._payload, part)], parts)
-        return self._parse([p for part in payloads for p in part], indices)
+        return self._pictures([p for part in payloads for p in part], indices)
 
     def _payload(self, i):
         file, offset, length = (int(a[i]) for a in self.index[1:])
@@ -127,8 +150,11 @@ class Records:
         return image, label
 
     def _fetch(self, block):
-        """One block, with one request for each of its files."""
         rows = np.arange(block * self.block, min((block + 1) * self.block, len(self)))
+        return self._pictures(self._consecutive(rows), rows)
+
+    def _consecutive(self, rows):
+        """Consecutive records, with one request for each of their files."""
         payloads = []
         for file in np.unique(self.index.file[rows]):
             records = rows[self.index.file[rows] == file]
@@ -138,7 +164,7 @@ class Records:
             self._check(data, end - begin, records[0])
             spans = zip(offset - begin, length, strict=True)
             payloads += [data[o : o + n] for o, n in spans]
-        return self._parse(payloads, rows)
+        return payloads
 
     def _check(self, data, length, i):
         if len(data) < length:
@@ -147,25 +173,28 @@ class Records:
                 "Copy or prepare it again, then start again."
             )
 
-    def _parse(self, payloads, indices):
+    def _pictures(self, payloads, indices):
         features = {self._image: tf.io.FixedLenFeature([], tf.string)}
         if self._label:
             features[self._label] = tf.io.FixedLenFeature([], tf.int64)
+        parsed = self._parse(payloads, indices, features)
+        image = parsed[self._image].numpy()
+        if not self._label:
+            return image, np.zeros(len(image), np.int32)
+        return image, parsed[self._label].numpy().astype(np.int32)
+
+    def _parse(self, payloads, indices, features):
         try:
-            parsed = tf.io.parse_example(tf.constant(payloads, tf.string), features)
+            return tf.io.parse_example(tf.constant(payloads, tf.string), features)
         except tf.errors.InvalidArgumentError as error:
             if len(payloads) > 1:  # parse one by one to find the damaged one
                 for payload, i in zip(payloads, indices, strict=True):
-                    self._parse([payload], [i])
+                    self._parse([payload], [i], features)
             names = " and ".join(f"'{name}'" for name in features)
             raise UnreadablePicture(
                 f"{self.describe(indices[0])} is no tf.train.Example with {names}: "
                 f"{error.message}"
             ) from error
-        image = parsed[self._image].numpy()
-        if not self._label:
-            return image, np.zeros(len(image), np.int32)
-        return image, parsed[self._label].numpy().astype(np.int32)
 
 
 class BlockCache:

@@ -53,14 +53,37 @@ def centre(image: Any, size: int) -> Any:
     Returns:
       uint8 [S, S, 3].
     """
-    shape = tf.shape(image)[:2]
     if size > 32:
-        shorter = tf.cast(tf.reduce_min(shape), tf.float32)
-        side = tf.maximum(tf.cast(tf.round(0.875 * shorter), tf.int32), 1)
-        begin = (shape - side + 1) // 2
-        image = tf.slice(image, [*tf.unstack(begin), 0], [side, side, 3])
-        return to_uint8(resize(image, size))
-    fits = tf.reduce_all(shape == size)
+        return to_uint8(resize(_central(image, 0.875), size))
+    return _resized_unless_fitting(image, size)
+
+
+def centre_square(image: Any, size: int) -> Any:
+    """The largest central square, resized: as if the shorter side were resized first.
+
+    The crop for transfer of SimCLR (appendix B.8) and BYOL.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: S, side of the result.
+
+    Returns:
+      uint8 [S, S, 3].
+    """
+    return _resized_unless_fitting(_central(image, 1.0), size)
+
+
+def _central(image, share):
+    """The central square with a share of the shorter side."""
+    shape = tf.shape(image)[:2]
+    shorter = tf.cast(tf.reduce_min(shape), tf.float32)
+    side = tf.maximum(tf.cast(tf.round(share * shorter), tf.int32), 1)
+    begin = (shape - side + 1) // 2
+    return tf.slice(image, [*tf.unstack(begin), 0], [side, side, 3])
+
+
+def _resized_unless_fitting(image, size):
+    fits = tf.reduce_all(tf.shape(image)[:2] == size)
     image = tf.cond(fits, lambda: image, lambda: to_uint8(resize(image, size)))
     return tf.ensure_shape(image, [size, size, 3])
 

@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -54,6 +54,25 @@ class Source(Protocol):
     def describe(self, index: int) -> str:
         """The file, or record and file, of a picture, for messages."""
         ...
+
+
+class Named(Source, Protocol):
+    """A source that stores the names of its pictures' files."""
+
+    def file_names(self) -> list[str]:
+        """The names of all files in order, some perhaps with their folders."""
+        ...
+
+
+def file_names(source: Source) -> list[str]:
+    """The names of the pictures' files, in order.
+
+    Raises:
+      ValueError: the source does not store them.
+    """
+    if not hasattr(source, "file_names"):
+        raise ValueError(f"{source.name} does not store the names of its files.")
+    return cast(Named, source).file_names()
 
 
 def open_source(
@@ -133,6 +152,14 @@ class Joined:
         j = int(np.searchsorted(self._ends, index, side="right"))
         return self._parts[j][0].describe(int(self._inner(j, index)))
 
+    def file_names(self) -> list[str]:
+        """Those of the parts, in order; see `Named`."""
+        return [
+            name
+            for source, start, stop in self._parts
+            for name in file_names(source)[start:stop]
+        ]
+
     def _inner(self, j, indices):
         _, start, stop = self._parts[j]
         return indices - (self._ends[j] - (stop - start)) + start
@@ -169,7 +196,11 @@ def _embedded(split):
     names = tuple(info["label_names"])
     files = sorted(str(path) for path in folder.glob(f"{EMBEDDED}-{split}.tfrecord*"))
     return Records(
-        files, name=f"{EMBEDDED}/{split}", classes=len(names), class_names=names
+        files,
+        name=f"{EMBEDDED}/{split}",
+        file_name="id",
+        classes=len(names),
+        class_names=names,
     )
 
 

@@ -18,6 +18,7 @@ from simclr_jax.storage.errors import BucketError
 from simclr_jax.storage.files import storage_of
 from simclr_jax.suggest import did_you_mean
 
+FILE_NAMES = ("file_name", "filename", "image/filename", "id")  # features; see Records
 PORTS = {"http": 80, "https": 443, "ftp": 21}
 
 
@@ -110,6 +111,7 @@ def open_split(builder: Any, split: str, workdir: str) -> Records:
             name=f"{info.name}/{split}",
             image=image,
             label=label,
+            file_name=_file_name(info),
             classes=info.features[label].num_classes if label else 0,
             class_names=tuple(info.features[label].names) if label else (),
             index_folders=index_folders,
@@ -152,6 +154,15 @@ def _features(info):
     if "label" in labels or len(labels) == 1:
         return image, "label" if "label" in labels else labels[0]
     return image, ""
+
+
+def _file_name(info):
+    """The feature with the name of a picture's file; "" without one."""
+    import tensorflow_datasets as tfds
+
+    features = info.features
+    texts = [n for n in features if isinstance(features[n], tfds.features.Text)]
+    return next((name for name in FILE_NAMES if name in texts), "")
 
 
 def _check_present(files, info):

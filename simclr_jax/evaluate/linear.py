@@ -1,6 +1,7 @@
 """Quick linear evaluation, on features as arrays."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,10 @@ from simclr_jax.evaluate.scores import TOP, classification
 Head = dict[str, jax.Array]  # {"kernel": [F, C], "bias": [C]}
 
 ROWS = 4096  # rows of a block on a device; bounds the memory of the logits
-TOLERANCE = 1e-5  # gradient norm at which the quick fit ends
+TOLERANCE = 1e-5  # gradient norm at which a fit ends
+# It also ends after so many iterations without this relative decrease of the loss, a
+# few roundings, in all.
+STALLS, PROGRESS = 10, 1e-6
 
 
 def logits(head: Head, x: jax.Array) -> jax.Array:
@@ -78,44 +82,62 @@ def fit(
     iterations: int,
 ) -> Head:
     """The head of `linear`, for features x [N, F] that are not standardised."""
-    blocks = in_blocks(x, ROWS * mesh.size, mesh)
-    labels = in_blocks(label, ROWS * mesh.size, mesh, fill=-1)
-    return _lbfgs(blocks, labels, classes, len(x), l2, iterations)
+    return _lbfgs(*on_mesh(x, label, mesh), classes, len(x), l2, iterations)
+
+
+def on_mesh(
+    x: np.ndarray, label: np.ndarray, mesh: Mesh
+) -> tuple[jax.Array, jax.Array]:
+    """[N, F], [N] -> blocks [K, B, F] and [K, B], with label -1 for padding rows."""
+    rows = ROWS * mesh.size
+    return in_blocks(x, rows, mesh), in_blocks(label, rows, mesh, fill=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("classes", "count"))
 def _lbfgs(x, label, classes: int, count: int, l2: float, iterations: int) -> Head:
     """x: [K, B, F], label: [K, B] with -1 for padding rows."""
-    mean, scale = _mean_and_scale(x, label, count)
-
-    def unfold(head):
-        """A head of standardised features -> the same head of the raw features.
-
-        So no standardised copy of all features is made.
-        """
-        kernel = head["kernel"] * scale[:, None]
-        return {"kernel": kernel, "bias": head["bias"] - mean @ kernel}
+    mean, deviation = moments(x, label, count)
+    scale = jnp.where(deviation > 0, 1 / jnp.where(deviation > 0, deviation, 1), 0)
 
     def loss(head):
-        total = _total_cross_entropy(unfold(head), x, label, classes)
+        total = total_cross_entropy(unfold(head, mean, scale), x, label, classes)
         return total / count + l2 / 2 * jnp.sum(head["kernel"] ** 2)
 
-    zero = {"kernel": jnp.zeros((x.shape[-1], classes)), "bias": jnp.zeros(classes)}
-    return unfold(_minimise(loss, zero, iterations))
+    head = minimise(loss, zeros(x.shape[-1], classes), iterations)
+    return unfold(head, mean, scale)
 
 
-def _mean_and_scale(x, label, count):
-    """[F] each: the mean, and 1 / deviation, or 0 for constant features."""
+def zeros(width: int, classes: int) -> Head:
+    """The head that predicts all classes alike."""
+    return {"kernel": jnp.zeros((width, classes)), "bias": jnp.zeros(classes)}
+
+
+def unfold(head: Head, mean: jax.Array, scale: jax.Array) -> Head:
+    """A head of the features (x - mean) scale -> the same head of x.
+
+    So no other copy of all features is made.
+    """
+    kernel = head["kernel"] * scale[:, None]
+    return {"kernel": kernel, "bias": head["bias"] - mean @ kernel}
+
+
+def moments(x: jax.Array, label: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """[F] each: the mean and the deviation, 0 for constant features.
+
+    Args:
+      x, label: as from `on_mesh`; count: N.
+    """
     valid = (label >= 0)[..., None]
     mean = jnp.sum(x, (0, 1)) / count  # padding rows are 0
     deviation = jnp.sqrt(jnp.sum(jnp.where(valid, x - mean, 0) ** 2, (0, 1)) / count)
     # the deviation of a constant may be the rounding error of its mean
-    varies = deviation > 1e-5 * jnp.abs(mean)
-    return mean, jnp.where(varies, 1 / jnp.where(varies, deviation, 1), 0)
+    return mean, jnp.where(deviation > 1e-5 * jnp.abs(mean), deviation, 0)
 
 
-def _total_cross_entropy(head, x, label, classes):
-    """The sum over all rows with a label."""
+def total_cross_entropy(
+    head: Head, x: jax.Array, label: jax.Array, classes: int
+) -> jax.Array:
+    """The sum over all rows with a label, of arrays as from `on_mesh`."""
 
     @jax.checkpoint  # the logits of all blocks would not fit: computed twice instead
     def add(total, block):
@@ -129,25 +151,36 @@ def _total_cross_entropy(head, x, label, classes):
     return jax.lax.scan(step, jnp.zeros(()), (x, label))[0]
 
 
-def _minimise(loss, head, iterations):
-    """L-BFGS until the gradient is small, for at most `iterations`."""
+def minimise(loss: Callable[[Head], jax.Array], head: Head, iterations: int) -> Head:
+    """L-BFGS from a head until the gradient is small or rounding stops the progress.
+
+    Args:
+      loss: of a head, above 0.
+      head: to begin with.
+      iterations: the largest number of them.
+    """
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 
     def unfinished(carry):
-        _, _, norm, done = carry
-        return (done < iterations) & (norm > TOLERANCE)
+        _, _, norm, done, _, stalls = carry
+        return (done < iterations) & (norm > TOLERANCE) & (stalls < STALLS)
 
     def iterate(carry):
-        head, state, _, done = carry
+        head, state, _, done, best, stalls = carry
         value, grad = value_and_grad(head, state=state)
         updates, state = solver.update(
             grad, state, head, value=value, grad=grad, value_fn=loss
         )
         head = optax.apply_updates(head, updates)
-        return head, state, optax.tree.norm(grad), done + 1
+        improved = value < best * (1 - PROGRESS)
+        best, stalls = (
+            jnp.where(improved, value, best),
+            jnp.where(improved, 0, stalls + 1),
+        )
+        return head, state, optax.tree.norm(grad), done + 1, best, stalls
 
-    initial = head, solver.init(head), jnp.inf, 0
+    initial = head, solver.init(head), jnp.inf, 0, jnp.inf, 0
     return jax.lax.while_loop(unfinished, iterate, initial)[0]
 
 

@@ -129,7 +129,7 @@ def linear_augmented(
     x = test.values[feature]
     check_split("test", x, test.label, source.classes)
     held_out = min(validation, len(source) // 10) if rates else 0
-    _check_batch(batch_size, len(source) - held_out, mesh)
+    check_batch("linear_augmented", batch_size, len(source) - held_out, mesh)
     settings = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -161,17 +161,26 @@ def linear_augmented(
     return score(head, x, test.label, mesh) | chosen
 
 
-def _check_batch(batch_size, images, mesh):
+def check_batch(protocol: str, batch_size: int, images: int, mesh: Mesh) -> None:
+    """Checks the batch size of a protocol that trains.
+
+    Args:
+      protocol: its name, for messages.
+      images: n, the pictures that it trains on.
+
+    Raises:
+      ValueError: the batch is larger, or does not divide over the devices.
+    """
+    key = f"evaluate.{protocol}.batch_size"
     if batch_size > images:
         raise ValueError(
-            f"evaluate.linear_augmented.batch_size={batch_size} is larger than the "
-            f"{images} pictures to train on."
+            f"{key}={batch_size} is larger than the {images} pictures to train on; "
+            f"the largest possible is {images // mesh.size * mesh.size}."
         )
     if batch_size % mesh.size:
         raise ValueError(
             f"The batch of {batch_size} does not divide by the {mesh.size} devices. "
-            f"Try evaluate.linear_augmented.batch_size="
-            f"{max(batch_size // mesh.size, 1) * mesh.size}."
+            f"Try {key}={max(batch_size // mesh.size, 1) * mesh.size}."
         )
 
 

@@ -13,7 +13,13 @@
 | `dino_resnet50` | SGD | 0.3 | 1024 | 100 | cosine by epoch | `h` |
 | `tsimcne` | SGD | 30 | 1024 | 100 | cosine by epoch | `h` |
 
-The rate is the first one, lr B / 256. Momentum is 0.9 and nothing decays, but with
+| `finetune` | optimiser | rate | batch | epochs with 1 % / 10 % / 100 % | features |
+|---|---|---|---|---|---|
+| `simclr` | Nesterov | 0.8 | 4096 | 60 / 30 / 30 | `h` |
+| `simclr_v2` | LARS | 0.16 | 1024 | 60 / 30 / 30 | `head1`; `h` with 100 % |
+
+The rate is the first one, lr B / 256, of `simclr_v2` lr sqrt(B). Momentum is 0.9 and
+nothing decays, but with
 `tsimcne` (5e-4). DINO's rates were swept; these are its code's default and, of
 ResNet-50, that of its log. All authors but BYOL's report the best epoch or its like on
 the test pictures; here it is always the last.
@@ -71,4 +77,17 @@ KNN = {
     "instdisc": Preset({"k": 200, "temperature": 0.07}),  # arXiv:1805.01978
     "plain": Preset({"k": 20, "weighted": False}),
 }
-PRESETS: dict[str, dict[str, Preset]] = {"linear_augmented": LINEAR, "knn": KNN}
+FINETUNE = {
+    "simclr": Preset({}),  # arXiv:2002.05709, appendix B.5
+    # arXiv:2006.10029 and its code. With all labels it begins at h; the rate of wide
+    # networks and those with selective kernels is lr=0.002.
+    "simclr_v2": Preset(
+        {"batch_size": 1024, "lr": 0.005, "lr_scaling": "sqrt", "optimiser": "lars"},
+        "head1",
+    ),
+}
+PRESETS: dict[str, dict[str, Preset]] = {
+    "linear_augmented": LINEAR,
+    "knn": KNN,
+    "finetune": FINETUNE,
+}

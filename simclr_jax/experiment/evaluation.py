@@ -18,6 +18,7 @@ from simclr_jax.experiment.config import Changes
 from simclr_jax.experiment.extraction import extracted, frozen_encoder, pixels
 from simclr_jax.experiment.workdir import BUILT, open_saved, read_saved
 from simclr_jax.methods.layers import layer_names
+from simclr_jax.state import TrainState
 from simclr_jax.storage import files
 
 EVALUATED = (*BUILT, "data")  # sections whose factories an evaluation calls
@@ -121,10 +122,21 @@ class Evaluation:
         Args:
           feature: one of `layer_names`; others, and "", are among the method's.
         """
+        names = (feature,) if feature in self.layer_names else ()
+        return frozen_encoder(self.run, self.weights(trained), names)
+
+    def weights(self, trained: bool) -> TrainState:
+        """The state of the trained or of a newly initialised network."""
         if trained not in self._states:
             self._states[trained] = self.run.create()
-        names = (feature,) if feature in self.layer_names else ()
-        return frozen_encoder(self.run, self._states[trained], names)
+        return self._states[trained]
+
+    def score_name(self, protocol: str, feature: str) -> str:
+        """The name of a score in results.json, such as "h", or "h, 1%" of finetune."""
+        if protocol != "finetune":
+            return feature
+        labels = self.config.evaluate.finetune.labels
+        return f"{feature}, {labels.rpartition('/')[2]}"
 
     def features(self, feature: str = "", *, trained: bool = True) -> list[Features]:
         """Features of train and test, as `encoder` computes them; they are kept."""

@@ -1,6 +1,7 @@
 """Features of all pictures of a source, by the network of a run."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from simclr_jax.batch import Batch
-from simclr_jax.data import pipeline
+from simclr_jax.data import pipeline, resizing
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluate.features import Features, FrozenEncoder, extract
 from simclr_jax.experiment import build
@@ -38,16 +39,19 @@ def extracted(
     source: Source,
     mesh: Mesh,
     on_progress: Callable[[], None] = lambda: None,
+    crop: Callable[[Any, int], Any] = resizing.centre,
 ) -> Features:
     """Features of all pictures of a source by an encoder.
 
     Args:
+      crop: as in `pipeline.eval_batches`.
       on_progress: called once per batch.
     """
     batches = pipeline.eval_batches(
         source,
         size=c.data.image_size,
         batch_size=-(-c.evaluate.batch_size // mesh.size) * mesh.size,
+        crop=crop,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -65,6 +65,8 @@ ADDED: dict[str, Any] = {
     "optim.lr_end_scaling": "none",
     "optim.multipliers": [],
 }
+# Protocols that later ones were added to; these are in the fingerprints of all recipes.
+FIRST_PROTOCOLS = ("knn", "linear", "linear_augmented", "map2d")
 
 
 def upgraded(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +105,14 @@ def without_added(c: Mapping[str, Any]) -> dict[str, Any]:
             if f"{prefix}{key}" not in added or value != added[f"{prefix}{key}"]
         }
 
-    return kept(c, "")
+    first = kept(c, "")
+    if "evaluate" in c:
+        first["evaluate"] = {
+            key: value
+            for key, value in first["evaluate"].items()
+            if key in FIRST_PROTOCOLS or not isinstance(value, Mapping)
+        }
+    return first
 
 
 def _added(c: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,14 @@ the pictures or the network has a function here.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from simclr_jax.data import resizing
+from simclr_jax.evaluate.finetune import Task, finetune
 from simclr_jax.evaluate.linear_augmented import linear_augmented
+from simclr_jax.evaluate.linear_transfer import transfer
 from simclr_jax.experiment import schema
+from simclr_jax.experiment.extraction import extracted
+from simclr_jax.experiment.finetuning import shortened
+from simclr_jax.storage.paths import absolute
 
 if TYPE_CHECKING:
     from simclr_jax.experiment.evaluation import Evaluation
@@ -64,4 +70,46 @@ def _linear_augmented(
     )
 
 
-RUNNERS: dict[str, Runner] = {"linear_augmented": _linear_augmented}
+def _transfer(
+    evaluation: "Evaluation",
+    feature: str,
+    trained: bool,
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, Any]:
+    """On the whole central squares, as in the papers."""
+    c, mesh = evaluation.config, evaluation.mesh
+    encoder = evaluation.encoder(feature, trained=trained)
+    train, test = (
+        extracted(c, encoder, source, mesh, crop=resizing.centre_square)
+        for source in (evaluation.train, evaluation.test)
+    )
+    arrays = train.values[feature], train.label, test.values[feature], test.label
+    return transfer(*arrays, evaluation.train.classes, mesh, progress, **settings)
+
+
+def _finetune(
+    evaluation: "Evaluation",
+    feature: str,
+    trained: bool,
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, Any]:
+    c, size = evaluation.config, evaluation.config.data.image_size
+    network = shortened(evaluation.run, evaluation.weights(trained), size, feature)
+    task = Task(
+        network,
+        evaluation.train,
+        evaluation.test,
+        size,
+        absolute(c.data.data_dir),
+        c.evaluate.batch_size,
+    )
+    return finetune(task, evaluation.mesh, progress, **settings)
+
+
+RUNNERS: dict[str, Runner] = {
+    "linear_augmented": _linear_augmented,
+    "transfer": _transfer,
+    "finetune": _finetune,
+}

@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from simclr_jax.data.recipes import RECIPES
 from simclr_jax.data.view import OPERATIONS
 from simclr_jax.evaluate.embedding_2d import map2d
+from simclr_jax.evaluate.finetune import OPTIMISERS as FINETUNE_OPTIMISERS
+from simclr_jax.evaluate.finetune import finetune
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear
 from simclr_jax.evaluate.linear_augmented import (
@@ -20,6 +22,7 @@ from simclr_jax.evaluate.linear_augmented import (
     linear_augmented,
 )
 from simclr_jax.evaluate.linear_augmented import OPTIMISERS as LINEAR_OPTIMISERS
+from simclr_jax.evaluate.linear_transfer import METRICS, transfer
 from simclr_jax.experiment import external, part_results, parts
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.catalog import ENCODERS
@@ -41,6 +44,8 @@ PROTOCOLS: dict[str, Callable] = {
     "linear": linear,
     "linear_augmented": linear_augmented,
     "map2d": map2d,
+    "transfer": transfer,
+    "finetune": finetune,
 }
 DATA = {  # the keys of data beside those of a factory
     "data_dir": "",  # of TFDS; "": its own default
@@ -68,6 +73,9 @@ CHOICES = {  # fields whose value is one of a few names
     "evaluate.linear_augmented.length": tuple(LENGTHS),
     "evaluate.linear_augmented.initializer": tuple(INITIALIZERS),
     "evaluate.linear_augmented.crops": tuple(CROPS),
+    "evaluate.transfer.metric": METRICS,
+    "evaluate.finetune.optimiser": FINETUNE_OPTIMISERS,
+    "evaluate.finetune.lr_scaling": tuple(SCALINGS),
 }
 POSITIVE = (
     *("epochs", "log_every", "patience", "probe.views", "optim.microbatches"),
@@ -76,11 +84,15 @@ POSITIVE = (
     *("evaluate.linear.iterations", "evaluate.linear_augmented.epochs"),
     *("evaluate.linear_augmented.batch_size", "evaluate.linear_augmented.lr"),
     *("evaluate.linear_augmented.validation", "evaluate.map2d.k"),
+    *("evaluate.transfer.weakest", "evaluate.transfer.strengths"),
+    *("evaluate.transfer.validation", "evaluate.transfer.iterations"),
+    *("evaluate.finetune.batch_size", "evaluate.finetune.lr"),
 )
 NOT_NEGATIVE = (
     *("steps", "recipe_batch_size", "checkpoint.keep_every", "optim.lr"),
     *("optim.warmup_epochs", "optim.lr_end", "optim.clip", "optim.delay_epochs"),
     *("evaluate.every", "evaluate.linear.l2", "evaluate.linear_augmented.weight_decay"),
+    "evaluate.finetune.epochs",
 )
 
 

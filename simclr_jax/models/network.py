@@ -1,7 +1,7 @@
 """Encoder f, projector g and, for an online branch, predictor q, as pure functions."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -104,14 +104,21 @@ class Network(NamedTuple):
     width: int  # F, of h
     head_layers: int = 0  # the layers of the projector; 0 if it gives only its output
     blocks: int = 0  # the blocks of a transformer; 0: the encoder has no tokens
+    # k -> the network with only the first k layers of its projector, for fine-tuning,
+    # -1: with all of them; its arrays are among this one's.
+    shortened: Callable[[int], "Network"] | None = None
 
 
 class EncoderWithHeads(nn.Module):
-    """An encoder, projector and optional predictor, each (x, train, rows) -> y."""
+    """An encoder, projector and predictor, each (x, train, rows) -> y.
+
+    upto: the layers of the projector; -1: all.
+    """
 
     encoder: nn.Module
-    projector: nn.Module
+    projector: nn.Module | None = None
     predictor: nn.Module | None = None
+    upto: int = -1
 
     def __call__(
         self,
@@ -126,11 +133,14 @@ class EncoderWithHeads(nn.Module):
             h, tokens = self.encoder(x, train, rows, token_blocks)
         else:
             h = self.encoder(x, train, rows)
-        heads = {"projector": self.projector(h, train, rows)}
+        heads = {}
+        if self.projector:
+            limit = {} if self.upto == -1 else {"upto": self.upto}
+            heads["projector"] = self.projector(h, train, rows, **limit)
+            for i in head_layers:  # the compiler computes what they share once
+                heads[f"projector{i}"] = self.projector(h, train, rows, upto=i)
         if self.predictor:
             heads["predictor"] = self.predictor(heads["projector"], train, rows)
-        for i in head_layers:  # the compiler computes what they share once
-            heads[f"projector{i}"] = self.projector(h, train, rows, upto=i)
         return Outputs(h, heads, tokens)
 
 
@@ -154,8 +164,19 @@ def network(
       joint: whether all views of one size run as a single batch, so that they share
         batch-norm statistics (SimCLR), or view by view (BYOL, MoCo, SimSiam).
     """
-    module = EncoderWithHeads(encoder, projector, predictor)
 
+    def shortened(layers):
+        head = projector if layers else None
+        module = EncoderWithHeads(encoder, head, upto=layers)
+        return _bound(module, WHOLE_BATCH, joint)
+
+    module = EncoderWithHeads(encoder, projector, predictor)
+    return _bound(module, options, joint)._replace(
+        head_layers=getattr(projector, "layer_count", 0), shortened=shortened
+    )
+
+
+def _bound(module: EncoderWithHeads, options: BatchOptions, joint: bool) -> Network:
     def init(rng, views):
         # One blank picture is enough: only its shape and type matter.
         x = jnp.zeros((1, *views[0].shape[1:]), views[0].dtype)
@@ -185,14 +206,8 @@ def network(
         )
         return jax.tree.map(lambda leaf: leaf[None], y)
 
-    return Network(
-        init,
-        apply,
-        encode,
-        encoder.width,
-        head_layers=getattr(projector, "layer_count", 0),
-        blocks=getattr(encoder, "blocks", 0),
-    )
+    blocks = getattr(module.encoder, "blocks", 0)
+    return Network(init, apply, encode, module.encoder.width, blocks=blocks)
 
 
 class _Part(NamedTuple):

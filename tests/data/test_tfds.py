@@ -29,23 +29,34 @@ LABEL = {
 TEXT = {"pythonClassName": f"{CORE}.text_feature.Text", "text": {}}
 
 
-def prepare(root, name="toy", shards=2, features=None, file_format="tfrecord"):
-    """A prepared set without a builder class, as TFDS would leave it."""
-    folder = root / name / "1.0.0"
+def prepare(
+    root,
+    name="toy",
+    shards=2,
+    features=None,
+    file_format="tfrecord",
+    config="",
+    split="test",
+):
+    """A prepared set without a builder class, as TFDS would leave it.
+
+    config: of the set, such as "1pct" of imagenet2012_subset.
+    """
+    folder = root / name / config / "1.0.0"
     folder.mkdir(parents=True)
     for k in range(shards):
         shutil.copy(
             EMBEDDED / "cifar10_mini-test.tfrecord-00000-of-00001",
-            folder / f"{name}-test.{file_format}-{k:05}-of-{shards:05}",
+            folder / f"{name}-{split}.{file_format}-{k:05}-of-{shards:05}",
         )
-    split = {
-        "name": "test",
+    splits = {
+        "name": split,
         "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
         "shardLengths": ["1000"] * shards,
         "numBytes": "1203860",
     }
-    info = {"name": name, "version": "1.0.0", "splits": [split]}
-    info |= {"fileFormat": file_format}
+    info = {"name": name, "version": "1.0.0", "splits": [splits]}
+    info |= {"fileFormat": file_format} | ({"configName": config} if config else {})
     features = features or {"image": IMAGE, "label": LABEL, "id": TEXT}
     tree = {
         "pythonClassName": f"{CORE}.features_dict.FeaturesDict",
