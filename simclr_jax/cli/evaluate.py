@@ -1,14 +1,15 @@
 """Evaluates the encoder of a finished or running work directory.
 
   simclr-jax evaluate --workdir DIR
-      [--protocol knn|linear|linear_augmented|map2d] [--features h|z]
+      [--protocol knn|linear|linear_augmented|map2d|factors] [--features h|z]
       [--config.evaluate.KEY=value ...] [--config.method.name=package.module:factory]
 
 Without --protocol: kNN and linear accuracy on cached features, for h of the untrained
 and of the trained encoder and for z, as a table; embedding.png and curves.png. Where z
 has two dimensions, embedding.png is that map, and map2d compares it with t-SNE and PCA
 of the pixels. Only linear_augmented and, for maps, map2d are comparable with published
-numbers. All scores are kept in DIR/results.json. Code from outside this package, of
+numbers. factors shows what each feature knows of the crop, the colours and whatever
+else the augmentation drew; it needs no labels. All scores are kept in DIR/results.json. Code from outside this package, of
 which DIR was trained, is only run if it is named again; see docs/own_parts.md.
 """
 
@@ -20,10 +21,12 @@ from simclr_jax.cli import common
 from simclr_jax.suggest import check_name
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from simclr_jax.experiment.evaluation import Evaluation
 
 EXAMPLE = "simclr-jax evaluate --workdir runs/quickstart --protocol knn"
-PROTOCOLS = ("knn", "linear", "linear_augmented", "map2d")
+PROTOCOLS = ("knn", "linear", "linear_augmented", "map2d", "factors")
 QUICK = ("knn", "linear")
 MAY_SET = (
     *("evaluate.", "data.name", "data.data_dir", "data.eval_split"),
@@ -56,7 +59,7 @@ def main(argv: list[str]) -> None:
     with compilation_cache.enabled(), jax.set_mesh(mesh):
         with common.usage_errors():
             evaluation = Evaluation(workdir, mesh, changes, protocol, report)
-            if protocol:
+            if protocol and protocol != "factors":
                 evaluation.check_labelled(protocol)
             names = evaluation.feature_names
             if arguments.features:
@@ -64,7 +67,9 @@ def main(argv: list[str]) -> None:
         if evaluation.newly_initialised:
             layers = ", ".join(evaluation.newly_initialised)
             say(f"randomly initialised, as the imported file lacks them: {layers}")
-        if protocol:
+        if protocol == "factors":
+            show_factors(evaluation, mesh, arguments.features)
+        elif protocol:
             default = names[-1] if protocol == "map2d" else names[0]
             score(evaluation, protocol, arguments.features or default)
         else:
@@ -139,6 +144,17 @@ def score(
             result = evaluation.score(protocol, feature, trained=trained)
     name = feature if trained else f"untrained_{feature}"
     return keep(evaluation, protocol, name, result)
+
+
+def show_factors(evaluation: "Evaluation", mesh: "Mesh", feature: str) -> None:
+    """Evaluates a feature, or all, by factors; saves the scores, prints the table."""
+    from simclr_jax.experiment.factor_scores import factor_scores, table
+
+    with common.usage_errors(started=True):
+        scores = factor_scores(evaluation, mesh, feature, report)
+    for name, result in scores.items():
+        evaluation.save("factors", name, result)
+    say(table(scores))
 
 
 def keep(evaluation: "Evaluation", protocol: str, name: str, result: dict) -> float:

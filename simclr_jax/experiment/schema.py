@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from simclr_jax.data.recipes import RECIPES
 from simclr_jax.data.view import OPERATIONS
 from simclr_jax.evaluate.embedding_2d import map2d
+from simclr_jax.evaluate.factors import factors
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear
 from simclr_jax.evaluate.linear_augmented import linear_augmented
@@ -34,6 +35,7 @@ PROTOCOLS: dict[str, Callable] = {
     "linear": linear,
     "linear_augmented": linear_augmented,
     "map2d": map2d,
+    "factors": factors,
 }
 DATA = {  # the keys of data beside those of a factory
     "data_dir": "",  # of TFDS; "": its own default
@@ -63,7 +65,7 @@ POSITIVE = (
     *("evaluate.batch_size", "evaluate.knn.k", "evaluate.knn.temperature"),
     *("evaluate.linear.iterations", "evaluate.linear_augmented.epochs"),
     *("evaluate.linear_augmented.batch_size", "evaluate.linear_augmented.lr"),
-    "evaluate.map2d.k",
+    *("evaluate.map2d.k", "evaluate.factors.pictures"),
 )
 NOT_NEGATIVE = (
     *("steps", "recipe_batch_size", "checkpoint.keep_every", "optim.lr"),
@@ -75,7 +77,7 @@ NOT_NEGATIVE = (
 def defaults(factory: Callable) -> dict[str, Any]:
     """A factory's keyword-only arguments that have a default, with their defaults.
 
-    The others (`size`, `total_steps`, `steps_per_epoch`) depend on the run, see `call`.
+    The others, such as `size` or `total_steps`, depend on the run, see `call`.
     """
     parameters = inspect.signature(factory).parameters.values()
     return {
