@@ -8,9 +8,10 @@ Without --protocol: kNN and linear accuracy on cached features, for h of the unt
 and of the trained encoder and for z, as a table; embedding.png and curves.png. Where z
 has two dimensions, embedding.png is that map, and map2d compares it with t-SNE and PCA
 of the pixels. Only linear_augmented and, for maps, map2d are comparable with published
-numbers. factors shows what each feature knows of the crop, the colours and whatever
-else the augmentation drew; it needs no labels. All scores are kept in DIR/results.json. Code from outside this package, of
-which DIR was trained, is only run if it is named again; see docs/own_parts.md.
+numbers. factors shows how much each feature knows of what the augmentation drew: crop,
+colours and so on; it needs no labels. All scores are kept in DIR/results.json. Code
+from outside this package, of which DIR was trained, is only run if it is named again;
+see docs/own_parts.md.
 """
 
 import argparse

@@ -11,6 +11,8 @@ As MAE's decoder (He et al. 2022, arXiv:2111.06377) it has fixed positions; unli
 it gets no patch tokens of the encoder, only h, which is what is kept and evaluated.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -50,6 +52,12 @@ class ViTDecoder(nn.Module):
         x = layer_norm("norm", jnp.float32)(x)
         init = initializers.dense(h.shape[-1], 3 * side**2)
         x = Dense(3 * side**2, init, name="patch")(x)
-        x = x.reshape(len(h), grid, grid, side, side, 3).swapaxes(2, 3)
-        x = x.reshape(len(h), self.size, self.size, 3)
-        return x * jnp.array(self.std) + jnp.array(self.mean)
+        return joined_patches(x, side) * jnp.array(self.std) + jnp.array(self.mean)
+
+
+def joined_patches(x: jax.Array, side: int) -> jax.Array:
+    """[N, T, side * side * 3], square pictures' patches row by row -> [N, S, S, 3]."""
+    n, count, _ = x.shape
+    grid = math.isqrt(count)
+    x = x.reshape(n, grid, grid, side, side, 3).swapaxes(2, 3)
+    return x.reshape(n, grid * side, grid * side, 3)
