@@ -53,20 +53,22 @@ def factors(
     encoder: FrozenEncoder,
     source: Source,
     views: Sequence[View],
+    feature: str,
     size: int,
     batch_size: int,
     mesh: Mesh,
     *,
     pictures: int = 10_000,
     seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Scores of linear probes for all factors, on every feature of an encoder.
+) -> dict[str, Any]:
+    """Scores of linear probes of a feature for all factors.
 
     Args:
       encoder: to evaluate.
       source: the training split; it needs no labels.
       views: of the run's recipe. Those of another size, DINO's small crops, are left
         out: their size alone would tell the scale.
+      feature: one of the encoder's.
       size: S, the side of the pictures in pixels.
       batch_size: pictures whose features are computed together.
       mesh: of any size.
@@ -74,8 +76,8 @@ def factors(
       seed: of the selection of pictures and of the draws.
 
     Returns:
-      {feature: {"factors": {factor: as from `probe`}, "left_out": [factor, ...],
-      "pictures": [for training, for testing]}}. Left out is what does not vary.
+      {"factors": {factor: as from `factor_probe.probe`}, "left_out": [factor, ...],
+      "pictures": [for training, for testing]}. Left out is what does not vary.
 
     Raises:
       ValueError: there are too few pictures.
@@ -87,20 +89,14 @@ def factors(
     constant = [name for name, y in table.labels.items() if _is_constant(y)]
     _, rank = np.unique(table.picture, return_inverse=True)
     test = rank % EVERY == 0
+    x = table.features[feature]
+    probes = {
+        name: probe(x, y, test, rank, category=name in CATEGORIES)
+        for name, y in table.labels.items()
+        if name not in constant
+    }
     counts = [len(np.unique(rank[part])) for part in (~test, test)]
-    scores: dict[str, dict[str, Any]] = {}
-    for feature, x in table.features.items():
-        probes = {
-            name: probe(x, y, test, rank, category=name in CATEGORIES)
-            for name, y in table.labels.items()
-            if name not in constant
-        }
-        scores[feature] = {
-            "factors": probes,
-            "left_out": constant,
-            "pictures": counts,
-        }
-    return scores
+    return {"factors": probes, "left_out": constant, "pictures": counts}
 
 
 def encoded_views(

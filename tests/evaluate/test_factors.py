@@ -16,7 +16,7 @@ from simclr_jax.data.view import View
 from simclr_jax.evaluate.factor_probe import probe
 from simclr_jax.evaluate.factors import factors, labels_of
 from simclr_jax.evaluate.features import FrozenEncoder
-from simclr_jax.experiment.factor_scores import table
+from simclr_jax.experiment.factor_table import table
 from simclr_jax.sharding import make_mesh
 
 ROWS = 4000  # two views each of 2000 pictures
@@ -199,7 +199,10 @@ def test_h_knows_what_z_has_lost(devices):
     mesh = make_mesh(jax.devices()[:devices])
     views = (VIEW, View(size=8), VIEW)  # the second is of another size: left out
     with jax.set_mesh(mesh):
-        scores = factors(ENCODER, ramps(200), views, 16, 40, mesh)
+        scores = {
+            name: factors(ENCODER, ramps(200), views, name, 16, 40, mesh)
+            for name in ("h", "z")
+        }
     h, z = (scores[name]["factors"] for name in ("h", "z"))
     assert set(h) == {"crop x", "crop y", "crop scale", "flip"}
     assert min(x["score"] for x in h.values()) > 0.9
@@ -216,4 +219,4 @@ def test_h_knows_what_z_has_lost(devices):
 def test_too_few_pictures():
     mesh = make_mesh(jax.devices()[:1])
     with pytest.raises(ValueError, match="needs 10 pictures or more, got 5"):
-        factors(ENCODER, ramps(60), (VIEW,), 16, 40, mesh, pictures=5)
+        factors(ENCODER, ramps(60), (VIEW,), "h", 16, 40, mesh, pictures=5)
