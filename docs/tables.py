@@ -243,6 +243,7 @@ TABLES = {
             "factor": "{factor}",
             "probe": "{probe}",
             "`h`": "{quickstart_h}",
+            "first layer of the head": "{quickstart_head1}",
             "`z`": "{quickstart_z}",
             "`h`, supervised": "{supervised_quickstart_h}",
             "`h`, autoencoder": "{autoencoder_quickstart_h}",

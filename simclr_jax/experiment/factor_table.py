@@ -7,7 +7,7 @@ METRICS = {"r2": "R2", "balanced_accuracy": "balanced accuracy"}
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Results of `evaluate.factors.factors` by feature as text, in %, a column for each."""
+    """Results of the protocol by feature as text, in %, a column for each."""
     first = next(iter(results.values()))
     train, test = first["pictures"]
 

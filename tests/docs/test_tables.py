@@ -65,6 +65,11 @@ def test_a_page_that_is_out_of_date_is_named(tmp_path, monkeypatch, capsys):
     assert tables.main(["--check"]) == 0
 
 
+def test_scores_of_several_seeds_are_a_mean_and_a_range():
+    texts = [tables.mean_and_range(x) for x in ([], [4.0], [1.0, 2.0, 6.0])]
+    assert texts == ["", "4.0", "3.0 (1.0 to 6.0)"]
+
+
 def test_an_unknown_table_is_an_error():
     with pytest.raises(KeyError, match="inputs"):
         tables.update("<!-- table: inputs -->\n<!-- end -->")

@@ -1,6 +1,8 @@
 """Probes with answers in closed form; what was drawn, read back from the pixels."""
 
 import re
+import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from simclr_jax.data.view import View
 from simclr_jax.evaluate.factor_probe import probe
 from simclr_jax.evaluate.factors import factors, labels_of
 from simclr_jax.evaluate.features import FrozenEncoder
+from simclr_jax.experiment import config, protocols
 from simclr_jax.experiment.factor_table import table
 from simclr_jax.sharding import make_mesh
 
@@ -214,6 +217,22 @@ def test_h_knows_what_z_has_lost(devices):
     assert "class" not in text  # there are no accuracies without labels
     assert re.search(r"flip, balanced accuracy \(chance 50\) +100\.0 +50\.0\n", text)
     assert "does not vary them: rotation, brightness" in text
+
+
+def test_no_labels_are_needed():
+    c, mesh = config.load("quickstart"), make_mesh(jax.devices()[:1])
+    c.data.image_size = 16
+    c.evaluate.factors.pictures = 100
+    evaluation: Any = types.SimpleNamespace(
+        config=c, mesh=mesh, labelled=False, train=ramps(150)
+    )
+    evaluation.encoder = lambda feature, trained: ENCODER
+    settings = c.evaluate.factors.to_dict()
+    with jax.set_mesh(mesh):
+        result = protocols.run(evaluation, "factors", "h", True, settings, print)
+    assert result.keys() == {"factors", "left_out", "pictures"}
+    assert result["left_out"] == ["rotation", "blur", "solarise"]
+    assert result["pictures"] == [80, 20]
 
 
 def test_too_few_pictures():
