@@ -40,7 +40,7 @@ def probe(
             "earlier checkpoint."
         )
     valid = ~np.isnan(y)
-    x, y, test, group = (a[valid] for a in (x.astype(np.float64), y, test, group))
+    x, y, test, group = x[valid].astype(np.float64), y[valid], test[valid], group[valid]
     if category and set(y[test]) != set(y[~test]):
         raise ValueError(
             "There are too few pictures: a category is in one part of them only. "

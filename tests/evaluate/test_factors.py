@@ -50,7 +50,7 @@ def test_what_a_feature_does_not_know_scores_like_chance():
     seen = np.random.default_rng(1).uniform(size=ROWS) < 0.1
     number = probe(x, noise(ROWS, seed=2), TEST, PICTURE, category=False)
     assert -0.02 < number["score"] < 0.01
-    category = probe(x, np.float64(seen), TEST, PICTURE, category=True)
+    category = probe(x, seen.astype(float), TEST, PICTURE, category=True)
     assert category["chance"] == 0.5
     assert category["score"] == pytest.approx(0.5, abs=0.1)
 
@@ -60,7 +60,7 @@ def test_balanced_accuracy_of_two_normals(share):
     """Phi(d / 2) for centres d apart, however rare one of them is."""
     rare = np.random.default_rng(3).uniform(size=ROWS) < share
     x = noise(ROWS, 3) + np.outer(rare, [2, 0, 0])
-    result = probe(x, np.float64(rare), TEST, PICTURE, category=True)
+    result = probe(x, rare.astype(float), TEST, PICTURE, category=True)
     assert result["metric"] == "balanced_accuracy"
     assert result["score"] == pytest.approx(norm.cdf(1), abs=0.04)
     low, high = result["interval"]
@@ -70,11 +70,12 @@ def test_balanced_accuracy_of_two_normals(share):
 def test_the_interval_counts_pictures_not_views():
     """A second, equal view of each picture adds nothing."""
     rng = np.random.default_rng(4)
-    y, x = np.float64(rng.integers(0, 2, 1000)), rng.normal(size=(1000, 2))
+    y, x = rng.integers(0, 2, 1000).astype(float), rng.normal(size=(1000, 2))
     x[:, 0] += y
     once = probe(x, y, np.arange(1000) % 5 == 0, np.arange(1000), category=True)
-    twice = [np.repeat(a, 2, 0) for a in (x, y, np.arange(1000) % 5 == 0)]
-    again = probe(*twice, np.arange(2000) // 2, category=True)
+    pictures = np.arange(2000) // 2
+    x, y = np.repeat(x, 2, 0), np.repeat(y, 2)
+    again = probe(x, y, pictures % 5 == 0, pictures, category=True)
     assert again["score"] == pytest.approx(once["score"])
     np.testing.assert_allclose(again["interval"], once["interval"], atol=1e-9)
     p, n = once["score"], 100  # of each of two classes: a binomial each
@@ -92,7 +93,7 @@ def test_rows_without_a_value_count_nowhere():
 
 
 def test_bad_input():
-    y = np.float64(TEST)
+    y = TEST.astype(float)
     with pytest.raises(ValueError, match="too few pictures"):
         probe(noise(ROWS, 2), y, TEST, PICTURE, category=True)
     with pytest.raises(FloatingPointError, match="diverged"):
@@ -114,7 +115,7 @@ COLOURED = View(
 
 def some_draws(view, count=200):
     (draws,) = augment.draw([view], 0, 0, 0, np.arange(count))
-    window = np.tile(np.int32([0, 0, 16, 16]), (count, 1))
+    window = np.tile(np.array([0, 0, 16, 16]), (count, 1))
     return draws | {"window": window, "sides": np.full((count, 2), 16)}
 
 
@@ -144,8 +145,8 @@ def test_the_centre_of_a_crop_is_where_the_view_shows_it(flip, quarters):
     seen = np.rot90(picture[:, ::-1] if flip else picture, quarters)
     row, column = np.unravel_index(seen.argmax(), seen.shape)
     draws = some_draws(COLOURED, 1) | {
-        "window": np.int32([[y, x, height, width]]),
-        "sides": np.int32([[21, 21]]),
+        "window": np.array([[y, x, height, width]]),
+        "sides": np.array([[21, 21]]),
         "flip": np.array([flip]),
         "quarters": np.array([quarters]),
     }

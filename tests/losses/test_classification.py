@@ -58,6 +58,7 @@ def test_smoothing_mixes_the_label_with_all_classes():
     logits, label = rng.normal(0, 3, (5, 7)), rng.integers(0, 7, 5)
     target = 0.9 * np.eye(7)[label] + 0.1 / 7
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    smoothed = cross_entropy(jnp.float32(logits), label, 0.1)
+    classes = jnp.asarray(label)
+    smoothed = cross_entropy(jnp.float32(logits), classes, 0.1)
     np.testing.assert_allclose(smoothed, -(target * log_p).sum(-1).mean(), rtol=1e-5)
-    assert np.isnan(cross_entropy(jnp.float32(logits), label + 7, 0.1))
+    assert np.isnan(cross_entropy(jnp.float32(logits), classes + 7, 0.1))
