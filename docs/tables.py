@@ -91,20 +91,19 @@ def baselines() -> list[Line]:
     """The quickstarts of SimCLR and of both baselines, measured here."""
     names = ("quickstart", "supervised_quickstart", "autoencoder_quickstart")
     lines = {x["config"]: x for x in reversed(results("accuracies")())}  # the first
-    return [lines[name] for name in names]
+    return [lines[name] for name in names if name in lines]
 
 
 def factors() -> list[Line]:
     """A line for each factor: its scores by feature, means and ranges over seeds."""
     scores: dict[tuple[str, str], dict[str, list[float]]] = {}
     for x in results("factors")():
-        column = f"{x['config']} {x['feature']}".replace(" ", "_")
         line = scores.setdefault((x["factor"], x["probe"]), {})
+        column = f"{x['config']}_{x['feature']}"
         line.setdefault(column, []).append(float(x["score"]))
-    columns = {name for line in scores.values() for name in line}
     return [
         {"factor": factor, "probe": probe}
-        | {name: mean_and_range(line.get(name, [])) for name in columns}
+        | {name: mean_and_range(line.get(name, [])) for name in FACTOR_COLUMNS}
         for (factor, probe), line in scores.items()
     ]
 
@@ -118,6 +117,10 @@ def mean_and_range(values: list[float]) -> str:
     return mean + (ends if len(values) > 1 else "")
 
 
+FACTOR_COLUMNS = (  # CONFIG_FEATURE
+    *("quickstart_h", "quickstart_head1", "quickstart_z"),
+    *("supervised_quickstart_h", "autoencoder_quickstart_h"),
+)
 STEP = "{roof_ms} to {estimate_ms}"
 TABLES = {
     "quickstart": Table(
