@@ -87,6 +87,40 @@ def methods() -> list[Line]:
     ]  # fmt: skip
 
 
+def baselines() -> list[Line]:
+    """The quickstarts of SimCLR and of both baselines, measured here."""
+    names = ("quickstart", "supervised_quickstart", "autoencoder_quickstart")
+    lines = {x["config"]: x for x in reversed(results("accuracies")())}  # the first
+    return [lines[name] for name in names if name in lines]
+
+
+def factors() -> list[Line]:
+    """A line for each factor: its scores by feature, means and ranges over seeds."""
+    scores: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for x in results("factors")():
+        line = scores.setdefault((x["factor"], x["probe"]), {})
+        column = f"{x['config']}_{x['feature']}"
+        line.setdefault(column, []).append(float(x["score"]))
+    return [
+        {"factor": factor, "probe": probe}
+        | {name: mean_and_range(line.get(name, [])) for name in FACTOR_COLUMNS}
+        for (factor, probe), line in scores.items()
+    ]
+
+
+def mean_and_range(values: list[float]) -> str:
+    """ "42.0 (41.5 to 42.5)" of several numbers, "42.0" of one, "" of none."""
+    if not values:
+        return ""
+    mean = f"{sum(values) / len(values):.1f}"
+    ends = f" ({min(values):.1f} to {max(values):.1f})"
+    return mean + (ends if len(values) > 1 else "")
+
+
+FACTOR_COLUMNS = (  # CONFIG_FEATURE
+    *("quickstart_h", "quickstart_head1", "quickstart_z"),
+    *("supervised_quickstart_h", "autoencoder_quickstart_h"),
+)
 STEP = "{roof_ms} to {estimate_ms}"
 TABLES = {
     "quickstart": Table(
@@ -196,6 +230,26 @@ TABLES = {
             "`h0` kNN / linear": "{untrained_h_knn} / {untrained_h_linear}",
             "`h` kNN / linear": "{h_knn} / {h_linear}",
             "`z` kNN / linear": "{z_knn} / {z_linear}",
+        },
+    ),
+    "baselines": Table(
+        baselines,
+        {
+            "config": "`{config}`",
+            "kNN of `h`, %": "{h_knn} (untrained {untrained_h_knn})",
+            "linear of `h`, %": "{h_linear} (untrained {untrained_h_linear})",
+        },
+    ),
+    "factors": Table(
+        factors,
+        {
+            "factor": "{factor}",
+            "probe": "{probe}",
+            "`h`": "{quickstart_h}",
+            "first layer of the head": "{quickstart_head1}",
+            "`z`": "{quickstart_z}",
+            "`h`, supervised": "{supervised_quickstart_h}",
+            "`h`, autoencoder": "{autoencoder_quickstart_h}",
         },
     ),
     "bucket_requests": Table(

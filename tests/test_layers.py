@@ -59,7 +59,7 @@ LAYERS = {
     "__init__": ("experiment", ""),
     "pretrain": ("old_commands", ""),
 }
-SHARED_BY_COMMANDS = ("cli.common", "cli.runtime")
+SHARED_BY_COMMANDS = ("cli.common", "cli.runtime", "cli.comparison")
 
 
 def modules() -> list[pathlib.Path]:

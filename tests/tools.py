@@ -32,6 +32,7 @@ from simclr_jax.train.optim import NORMS_AND_BIASES, sgd
 from simclr_jax.train.step import make_train_step
 
 CLASSES = 10
+ANY_VIEWS = ("dino", "supervised", "autoencoder")  # methods of any number of views
 CLOCK = {"total_steps": 100, "steps_per_epoch": 10}
 # `out`, D of z, is required. Any array that is summed over the devices, such as two
 # D x D matrices, has fewer than 768 numbers, the size of the pictures on a device in
@@ -44,6 +45,8 @@ METHOD_WIDTHS: dict[str, dict[str, Any]] = {  # of each factory
     "simsiam": {"out": 16, "bottleneck": 4},
     "dino": {"hidden": 16, "out": 8, "prototypes": 32, **CLOCK},
     "tsimcne": {"hidden": 16, "out": 8},
+    "supervised": {"classes": CLASSES},
+    "autoencoder": {"size": 8},
 }
 
 
@@ -58,6 +61,18 @@ FEW_PICTURES = (
 )
 
 
+class TinyDecoder(nn.Module):
+    """Four patches of one colour: a decoder with few parameters."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, h, train: bool, rows: Rows = WHOLE):
+        x = nn.Dense(12)(h.astype(jnp.float32)).reshape(-1, 2, 2, 3)
+        half = self.size // 2
+        return x.repeat(half, 1).repeat(half, 2)
+
+
 class Tiny(nn.Module):
     """A convolution, a batch norm and a mean: an encoder that compiles in no time."""
 
@@ -70,6 +85,10 @@ class Tiny(nn.Module):
         x = Conv(self.width, 3, 2, name="conv1")(x)
         x = nn.relu(BatchNorm(groups=self.groups, name="bn1")(x, train, rows))
         return x.mean((1, 2))
+
+    @nn.nowrap
+    def decoder(self, size):
+        return TinyDecoder(size)
 
 
 def tiny(

@@ -1,7 +1,7 @@
 """Evaluates the encoder of a finished or running work directory.
 
   simclr-jax evaluate --workdir DIR
-      [--protocol knn|linear|linear_augmented|map2d|transfer|finetune]
+      [--protocol knn|linear|linear_augmented|map2d|transfer|finetune|factors]
       [--features h|z|head1|cls4|...] [--preset simclr|byol|moco|...]
       [--config.evaluate.KEY=value ...] [--config.method.name=package.module:factory]
   simclr-jax evaluate --compare DIR DIR2 [--protocol NAME] [--features NAME]
@@ -16,21 +16,24 @@ of the method's or any layer; docs/evaluation.md lists them. All scores are kept
 DIR/results.json, with 95 % intervals; --compare shows the differences of those of two
 work directories, if settings, data and classes are the same. Code from outside this
 package, of which DIR was trained, is only run if it is named again; see
-docs/own_parts.md.
+docs/own_parts.md. factors shows what features know of the augmentation's draws.
 """
 
 import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from simclr_jax.cli import common
+from simclr_jax.cli import common, comparison
 from simclr_jax.suggest import check_name
 
 if TYPE_CHECKING:
     from simclr_jax.experiment.evaluation import Evaluation
 
 EXAMPLE = "simclr-jax evaluate --workdir runs/quickstart --protocol knn"
-PROTOCOLS = ("knn", "linear", "linear_augmented", "map2d", "transfer", "finetune")
+PROTOCOLS = (
+    *("knn", "linear", "linear_augmented", "map2d", "transfer", "finetune"),
+    "factors",
+)
 # Units of the protocols with a progress bar.
 UNITS = {"linear_augmented": "step", "transfer": "fit", "finetune": "step"}
 QUICK = ("knn", "linear")
@@ -48,7 +51,7 @@ def main(argv: list[str]) -> None:
     """Evaluates as the arguments say; see `common.run_and_exit` for the exit codes."""
     arguments, changes = read(argv)
     if arguments.compare:
-        show_comparison(arguments)
+        comparison.show(arguments)
         return
     import jax
 
@@ -68,7 +71,7 @@ def main(argv: list[str]) -> None:
     with compilation_cache.enabled(), jax.set_mesh(mesh):
         with common.usage_errors():
             evaluation = Evaluation(workdir, mesh, changes, protocol, report)
-            if protocol:
+            if protocol and protocol != "factors":
                 evaluation.check_labelled(protocol)
             names = evaluation.feature_names
             if arguments.features:
@@ -77,7 +80,9 @@ def main(argv: list[str]) -> None:
         if evaluation.newly_initialised:
             absent = ", ".join(evaluation.newly_initialised)
             say(f"randomly initialised, as the imported file lacks them: {absent}")
-        if protocol:
+        if protocol == "factors":
+            show_factors(evaluation, arguments.features)
+        elif protocol:
             default = names[-1] if protocol == "map2d" else names[0]
             score(evaluation, protocol, arguments.features or default)
         else:
@@ -171,6 +176,20 @@ def score(
     return keep(evaluation, protocol, name, result)
 
 
+def show_factors(evaluation: "Evaluation", feature: str) -> None:
+    """Scores a feature by factors, or h, z and the head's layers; prints the table."""
+    from simclr_jax.experiment.factor_table import table
+
+    heads = [name for name in evaluation.layer_names if name.startswith("head")]
+    first, *last = evaluation.feature_names
+    results = {}
+    for name in [feature] if feature else [first, *heads, *last]:
+        with common.usage_errors(started=True):
+            results[name] = evaluation.score("factors", name)
+        evaluation.save("factors", name, results[name])
+    say(table(results))
+
+
 def keep(evaluation: "Evaluation", protocol: str, name: str, result: dict) -> float:
     """Prints a score and saves it in results.json; returns the accuracy."""
     from simclr_jax.evaluate.scores import text
@@ -178,29 +197,6 @@ def keep(evaluation: "Evaluation", protocol: str, name: str, result: dict) -> fl
     say(f"{protocol:17} {name:13} {text(result)}")
     evaluation.save(protocol, name, result)
     return result["accuracy"]
-
-
-def show_comparison(arguments: argparse.Namespace) -> None:
-    """Prints the scores of two work directories and their differences."""
-    from simclr_jax.experiment.comparison import compare
-    from simclr_jax.storage.paths import absolute
-
-    first, second = arguments.compare
-    folders = absolute(first), absolute(second)
-    with common.usage_errors():
-        rows = compare(*folders, arguments.protocol, arguments.features)
-    print(f"A {first}\nB {second}\n")
-    head = f"{'A, %':>5} {'B, %':>5}  B - A, 95 % interval"
-    print(f"{'protocol':17} {'features':13} {head}")
-    for row in rows:
-        low, high = (f"{100 * x:+.1f}" for x in row.interval)
-        notes = ["they differ"] if row.differs else []
-        notes += [row.note] if row.note else []
-        print(
-            f"{row.protocol:17} {row.feature:13} {100 * row.first:5.1f} "
-            f"{100 * row.second:5.1f}  {100 * (row.second - row.first):+5.1f} "
-            f"({low} to {high})  {', '.join(notes)}".rstrip()
-        )
 
 
 def evaluate_quickly(evaluation: "Evaluation", workdir: str) -> None:

@@ -198,7 +198,7 @@ def make_step(
         updates, opt_state = tx.update(
             grads, state.opt_state, state.params, rate=schedule(step), step=step
         )
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         return State(params, stats, opt_state), value
 
     return step

@@ -109,7 +109,9 @@ def build_method(c: ConfigDict, *, images: int, classes: int) -> Method:
         part_results.check_encoder(c.encoder.name, encoder, c.data.image_size)
     section = c.method.to_dict() | batch_scaling.kept_per_step(c).method
     options = BatchOptions(c.optim.microbatches, batch_scaling.image_ratio(c))
-    method = schema.call("method", section, encoder, options, **step_counts(c, images))
+    derived = {"classes": classes, "size": c.data.image_size}
+    derived |= step_counts(c, images)
+    method = schema.call("method", section, encoder, options, **derived)
     if not (c.probe.enabled and classes):
         return method
     # If the optimiser does not decay the probe, an L2 term of the loss does, provided

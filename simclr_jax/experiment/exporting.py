@@ -122,6 +122,13 @@ def _check_part(saved: SavedRun, workdir: str, format: str, part: str) -> None:
             f"{format} cannot hold it. Use onnx, savedmodel or stablehlo, or "
             "--part=encoder."
         )
+    if part == "encoder+head" and "z" not in build.feature_names(
+        saved.config, saved.run
+    ):
+        raise ValueError(
+            f"{workdir} has no z: method.name={saved.config.method.name} has no "
+            "projection. Use --part=encoder."
+        )
     if part == "encoder+classifier" and "probe" not in saved.state.params:
         raise ValueError(
             f"{workdir} has no classifier: its run had no labels or probe.enabled was "

@@ -26,9 +26,9 @@ class MethodFactory(Protocol):
         Args:
           encoder: a Flax module, for `models.network.network`.
           options: how a batch is run, for the same function.
-          settings: its keyword-only arguments. Those called total_steps and
-            steps_per_epoch, if there are any, are no keys of the config but int
-            numbers of the run.
+          settings: its keyword-only arguments. Some names, if there are any, are no
+            keys of the config but int numbers of the run: total_steps,
+            steps_per_epoch, classes (0 without labels) and size (data.image_size).
         """
         ...
 
@@ -122,7 +122,7 @@ SIGNATURES = {
     "method": Signature(
         "a method's factory",
         positional=("encoder", "options"),
-        derived=("total_steps", "steps_per_epoch"),
+        derived=("total_steps", "steps_per_epoch", "classes", "size"),
     ),
     "encoder": Signature("an encoder's factory", required=("mean", "std", "dtype")),
     "augment": Signature("a recipe of views", derived=("size",), required=("size",)),

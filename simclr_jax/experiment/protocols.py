@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from simclr_jax.data import resizing
+from simclr_jax.evaluate.factors import factors
 from simclr_jax.evaluate.finetune import Task, finetune
 from simclr_jax.evaluate.linear_augmented import linear_augmented
 from simclr_jax.evaluate.linear_transfer import transfer
-from simclr_jax.experiment import schema
+from simclr_jax.experiment import build, schema
 from simclr_jax.experiment.extraction import extracted
 from simclr_jax.experiment.finetuning import shortened
 from simclr_jax.storage.paths import absolute
@@ -108,8 +109,34 @@ def _finetune(
     return finetune(task, evaluation.mesh, progress, **settings)
 
 
+def _factors(
+    evaluation: "Evaluation",
+    feature: str,
+    trained: bool,
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The factors, and beside them, where there are labels, the result of linear."""
+    c = evaluation.config
+    scores = factors(
+        evaluation.encoder(feature, trained=trained),
+        evaluation.train,
+        build.recipe(c),
+        feature,
+        c.data.image_size,
+        c.evaluate.batch_size,
+        evaluation.mesh,
+        **settings,
+    )
+    if not evaluation.labelled:
+        return scores
+    linear = c.evaluate.linear.to_dict()
+    return run(evaluation, "linear", feature, trained, linear, progress) | scores
+
+
 RUNNERS: dict[str, Runner] = {
     "linear_augmented": _linear_augmented,
     "transfer": _transfer,
     "finetune": _finetune,
+    "factors": _factors,
 }

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from simclr_jax.data.recipes import RECIPES
 from simclr_jax.data.view import OPERATIONS
 from simclr_jax.evaluate.embedding_2d import map2d
+from simclr_jax.evaluate.factors import factors
 from simclr_jax.evaluate.finetune import OPTIMISERS as FINETUNE_OPTIMISERS
 from simclr_jax.evaluate.finetune import finetune
 from simclr_jax.evaluate.knn import knn
@@ -46,6 +47,7 @@ PROTOCOLS: dict[str, Callable] = {
     "map2d": map2d,
     "transfer": transfer,
     "finetune": finetune,
+    "factors": factors,
 }
 DATA = {  # the keys of data beside those of a factory
     "data_dir": "",  # of TFDS; "": its own default
@@ -87,6 +89,7 @@ POSITIVE = (
     *("evaluate.transfer.weakest", "evaluate.transfer.strengths"),
     *("evaluate.transfer.validation", "evaluate.transfer.iterations"),
     *("evaluate.finetune.batch_size", "evaluate.finetune.lr"),
+    "evaluate.factors.pictures",
 )
 NOT_NEGATIVE = (
     *("steps", "recipe_batch_size", "checkpoint.keep_every", "optim.lr"),
@@ -99,7 +102,7 @@ NOT_NEGATIVE = (
 def defaults(factory: Callable) -> dict[str, Any]:
     """A factory's keyword-only arguments that have a default, with their defaults.
 
-    The others (`size`, `total_steps`, `steps_per_epoch`) depend on the run, see `call`.
+    The others, such as `size` or `total_steps`, depend on the run, see `call`.
     """
     parameters = inspect.signature(factory).parameters.values()
     return {

@@ -1,4 +1,4 @@
-"""Losses without negatives: one view's prediction of the other's projection."""
+"""Losses without negatives: predictions of a projection, or of the pixels."""
 
 import jax
 import jax.numpy as jnp
@@ -32,3 +32,18 @@ def regression(p: jax.Array, z: jax.Array) -> jax.Array:
       [] |p/|p| - z/|z||^2 = 2 - 2 cos: 0 for equal directions, 4 for opposite ones.
     """
     return 2 - 2 * cosine(p, z)
+
+
+def squared_error(x: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean squared difference of two arrays of one shape, computed in float32.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    if x.shape != target.shape:
+        raise ValueError(
+            f"squared_error compares arrays of one shape, got {x.shape} and "
+            f"{target.shape}."
+        )
+    difference = x.astype(jnp.float32) - target.astype(jnp.float32)
+    return jnp.mean(difference**2)

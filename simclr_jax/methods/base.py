@@ -56,6 +56,11 @@ def h_and_z(outputs: Outputs) -> dict[str, jax.Array]:
     return {"h": outputs.h, "z": outputs.heads["projector"]}
 
 
+def h_only(outputs: Outputs) -> dict[str, jax.Array]:
+    """The representation h, of a method without a projection."""
+    return {"h": outputs.h}
+
+
 class Method(NamedTuple):
     """A method as pure functions, like an optax transformation."""
 

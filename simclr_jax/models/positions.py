@@ -23,6 +23,12 @@ def sincos(rows: int, columns: int, dim: int) -> np.ndarray:
     return np.pad(grid, ((1, 0), (0, 0))).astype(np.float32)
 
 
+def at_positions(h: jax.Array, rows: int, columns: int) -> jax.Array:
+    """h [N, F] at every position of a grid, plus its code: [N, rows * columns, F]."""
+    codes = sincos(rows, columns, h.shape[-1])[1:]
+    return h[:, None] + jnp.asarray(codes)[None]
+
+
 def bicubic(old: int, new: int) -> np.ndarray:
     """The matrix [new, old] of DINO's bicubic resize: PyTorch's, with a = -0.75.
 

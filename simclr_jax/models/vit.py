@@ -25,6 +25,7 @@ from simclr_jax.models.transformer import (
     affine,
     layer_norm,
 )
+from simclr_jax.models.vit_decoder import ViTDecoder
 
 
 class Tokens(NamedTuple):
@@ -95,6 +96,21 @@ class ViT(nn.Module):
     def blocks(self) -> int:
         """The number of blocks whose tokens may be requested."""
         return self.depth
+
+    @nn.nowrap
+    def decoder(self, size: int) -> ViTDecoder:
+        """The mirror image of the network, h [N, F] -> pictures [N, size, size, 3]."""
+        return ViTDecoder(
+            size,
+            self.depth,
+            self.heads,
+            self.patch_side,
+            self.initializer,
+            self.drop_path,
+            self.dtype,
+            self.mean,
+            self.std,
+        )
 
     @nn.compact
     def __call__(

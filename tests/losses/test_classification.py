@@ -50,3 +50,15 @@ def test_a_label_that_is_no_class_makes_the_loss_nan(label):
 def test_labels_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="one label per row"):
         cross_entropy(jnp.zeros((4, 3)), jnp.zeros((4, 1), jnp.int32))
+
+
+def test_smoothing_mixes_the_label_with_all_classes():
+    """Against the definition, sum of target times -log p, in float64."""
+    rng = np.random.default_rng(2)
+    logits, label = rng.normal(0, 3, (5, 7)), rng.integers(0, 7, 5)
+    target = 0.9 * np.eye(7)[label] + 0.1 / 7
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    classes = jnp.asarray(label)
+    smoothed = cross_entropy(jnp.float32(logits), classes, 0.1)
+    np.testing.assert_allclose(smoothed, -(target * log_p).sum(-1).mean(), rtol=1e-5)
+    assert np.isnan(cross_entropy(jnp.float32(logits), classes + 7, 0.1))

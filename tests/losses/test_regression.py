@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.losses.regression import cosine, regression
+from simclr_jax.losses.regression import cosine, regression, squared_error
 from tests.losses.test_moco import wave
 
 
@@ -42,3 +42,11 @@ def test_simsiam_loss_and_gradient():
 def test_half_precision_is_widened():
     p, z = (jnp.asarray(wave(4, 5, s), jnp.bfloat16) for s in (0, 1))
     assert cosine(p, z).dtype == jnp.float32
+
+
+def test_squared_error_is_a_mean_over_all_elements():
+    x, y = np.random.default_rng(0).uniform(0, 1, (2, 2, 3, 4, 4, 3))
+    value = squared_error(jnp.float32(x), jnp.float32(y))
+    np.testing.assert_allclose(value, ((x - y) ** 2).mean(), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(3,\)"):
+        squared_error(jnp.ones((2, 3)), jnp.ones(3))

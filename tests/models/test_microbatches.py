@@ -17,7 +17,14 @@ from simclr_jax.models.norm import BatchNorm
 from simclr_jax.models.rows import WHOLE, Rows
 from simclr_jax.models.transformer import INITIALIZERS, Block
 from simclr_jax.sharding import by_batch, make_mesh
-from tests.tools import METHOD_WIDTHS, Tiny, plain, small_batch, temporary_bytes
+from tests.tools import (
+    METHOD_WIDTHS,
+    Tiny,
+    TinyDecoder,
+    plain,
+    small_batch,
+    temporary_bytes,
+)
 
 KEY = jax.random.key(1)
 
@@ -33,6 +40,10 @@ class Dropping(nn.Module):
         x = x.reshape(len(x), 4, -1).astype(self.dtype) / 255
         x = nn.Dense(self.width, param_dtype=self.dtype)(x)
         return Block(2, INITIALIZERS["dino"], drop=0.5)(x, train, rows).mean(1)
+
+    @nn.nowrap
+    def decoder(self, size):
+        return TinyDecoder(size)
 
 
 def without_batch_norm():
