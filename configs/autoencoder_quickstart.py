@@ -5,7 +5,7 @@ simclr-jax evaluate --workdir DIR
 
 Encoder, views, optimiser and length are those of quickstart; only the loss differs.
 
-Measured: linear (quick) accuracy TODO % of h, 26.9 % of the untrained h; kNN TODO,
+Measured: linear (quick) accuracy 36.8 % of h, 26.9 % of the untrained h; kNN 27.9,
 26.4 %. There is no z.
 """
 

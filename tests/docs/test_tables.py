@@ -102,10 +102,7 @@ def test_a_method_is_shown_with_its_published_row_and_its_own_quickstart(line):
 
 
 def test_every_method_learns_in_its_quickstart():
-    """But the autoencoder, whose `h` is for pixels; docs/methods.md has its scores."""
     for line in lines("accuracies"):
-        if line["config"] == "autoencoder_quickstart":
-            continue
         gain = float(line["h_linear"]) - float(line["untrained_h_linear"])
         assert gain > 8, line
 
