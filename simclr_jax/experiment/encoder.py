@@ -1,6 +1,7 @@
 """A trained encoder as a function of pictures."""
 
 import functools
+import inspect
 import os
 from collections.abc import Collection
 from typing import Any
@@ -16,8 +17,10 @@ from simclr_jax import sharding
 from simclr_jax.data.pictures import picture_batches
 from simclr_jax.evaluate.features import extract
 from simclr_jax.experiment import build, importing, schema
+from simclr_jax.experiment.config import Changes
 from simclr_jax.experiment.evaluation import frozen_encoder
 from simclr_jax.experiment.workdir import SavedRun, open_saved, read_saved
+from simclr_jax.models.spatial import Spatial
 from simclr_jax.storage.paths import absolute
 from simclr_jax.suggest import check_name
 from simclr_jax.zoo import catalog
@@ -47,23 +50,40 @@ def load(
     """
     if jax.process_count() > 1:
         raise ValueError("An encoder is loaded by one process, not by a cluster.")
-    path, mesh = absolute(os.fspath(path)), sharding.make_mesh()
+    path = absolute(os.fspath(path))
     if format:
         check_name(format, catalog.READERS, "format")
         imported, arrays, result = importing.read_checkpoint(format, path, [])
         state = importing.finished_state(imported, arrays)
         saved = SavedRun(imported.config, imported.run, state, imported.run.total)
-        return Encoder(saved, mesh, f"{path} ({format})", result.newly_initialised)
+        source = f"{path} ({format})"
+        return Encoder(saved, sharding.make_mesh(), source, result.newly_initialised)
     if epath.Path(path).is_file():
         raise ValueError(
             f"{path} is a file, no work directory. For a published one, name its "
             f"format, load(path, format=...): {', '.join(catalog.READERS)}."
         )
+    return open_encoder(path, allow_code=allow_code)
+
+
+def open_encoder(
+    workdir: str, changes: Changes = (), *, allow_code: bool = False
+) -> "Encoder":
+    """The encoder of a run.
+
+    Args:
+      workdir: an absolute path.
+      changes, allow_code: as in `workdir.saved_config`.
+
+    Raises:
+      ValueError, CheckpointError: as in `workdir.open_saved`.
+    """
+    mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
-        saved = open_saved(path, mesh, allow_code=allow_code)
-    imported = (epath.Path(path) / "import.json").exists()
-    untrained = read_saved(path, "import.json")["fresh"] if imported else ()
-    return Encoder(saved, mesh, path, untrained)
+        saved = open_saved(workdir, mesh, changes, allow_code=allow_code)
+    imported = (epath.Path(workdir) / "import.json").exists()
+    untrained = read_saved(workdir, "import.json")["fresh"] if imported else ()
+    return Encoder(saved, mesh, workdir, untrained)
 
 
 class Encoder:
@@ -177,6 +197,41 @@ class Encoder:
             batch_size = min(batch_size, 2 ** (len(pictures) - 1).bit_length())
         return -(-batch_size // self._mesh.size) * self._mesh.size
 
+    def spatial(self, images: np.ndarray) -> Spatial:
+        """Features and attention at every position of images of one size, of any size.
+
+        Learned positions of a ViT are resampled for it.
+
+        Args:
+          images: [N, H, W, 3], uint8 or float in [0, 1]; H and W are multiples of
+            `multiple`.
+
+        Returns:
+          Spatial of numpy arrays, float32.
+
+        Raises:
+          ValueError: the encoder has no such features, or the sides are others.
+        """
+        if "spatial" not in inspect.signature(type(self._module).__call__).parameters:
+            raise ValueError(
+                f"encoder.name={self.config.encoder.name} has no features by position: "
+                "it has no argument `spatial`, as this package's encoders have."
+            )
+        count, devices = len(images), self._mesh.size
+        padded = np.zeros((-(-count // devices) * devices, *images.shape[1:]))
+        padded = padded.astype(images.dtype)
+        padded[:count] = images
+        variables = {"params": self._frozen.params["encoder"]}
+        variables["batch_stats"] = self._frozen.stats.get("encoder", {})
+        x = jax.device_put(padded, sharding.by_batch(self._mesh))
+        result = jax.device_get(_spatial(self._module, variables, x))
+        return jax.tree.map(lambda y: y[:count], result)
+
+    @property
+    def multiple(self) -> int:
+        """What divides the sides of the images that `spatial` takes; of a ViT P."""
+        return getattr(self._module, "patch_side", 1)
+
     @functools.cached_property
     def params(self) -> Any:
         """The trainable parameters of the encoder alone, for `apply`.
@@ -212,3 +267,8 @@ class Encoder:
             )
         variables = {"params": params, "batch_stats": self._stats}
         return self._module.apply(variables, images, train=False).astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _spatial(module, variables, images):
+    return module.apply(variables, images, train=False, spatial=True)[1]

@@ -179,6 +179,17 @@ def encode(encoder, variables, x):
     return encoder.apply(variables, x, False)
 
 
+def test_the_last_feature_map_has_the_mean_h():
+    """Of pictures that are not square, too."""
+    encoder = small(stem="cifar")
+    x = np.random.default_rng(0).integers(0, 256, (2, 32, 16, 3)).astype(np.uint8)
+    variables = encoder.init(jax.random.key(0), x, False)
+    h, spatial = encoder.apply(variables, x, False, spatial=True)
+    assert spatial.attention is None
+    assert spatial.features.shape == (2, 4, 2, encoder.width)
+    np.testing.assert_allclose(spatial.features.mean((1, 2)), h, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("stem", resnet.STEMS)
 def test_bytes_and_floats_are_the_same_pictures(stem):
     encoder, x, variables = small(stem=stem)
