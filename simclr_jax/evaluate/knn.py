@@ -67,13 +67,13 @@ def knn(
         part = slice(begin, begin + BANK)
         bank = in_blocks(train[part], BANK, mesh)[0]
         bank_label = in_blocks(train_label[part], BANK, mesh, fill=-1)[0]
-        neighbours = _nearest(*neighbours, queries, bank, bank_label, mesh)
+        neighbours = merge_nearest(*neighbours, queries, bank, bank_label, mesh)
     correct = _correct(*neighbours, label, classes, temperature)
     return {"accuracy": int(correct) / len(test), "count": len(test)}
 
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnums=(0, 1))
-def _nearest(sim, label, queries, bank, bank_label, mesh: Mesh):
+def merge_nearest(sim, label, queries, bank, bank_label, mesh: Mesh):
     """Updates the k nearest neighbours with one more block of the bank.
 
     Args:
