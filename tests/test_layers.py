@@ -51,8 +51,8 @@ LAYERS = {
         "etils flax jax ml_collections numpy optax",
     ),
     "cli": (
-        "compilation_cache data zoo plan reproduce experiment train.checkpoint_errors "
-        "multihost sharding state storage suggest",
+        "compilation_cache data evaluate.scores zoo plan reproduce experiment "
+        "train.checkpoint_errors multihost sharding state storage suggest",
         "etils jax ml_collections tqdm",
     ),
     "__main__": ("cli", ""),

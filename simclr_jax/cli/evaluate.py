@@ -1,15 +1,21 @@
 """Evaluates the encoder of a finished or running work directory.
 
   simclr-jax evaluate --workdir DIR
-      [--protocol knn|linear|linear_augmented|map2d] [--features h|z]
+      [--protocol knn|linear|linear_augmented|map2d] [--features h|z|head1|cls4|...]
+      [--preset simclr|byol|moco|...]
       [--config.evaluate.KEY=value ...] [--config.method.name=package.module:factory]
+  simclr-jax evaluate --compare DIR DIR2 [--protocol NAME] [--features NAME]
 
 Without --protocol: kNN and linear accuracy on cached features, for h of the untrained
 and of the trained encoder and for z, as a table; embedding.png and curves.png. Where z
 has two dimensions, embedding.png is that map, and map2d compares it with t-SNE and PCA
 of the pixels. Only linear_augmented and, for maps, map2d are comparable with published
-numbers. All scores are kept in DIR/results.json. Code from outside this package, of
-which DIR was trained, is only run if it is named again; see docs/own_parts.md.
+numbers; with --preset, by the settings of a paper, and of the features that it takes. A
+feature is one of the method's or any layer; docs/evaluation.md lists them. All scores
+are kept in DIR/results.json, with 95 % intervals; --compare shows the differences of
+those of two work directories, if settings, data and classes are the same. Code from
+outside this package, of which DIR was trained, is only run if it is named again; see
+docs/own_parts.md.
 """
 
 import argparse
@@ -38,6 +44,9 @@ Row = tuple[str, dict[str, float]]  # title, {protocol: accuracy}
 def main(argv: list[str]) -> None:
     """Evaluates as the arguments say; see `common.run_and_exit` for the exit codes."""
     arguments, changes = read(argv)
+    if arguments.compare:
+        show_comparison(arguments)
+        return
     import jax
 
     from simclr_jax import compilation_cache, sharding
@@ -60,10 +69,11 @@ def main(argv: list[str]) -> None:
                 evaluation.check_labelled(protocol)
             names = evaluation.feature_names
             if arguments.features:
-                check_name(arguments.features, names, "--features")
+                layers = evaluation.layer_names
+                check_name(arguments.features, (*names, *layers), "--features")
         if evaluation.newly_initialised:
-            layers = ", ".join(evaluation.newly_initialised)
-            say(f"randomly initialised, as the imported file lacks them: {layers}")
+            absent = ", ".join(evaluation.newly_initialised)
+            say(f"randomly initialised, as the imported file lacks them: {absent}")
         if protocol:
             default = names[-1] if protocol == "map2d" else names[0]
             score(evaluation, protocol, arguments.features or default)
@@ -81,19 +91,33 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     parser = common.Parser(
         prog="simclr-jax evaluate", description=__doc__, example=EXAMPLE
     )
-    parser.add_argument("--workdir", required=True, help="of a run or an import")
+    parser.add_argument("--workdir", default="", help="of a run or an import")
     names = ", ".join(PROTOCOLS)
     parser.add_argument("--protocol", default="", help=f"{names}, or module:function")
-    parser.add_argument("--features", default="", help="one that the method has: h, z")
+    parser.add_argument("--features", default="", help="h, z, head1, cls, patch, ...")
+    parser.add_argument("--preset", default="", help="a paper's settings of --protocol")
+    parser.add_argument("--compare", nargs=2, metavar="DIR", help="work directories")
     arguments, changes = parser.parse_with_changes(argv)
+    if bool(arguments.compare) == bool(arguments.workdir):
+        parser.error("give --workdir DIR, or --compare DIR DIR2.")
+    if arguments.compare and (changes or arguments.preset):
+        parser.error("--compare evaluates nothing: it takes no --preset or --config.")
     with common.usage_errors():
         if arguments.protocol and ":" not in arguments.protocol:
             check_name(arguments.protocol, PROTOCOLS, "--protocol")
+    if arguments.compare:
+        return arguments, changes
     if arguments.features and not arguments.protocol:
         parser.error(f"--features needs a --protocol: {names}.")
     from simclr_jax.storage.paths import absolute
 
     with common.usage_errors():
+        if arguments.preset:
+            from simclr_jax.experiment import config
+
+            of_paper, features = config.preset(arguments.protocol, arguments.preset)
+            changes = [*of_paper, *changes]
+            arguments.features = arguments.features or features
         for key, _ in changes:
             if key not in common.PART_NAMES and not key.startswith(MAY_SET):
                 raise ValueError(
@@ -143,9 +167,34 @@ def score(
 
 def keep(evaluation: "Evaluation", protocol: str, name: str, result: dict) -> float:
     """Prints a score and saves it in results.json; returns the accuracy."""
-    say(f"{protocol:17} {name:13} {100 * result['accuracy']:5.1f} %")
+    from simclr_jax.evaluate.scores import text
+
+    say(f"{protocol:17} {name:13} {text(result)}")
     evaluation.save(protocol, name, result)
     return result["accuracy"]
+
+
+def show_comparison(arguments: argparse.Namespace) -> None:
+    """Prints the scores of two work directories and their differences."""
+    from simclr_jax.experiment.comparison import compare
+    from simclr_jax.storage.paths import absolute
+
+    first, second = arguments.compare
+    folders = absolute(first), absolute(second)
+    with common.usage_errors():
+        rows = compare(*folders, arguments.protocol, arguments.features)
+    print(f"A {first}\nB {second}\n")
+    head = f"{'A, %':>5} {'B, %':>5}  B - A, 95 % interval"
+    print(f"{'protocol':17} {'features':13} {head}")
+    for row in rows:
+        low, high = (f"{100 * x:+.1f}" for x in row.interval)
+        notes = ["they differ"] if row.differs else []
+        notes += [row.note] if row.note else []
+        print(
+            f"{row.protocol:17} {row.feature:13} {100 * row.first:5.1f} "
+            f"{100 * row.second:5.1f}  {100 * (row.second - row.first):+5.1f} "
+            f"({low} to {high})  {', '.join(notes)}".rstrip()
+        )
 
 
 def evaluate_quickly(evaluation: "Evaluation", workdir: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from simclr_jax.evaluate.features import check
+from simclr_jax.evaluate.scores import TOP, classification
 
 MAX_PICTURES = 60_000  # largest map of pixels: t-SNE would take hours for more
 
@@ -18,7 +19,7 @@ def map2d(
     *,
     k: int = 15,
 ) -> dict[str, Any]:
-    """Top-1 accuracy of an unweighted vote of the k nearest training points of a map.
+    """Accuracy of an unweighted vote of the k nearest training points of a map.
 
     By Euclidean distance, as in t-SimCNE (arXiv:2210.09879). The test points may be
     mapped together with the training points; their labels do not vote.
@@ -30,7 +31,7 @@ def map2d(
         Ties go to the lower class.
 
     Returns:
-      {"accuracy": in [0, 1], "count": M}.
+      as `scores.classification`.
 
     Raises:
       ValueError: points not of two dimensions, k below 1, and as `features.check`.
@@ -46,8 +47,10 @@ def map2d(
             "coordinates. z has 2 with method.out=2."
         )
     model = KNeighborsClassifier(min(k, len(train))).fit(train, train_label)
-    correct = model.predict(test) == test_label
-    return {"accuracy": float(np.mean(correct)), "count": len(test)}
+    shares = np.zeros((len(test), classes))
+    shares[:, model.classes_] = model.predict_proba(test)
+    ranked = np.argsort(-shares, 1, kind="stable")[:, :TOP]
+    return classification(ranked, test_label, classes)
 
 
 def pca(x: np.ndarray, dimensions: int = 2, seed: int = 0) -> np.ndarray:

@@ -134,6 +134,16 @@ def in_blocks(x: np.ndarray, rows: int, mesh: Mesh, fill: float = 0) -> jax.Arra
     return jax.make_array_from_callback(full.shape, sharding, lambda part: full[part])
 
 
+def from_blocks(blocks: jax.Array, count: int, mesh: Mesh) -> np.ndarray:
+    """The inverse of `in_blocks` on every process: [K, rows, ...] -> host [N, ...].
+
+    Args:
+      count: N; the rows after them are padding.
+    """
+    gathered = jax.device_get(jax.device_put(blocks, replicated(mesh)))
+    return gathered.reshape(-1, *blocks.shape[2:])[:count]
+
+
 def check(
     train: np.ndarray,
     train_label: np.ndarray,

@@ -1,4 +1,4 @@
-"""Accuracy of weighted nearest neighbours; nothing is trained."""
+"""Accuracy of nearest neighbours; nothing is trained."""
 
 import functools
 from typing import Any
@@ -9,7 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from simclr_jax.evaluate.features import check, in_blocks
+from simclr_jax.evaluate.features import check, from_blocks, in_blocks
+from simclr_jax.evaluate.scores import TOP, classification
 from simclr_jax.losses.geometry import normalize
 from simclr_jax.sharding import DATA
 
@@ -26,13 +27,14 @@ def knn(
     *,
     k: int = 200,
     temperature: float = 0.1,
+    weighted: bool = True,
 ) -> dict[str, Any]:
-    """Top-1 accuracy of the vote of the k most similar training pictures.
+    """Accuracy of the vote of the k most similar training pictures.
 
     As in Wu et al. (arXiv:1805.01978, section 3.4) and DINO: similarity s is the
-    cosine, a neighbour's vote weighs exp(s / temperature). Of equally similar
-    neighbours the one earlier in `train` counts as nearer; of classes with equal votes
-    the lower one wins.
+    cosine, a neighbour's vote weighs exp(s / temperature), or 1 in a plain vote. Of
+    equally similar neighbours the one earlier in `train` counts as nearer; of classes
+    with equal votes the lower one wins.
 
     The queries are on the mesh, split by rows; the bank is sent in blocks, once, so it
     may be larger than the devices' memory.
@@ -41,11 +43,12 @@ def knn(
       train: [N, F], the bank; train_label: [N] integers in [0, classes).
       test: [M, F], the queries; test_label: [M].
       mesh: of any size.
-      k: the number of neighbours that vote, or the whole bank if it is smaller.
+      k: the number of neighbours that vote; fewer if the bank is small, see `votes`.
       temperature: of the votes' weights.
+      weighted: whether nearer neighbours weigh more.
 
     Returns:
-      {"accuracy": in [0, 1], "count": M}.
+      as `scores.classification`, and "k", the number of neighbours that voted.
 
     Raises:
       ValueError: k or temperature not above 0, and as `features.check`.
@@ -58,8 +61,8 @@ def knn(
     check(train, train_label, test, test_label, classes)
     rows = QUERIES * mesh.size
     queries = in_blocks(test, rows, mesh)
-    label = in_blocks(test_label, rows, mesh, fill=-1)
-    shape = len(test), min(k, len(train))
+    k = votes(k, len(train), classes)
+    shape = len(test), k
     similarities = in_blocks(np.full(shape, -np.inf, np.float32), rows, mesh)
     labels = in_blocks(np.full(shape, -1, np.int32), rows, mesh)
     neighbours = similarities, labels
@@ -68,12 +71,34 @@ def knn(
         bank = in_blocks(train[part], BANK, mesh)[0]
         bank_label = in_blocks(train_label[part], BANK, mesh, fill=-1)[0]
         neighbours = merge_nearest(*neighbours, queries, bank, bank_label, mesh)
-    correct = _correct(*neighbours, label, classes, temperature)
-    return {"accuracy": int(correct) / len(test), "count": len(test)}
+    ranked = _ranked(*neighbours, classes, temperature if weighted else np.inf)
+    ranked = from_blocks(ranked, len(test), mesh)
+    return classification(ranked, test_label, classes) | {"k": k}
+
+
+def votes(k: int, bank: int, classes: int) -> int:
+    """The number of neighbours that vote: k, or the mean size of a class if smaller.
+
+    With more, most votes would come from other classes even if the nearest neighbours
+    of every picture were all those of its class.
+
+    Args:
+      k: as asked for.
+      bank: N, its pictures.
+      classes: C.
+    """
+    return max(1, min(k, bank // classes))
 
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnums=(0, 1))
-def merge_nearest(sim, label, queries, bank, bank_label, mesh: Mesh):
+def merge_nearest(
+    sim: jax.Array,
+    label: jax.Array,
+    queries: jax.Array,
+    bank: jax.Array,
+    bank_label: jax.Array,
+    mesh: Mesh,
+) -> tuple[jax.Array, jax.Array]:
     """Updates the k nearest neighbours with one more block of the bank.
 
     Args:
@@ -107,14 +132,14 @@ def merge_nearest(sim, label, queries, bank, bank_label, mesh: Mesh):
 
 
 @functools.partial(jax.jit, static_argnames="classes")
-def _correct(sim, label, truth, classes: int, temperature: float):
-    """The number of queries whose label in truth [K, Q] wins the neighbours' vote."""
+def _ranked(sim, label, classes: int, temperature: float):
+    """The classes with most votes of the neighbours [K, Q, k]: [K, Q, at most TOP]."""
 
-    def count(block):
-        sim, label, truth = block
+    def rank(block):
+        sim, label = block
         weight = jnp.exp((sim - sim[:, :1]) / temperature)  # the nearest weighs 1
         of_class = label[:, :, None] == jnp.arange(classes)
         votes = jnp.sum(jnp.where(of_class, weight[:, :, None], 0), 1)
-        return jnp.sum(jnp.argmax(votes, -1) == truth)  # a prediction is never -1
+        return jax.lax.top_k(votes, min(TOP, classes))[1]
 
-    return jnp.sum(jax.lax.map(count, (sim, label, truth)))
+    return jax.lax.map(rank, (sim, label))

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from simclr_jax.evaluate.features import check, in_blocks
+from simclr_jax.evaluate.features import check, from_blocks, in_blocks
+from simclr_jax.evaluate.scores import TOP, classification
 
 Head = dict[str, jax.Array]  # {"kernel": [F, C], "bias": [C]}
 
@@ -33,7 +34,7 @@ def linear(
     l2: float = 1e-3,
     iterations: int = 200,
 ) -> dict[str, Any]:
-    """Top-1 accuracy of logistic regression on arrays of features.
+    """Accuracy of logistic regression on arrays of features.
 
     This is a quick check that no paper uses; the papers' protocol, with augmentation,
     is `linear_augmented`. Here the features are those of centre crops, standardised by
@@ -52,7 +53,7 @@ def linear(
       iterations: largest number of L-BFGS iterations; fewer if the gradient vanishes.
 
     Returns:
-      {"accuracy": in [0, 1], "count": M, "quick": True}.
+      as `scores.classification`, and "quick": True.
 
     Raises:
       ValueError: l2 below 0, iterations below 1, and as `features.check`.
@@ -151,18 +152,14 @@ def _minimise(loss, head, iterations):
 
 
 def score(head: Head, x: np.ndarray, label: np.ndarray, mesh: Mesh) -> dict[str, Any]:
-    """{"accuracy": of the head on features [M, F] and labels [M], "count": M}."""
-    blocks = in_blocks(x, ROWS * mesh.size, mesh)
-    labels = in_blocks(label, ROWS * mesh.size, mesh, fill=-1)
-    return {"accuracy": int(_correct(head, blocks, labels)) / len(x), "count": len(x)}
+    """`scores.classification` of the head on features [M, F] and labels [M]."""
+    ranked = _ranked(head, in_blocks(x, ROWS * mesh.size, mesh))
+    ranked = from_blocks(ranked, len(x), mesh)
+    return classification(ranked, label, len(head["bias"]))
 
 
 @jax.jit
-def _correct(head, x, label):
-    """The number of correct predictions; a prediction is never -1."""
-
-    def count(block):
-        x, label = block
-        return jnp.sum(jnp.argmax(logits(head, x), -1) == label)
-
-    return jnp.sum(jax.lax.map(count, (x, label)))
+def _ranked(head, x):
+    """The likeliest classes of the rows [K, B, F]: [K, B, at most TOP]."""
+    top = min(TOP, len(head["bias"]))
+    return jax.lax.map(lambda block: jax.lax.top_k(logits(head, block), top)[1], x)

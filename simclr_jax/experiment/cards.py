@@ -14,7 +14,7 @@ from etils import epath
 
 from simclr_jax import fingerprint
 from simclr_jax.experiment import build, config
-from simclr_jax.experiment.old_configs import without_added
+from simclr_jax.experiment.old_configs import protocol_defaults, without_added
 from simclr_jax.experiment.reproduction import row_config
 from simclr_jax.experiment.workdir import read_saved
 from simclr_jax.reproduce.card import is_intact
@@ -226,7 +226,9 @@ def evaluation(row: Row, c: dict[str, Any], score: dict[str, Any]) -> dict[str, 
     """
     data = c["data"]
     splits = f"{data['bank_split'] or data['split']}, {data['eval_split']}"
-    settings = score["settings"] if score else c["evaluate"][row.protocol]
+    settings = c["evaluate"][row.protocol]
+    if score:  # an older one may lack settings
+        settings = protocol_defaults()[row.protocol] | score["settings"]
     return {
         f"evaluate.{row.protocol}": {
             key: value for key, value in settings.items() if key != "seed"

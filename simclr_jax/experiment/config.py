@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from simclr_jax.evaluate.presets import PRESETS
 from simclr_jax.experiment import schema, values
 from simclr_jax.experiment.config_files import find
 from simclr_jax.experiment.old_configs import check_not_renamed
@@ -171,6 +172,30 @@ def add_protocol(c: ConfigDict, name: str) -> None:
         )
     with c.unlocked():
         c.evaluate[key] = schema.settings("protocol", name)
+
+
+def preset(protocol: str, name: str) -> tuple[Changes, str]:
+    """The changes of the config for a paper's evaluation, and the features it is of.
+
+    Args:
+      protocol: such as "linear_augmented".
+      name: of one of the protocol's presets, see `evaluate.presets`.
+
+    Raises:
+      ValueError: the protocol has no such preset.
+    """
+    if protocol not in PRESETS:
+        raise ValueError(
+            f"--preset={name}: {protocol or 'no --protocol'} has no presets; "
+            f"{', '.join(PRESETS)} have."
+        )
+    check_name(name, PRESETS[protocol], "--preset")
+    settings, features = PRESETS[protocol][name]
+    changes = [
+        (f"evaluate.{protocol}.{key}", _as_text(value))
+        for key, value in settings.items()
+    ]
+    return changes, features
 
 
 def plain(c: ConfigDict) -> dict[str, Any]:

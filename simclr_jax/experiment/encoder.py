@@ -18,7 +18,7 @@ from simclr_jax.data.pictures import picture_batches
 from simclr_jax.evaluate.features import extract
 from simclr_jax.experiment import build, importing, schema
 from simclr_jax.experiment.config import Changes
-from simclr_jax.experiment.evaluation import frozen_encoder
+from simclr_jax.experiment.extraction import frozen_encoder
 from simclr_jax.experiment.workdir import SavedRun, open_saved, read_saved
 from simclr_jax.models.spatial import Spatial
 from simclr_jax.storage.paths import absolute

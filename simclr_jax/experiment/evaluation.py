@@ -1,75 +1,26 @@
 """Evaluates a saved run by the protocols; stores scores in its results.json."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from simclr_jax.batch import Batch
-from simclr_jax.data import pipeline
-from simclr_jax.data.sources import Source
-from simclr_jax.evaluate import embedding_2d, plots
-from simclr_jax.evaluate.features import Features, FrozenEncoder, extract
-from simclr_jax.evaluate.linear_augmented import linear_augmented
-from simclr_jax.experiment import build, schema
+from simclr_jax.evaluate import embedding_2d, plots, scores
+from simclr_jax.evaluate.features import Features, FrozenEncoder
+from simclr_jax.evaluate.knn import votes
+from simclr_jax.experiment import build, protocols, schema, score_fingerprint
 from simclr_jax.experiment.config import Changes
+from simclr_jax.experiment.extraction import extracted, frozen_encoder, pixels
 from simclr_jax.experiment.workdir import BUILT, open_saved, read_saved
-from simclr_jax.state import TrainState
+from simclr_jax.methods.layers import layer_names
 from simclr_jax.storage import files
 
 EVALUATED = (*BUILT, "data")  # sections whose factories an evaluation calls
-Progress = Callable[[int, int], None]  # (steps done, steps in all)
-
-
-def features(
-    c: ConfigDict,
-    run: build.Run,
-    state: TrainState,
-    source: Source,
-    mesh: Mesh,
-    on_progress: Callable[[], None] = lambda: None,
-) -> Features:
-    """Features of all pictures of a source, from the branch `Method.keep`.
-
-    Args:
-      on_progress: called once per batch.
-    """
-    batches = pipeline.eval_batches(
-        source,
-        size=c.data.image_size,
-        batch_size=-(-c.evaluate.batch_size // mesh.size) * mesh.size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    return extract(frozen_encoder(run, state), _reported(batches, on_progress), mesh)
-
-
-def frozen_encoder(run: build.Run, state: TrainState) -> FrozenEncoder:
-    """The branch `Method.keep` of a state, for computing features."""
-    method = run.method
-    return FrozenEncoder(method.network.encode, method.features, *method.kept(state))
-
-
-def _reported(
-    batches: Iterable[Batch], on_progress: Callable[[], None]
-) -> Iterator[Batch]:
-    for batch in batches:
-        on_progress()
-        yield batch
-
-
-def pixels(c: ConfigDict, source: Source) -> np.ndarray:
-    """All pictures as the encoder gets them: float32 [N, H * W * 3] in [0, 1]."""
-    batches = pipeline.eval_batches(
-        source, size=c.data.image_size, batch_size=c.evaluate.batch_size
-    )
-    rows = [batch.views[0][batch.valid] for batch in batches]
-    return np.concatenate(rows).reshape(len(source), -1) / np.float32(255)
 
 
 class Evaluation:
@@ -79,6 +30,7 @@ class Evaluation:
       config, run, state, step: of the run, restored from its newest checkpoint.
       train, test: the sources whose features and labels the protocols compare.
       data: name and splits of the data set.
+      mesh: of the devices.
     """
 
     def __init__(
@@ -99,7 +51,7 @@ class Evaluation:
           ValueError: as in `open_saved` and `build.open_data`.
           CheckpointError: the checkpoint cannot be read.
         """
-        self._workdir, self._mesh = epath.Path(workdir), mesh
+        self._workdir, self.mesh = epath.Path(workdir), mesh
         self._report = report
         self.config, self.run, self.state, self.step = open_saved(
             workdir, mesh, changes, sections=EVALUATED, protocol=protocol
@@ -110,7 +62,9 @@ class Evaluation:
             build.open_data(self.config, split, workdir) for split in splits
         )
         self.data = f"{data.name} ({', '.join(splits)})"
-        self._features: dict[bool, list[Features]] = {}
+        self._features: dict[tuple[bool, tuple[str, ...]], list[Features]] = {}
+        self._states = {True: self.state}  # by whether it is the trained one
+        self._weights: dict[bool, str] = {}
 
     @property
     def imported(self) -> bool:
@@ -141,29 +95,56 @@ class Evaluation:
         return build.feature_names(self.config, self.run)
 
     @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The features that the network has beside those; see `methods/layers.py`."""
+        names = layer_names(self.run.method.network)
+        return tuple(name for name in names if name not in self.feature_names)
+
+    @property
     def planar(self) -> bool:
         """Whether the method's last feature has two dimensions: a map to plot."""
         return self.features()[0].values[self.feature_names[-1]].shape[1] == 2
 
     def check_labelled(self, protocol: str) -> None:
-        """Raises ValueError if a split has no labels."""
+        """Raises ValueError if a split has no labels, or there is only one class."""
         if not self.labelled:
             raise ValueError(f"{protocol} needs labels, and {self.data} has none.")
+        if self.train.classes != self.test.classes or self.train.classes < 2:
+            raise ValueError(
+                f"{protocol} needs the same classes, two or more, in both splits; "
+                f"{self.data} has {self.train.classes} and {self.test.classes}."
+            )
 
-    def features(self, *, trained: bool = True) -> list[Features]:
-        """Features of train and test, by the trained or a newly initialised network."""
-        if trained not in self._features:
+    def encoder(self, feature: str = "", *, trained: bool = True) -> FrozenEncoder:
+        """The trained or a newly initialised network, for one feature or the method's.
+
+        Args:
+          feature: one of `layer_names`; others, and "", are among the method's.
+        """
+        if trained not in self._states:
+            self._states[trained] = self.run.create()
+        names = (feature,) if feature in self.layer_names else ()
+        return frozen_encoder(self.run, self._states[trained], names)
+
+    def features(self, feature: str = "", *, trained: bool = True) -> list[Features]:
+        """Features of train and test, as `encoder` computes them; they are kept."""
+        key = trained, (feature,) if feature in self.layer_names else ()
+        if key not in self._features:
             name = f"the {'trained' if trained else 'untrained'} encoder"
             self._report(
                 f"computing features of {len(self.train)} + {len(self.test)} pictures "
                 f"of {self.data} by {name}"
             )
-            state = self.state if trained else self.run.create()
-            self._features[trained] = [
-                features(self.config, self.run, state, source, self._mesh)
+            encoder = self.encoder(feature, trained=trained)
+            self._features[key] = [
+                extracted(self.config, encoder, source, self.mesh)
                 for source in (self.train, self.test)
             ]
-        return self._features[trained]
+        return self._features[key]
+
+    def test_features(self, encoder: FrozenEncoder) -> Features:
+        """Features of the test pictures alone."""
+        return extracted(self.config, encoder, self.test, self.mesh)
 
     def score(
         self,
@@ -171,64 +152,68 @@ class Evaluation:
         feature: str,
         *,
         trained: bool = True,
-        progress: Progress = lambda done, total: None,
+        progress: protocols.Progress = lambda done, total: None,
     ) -> dict[str, Any]:
         """Evaluates by a protocol.
 
         Args:
           protocol: one of `schema.PROTOCOLS`, or `package.module:protocol`.
-          feature: one of `feature_names`.
-          trained: whether to use the trained network or a newly initialised one;
-            linear_augmented always uses the trained one.
-          progress: called by linear_augmented with the steps done and the total.
+          feature: one of `feature_names` or `layer_names`.
+          trained: whether to use the trained network or a newly initialised one.
+          progress: called by protocols of many steps with the steps done and the total.
 
         Returns:
-          {"accuracy": in [0, 1], "step", "settings", "data"}, and what else the
-          protocol returns, such as "count".
+          {"accuracy": in [0, 1], "step", "settings", "data", "fingerprint"}, and what
+          else the protocol returns, such as "count".
 
         Raises:
           ValueError: as in the protocol, such as settings invalid for the data.
         """
         settings = self.config.evaluate[schema.protocol_key(protocol)].to_dict()
         name = feature if trained else f"the untrained {feature}"
-        self._report(f"evaluating {name} by {protocol}{self._votes(settings)}")
-        if protocol == "linear_augmented":
-            result = self._linear_augmented(feature, progress, settings)
-        else:
-            train, test = self.features(trained=trained)
-            arrays = train.values[feature], train.label
-            arrays += test.values[feature], test.label, self.train.classes
-            section = {"name": protocol, **settings}
-            result = schema.call("protocol", section, *arrays, mesh=self._mesh)
-        return self._described(result, self.step if trained else 0, settings)
+        self._report(f"evaluating {name} by {protocol}{self._votes(protocol)}")
+        result = protocols.run(self, protocol, feature, trained, settings, progress)
+        step, weights = self.step if trained else 0, self._fingerprint(trained)
+        return self._described(result, protocol, feature, step, weights)
 
-    def _votes(self, settings: dict[str, Any]) -> str:
-        """A remark on a number of neighbours k that is larger than the set."""
-        n = len(self.train)
-        if settings.get("k", 0) <= n:
+    def _votes(self, protocol: str) -> str:
+        """A remark on a number of neighbours k that the set is too small for."""
+        if protocol != "knn":
             return ""
-        return f" (k={settings['k']} neighbours, but there are {n} pictures: all vote)"
+        k, n, classes = self.config.evaluate.knn.k, len(self.train), self.train.classes
+        used = votes(k, n, classes)
+        if used == k:
+            return ""
+        return f" (k={used}, not {k}: there are {n} pictures of {classes} classes)"
 
-    def _linear_augmented(
-        self, feature: str, progress: Progress, settings: dict[str, Any]
-    ) -> dict[str, Any]:
-        c = self.config
-        test = features(c, self.run, self.state, self.test, self._mesh)
-        return linear_augmented(
-            frozen_encoder(self.run, self.state),
-            self.train,
-            test,
-            feature,
-            c.data.image_size,
-            self._mesh,
-            progress,
-            **settings,
-        )
+    def _fingerprint(self, trained: bool) -> str:
+        if trained not in self._weights:
+            _, _, *arrays = self.encoder(trained=trained)
+            weights = score_fingerprint.of_weights(*arrays, self.mesh)
+            self._weights[trained] = weights
+        return self._weights[trained]
 
     def _described(
-        self, result: dict[str, Any], step: int, settings: dict[str, Any]
+        self,
+        result: dict[str, Any],
+        protocol: str,
+        feature: str,
+        step: int,
+        weights: str,
     ) -> dict[str, Any]:
-        return result | {"step": step, "settings": settings, "data": self.data}
+        return result | {
+            "step": step,
+            "settings": self.config.evaluate[schema.protocol_key(protocol)].to_dict(),
+            "data": self.data,
+            "fingerprint": score_fingerprint.of_score(
+                protocol,
+                feature,
+                self.config.data.image_size,
+                self.train,
+                self.test,
+                weights,
+            ),
+        }
 
     @property
     def map_limit_exceeded(self) -> bool:
@@ -244,16 +229,25 @@ class Evaluation:
             bank, queries = np.split(draw(x), [len(self.train)])
             arrays = bank, train.label, queries, test.label, self.train.classes
             result = embedding_2d.map2d(*arrays, **settings)
-            yield name, self._described(result, 0, settings)
+            yield name, self._described(result, "map2d", f"pixels, {name}", 0, "")
 
     def save(self, protocol: str, name: str, result: dict[str, Any]) -> None:
-        """Adds a score to results.json by protocol and name; only on process 0."""
+        """Adds a score to results.json by protocol and name; only on process 0.
+
+        Its long parts, `scores.DETAILS`, are written to evaluations/PROTOCOL-NAME.json.
+        """
         if jax.process_index():
             return
+        short, details = scores.split(result)
         path = self._workdir / "results.json"
         results = json.loads(path.read_text()) if path.exists() else {}
-        results.setdefault(protocol, {})[name] = result
+        results.setdefault(protocol, {})[name] = short
         files.write(str(path), json.dumps(results, indent=2) + "\n")
+        if details:
+            content = {"class_names": list(self.test.class_names)} | details
+            stem = re.sub(r"[^\w-]+", "_", f"{protocol}-{name}")
+            path = self._workdir / "evaluations" / f"{stem}.json"
+            files.write(str(path), json.dumps(content) + "\n")
 
     def draw(self) -> list[str]:
         """Plots embedding.png and curves.png, if there is enough data for them.

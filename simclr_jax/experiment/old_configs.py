@@ -1,5 +1,6 @@
 """Configs that older versions saved: their former keys, and keys they did not have."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,10 +69,23 @@ ADDED: dict[str, Any] = {
 def upgraded(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A plain config with the new names of renamed keys, and with all added keys."""
     c = with_new_keys(saved)
+    if "evaluate" in c:
+        c["evaluate"] = _with_protocols(c["evaluate"])
     for key, value in _added(c).items():
         section, _, name = key.rpartition(".")
         (c[section] if section else c).setdefault(name, value)
     return c
+
+
+def _with_protocols(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section evaluate with all settings of all protocols, by default as now."""
+    new = {k: x | section.get(k, {}) for k, x in protocol_defaults().items()}
+    return {**section, **new}
+
+
+def protocol_defaults() -> dict[str, dict[str, Any]]:
+    """The settings of all protocols, as JSON stores them."""
+    return json.loads(json.dumps(schema.protocols()))
 
 
 def without_added(c: Mapping[str, Any]) -> dict[str, Any]:

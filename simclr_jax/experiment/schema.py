@@ -13,7 +13,13 @@ from simclr_jax.data.view import OPERATIONS
 from simclr_jax.evaluate.embedding_2d import map2d
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear
-from simclr_jax.evaluate.linear_augmented import linear_augmented
+from simclr_jax.evaluate.linear_augmented import (
+    CROPS,
+    INITIALIZERS,
+    SCHEDULES,
+    linear_augmented,
+)
+from simclr_jax.evaluate.linear_augmented import OPTIMISERS as LINEAR_OPTIMISERS
 from simclr_jax.experiment import external, part_results, parts
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.models.catalog import ENCODERS
@@ -56,6 +62,11 @@ CHOICES = {  # fields whose value is one of a few names
     "optim.length": tuple(LENGTHS),
     "data.colour": ("host", "device"),
     "placement": ("replicated", "fsdp"),
+    "evaluate.linear_augmented.optimiser": LINEAR_OPTIMISERS,
+    "evaluate.linear_augmented.schedule": SCHEDULES,
+    "evaluate.linear_augmented.length": tuple(LENGTHS),
+    "evaluate.linear_augmented.initializer": tuple(INITIALIZERS),
+    "evaluate.linear_augmented.crops": tuple(CROPS),
 }
 POSITIVE = (
     *("epochs", "log_every", "patience", "probe.views", "optim.microbatches"),
@@ -63,7 +74,7 @@ POSITIVE = (
     *("evaluate.batch_size", "evaluate.knn.k", "evaluate.knn.temperature"),
     *("evaluate.linear.iterations", "evaluate.linear_augmented.epochs"),
     *("evaluate.linear_augmented.batch_size", "evaluate.linear_augmented.lr"),
-    "evaluate.map2d.k",
+    *("evaluate.linear_augmented.validation", "evaluate.map2d.k"),
 )
 NOT_NEGATIVE = (
     *("steps", "recipe_batch_size", "checkpoint.keep_every", "optim.lr"),

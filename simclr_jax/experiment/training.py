@@ -20,7 +20,7 @@ from simclr_jax.data.prefetch import feed
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.experiment import build, description, init_from, schema
-from simclr_jax.experiment.evaluation import features
+from simclr_jax.experiment.extraction import features
 from simclr_jax.experiment.views_picture import beside_steps, prepare_views
 from simclr_jax.experiment.workdir import check_inputs, record_run
 from simclr_jax.state import TrainState

@@ -4,7 +4,11 @@ import ast
 import json
 from typing import Any
 
-ANY_LENGTH = ("optim.milestones",)  # tuples of numbers
+ANY_LENGTH = (  # tuples of numbers
+    "optim.milestones",
+    "evaluate.linear_augmented.milestones",
+    "evaluate.linear_augmented.rates",
+)
 
 
 def parse(text: str, like: Any, key: str) -> Any:
@@ -36,10 +40,10 @@ def _expected(like: Any, key: str) -> str:
     if not isinstance(like, tuple):
         names = {bool: "true or false", int: "a whole number", float: "a number"}
         return f"{names[type(like)]}, such as {json.dumps(like)}"
-    if all(isinstance(item, str) for item in like):
+    if key not in ANY_LENGTH and all(isinstance(item, str) for item in like):
         return "a tuple of strings, such as ('a', 'b') or ('a',)"
     count = "" if key in ANY_LENGTH else f"{len(like)} "
-    return f"a tuple of {count}numbers, such as {like!r}"
+    return f"a tuple of {count}numbers, such as {like or (0.1, 0.2)!r}"
 
 
 def _literal(text: str) -> Any:
@@ -53,7 +57,7 @@ def _literal(text: str) -> Any:
 
 def _similar(value: tuple, like: tuple, key: str) -> bool:
     """Whether both have items of the same type and number; of strings, any number."""
-    if all(isinstance(item, str) for item in like):
+    if key not in ANY_LENGTH and all(isinstance(item, str) for item in like):
         return all(isinstance(item, str) for item in value)
     return (len(value) == len(like) or key in ANY_LENGTH) and all(
         isinstance(item, int | float) and not isinstance(item, bool) for item in value

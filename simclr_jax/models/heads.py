@@ -45,6 +45,11 @@ class MLP(nn.Module):
             name = layer.initializer or self.initializer
             one_of("initializer", name, tuple(INITIALIZERS))
 
+    @property
+    def layer_count(self) -> int:
+        """The number of layers."""
+        return len(self.layers)
+
     @nn.compact
     def __call__(
         self, h: jax.Array, train: bool, rows: Rows = WHOLE, upto: int = -1
@@ -153,9 +158,16 @@ class DistillationHead(nn.Module):
     out: int
     batch_norm: bool = False
 
+    layer_count = 3
+
     @nn.compact
-    def __call__(self, h: jax.Array, train: bool, rows: Rows = WHOLE) -> jax.Array:
-        """[N, F] -> [N, D] unit vectors."""
+    def __call__(
+        self, h: jax.Array, train: bool, rows: Rows = WHOLE, upto: int = -1
+    ) -> jax.Array:
+        """[N, F] -> [N, D] unit vectors.
+
+        upto: -1, or the layer, counted from 1, whose output after its GELU is returned.
+        """
         x = h.astype(jnp.float32)
         for i, width in enumerate((self.hidden, self.hidden, self.out), start=1):
             # The released code truncates at 100 deviations, which has no effect.
@@ -166,5 +178,7 @@ class DistillationHead(nn.Module):
             if self.batch_norm:
                 x = BatchNorm(name=f"bn{i}")(x, train, rows)
             x = nn.gelu(x, approximate=False)
+            if i == upto:
+                return x
         length = jnp.sum(x * x, -1, keepdims=True)
         return x * jax.lax.rsqrt(jnp.maximum(length, 1e-24))

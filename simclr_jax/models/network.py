@@ -24,7 +24,9 @@ class Outputs(NamedTuple):
     """The features of V views of N images by name; all float32."""
 
     h: jax.Array  # [V, N, F] representation: kept after pretraining
-    heads: dict[str, jax.Array]  # [V, N, D] by head: "projector", "predictor"
+    # [V, N, D] by head: "projector", "predictor"; if requested, also "projector1",
+    # "projector2", ...: the outputs of the projector's layers.
+    heads: dict[str, jax.Array]
     tokens: dict[int, Any]  # by block, if requested: `vit.Tokens`, [V, N, ...]
 
 
@@ -82,11 +84,13 @@ class Encode(Protocol):
         stats: Stats,
         images: Array,
         token_blocks: tuple[int, ...] = (),
+        head_layers: tuple[int, ...] = (),
     ) -> Outputs:
         """The evaluation-mode features of images [N, H, W, 3], with V = 1.
 
         Args:
           token_blocks: of a ViT, the blocks whose tokens are returned.
+          head_layers: layers of the projector, counted from 1, that are returned.
         """
         ...
 
@@ -98,6 +102,8 @@ class Network(NamedTuple):
     apply: Apply
     encode: Encode
     width: int  # F, of h
+    head_layers: int = 0  # the layers of the projector; 0 if it gives only its output
+    blocks: int = 0  # the blocks of a transformer; 0: the encoder has no tokens
 
 
 class EncoderWithHeads(nn.Module):
@@ -113,6 +119,7 @@ class EncoderWithHeads(nn.Module):
         train: bool,
         rows: Rows = WHOLE,
         token_blocks: tuple[int, ...] = (),
+        head_layers: tuple[int, ...] = (),
     ) -> Outputs:
         tokens = {}
         if token_blocks:
@@ -122,6 +129,8 @@ class EncoderWithHeads(nn.Module):
         heads = {"projector": self.projector(h, train, rows)}
         if self.predictor:
             heads["predictor"] = self.predictor(heads["projector"], train, rows)
+        for i in head_layers:  # the compiler computes what they share once
+            heads[f"projector{i}"] = self.projector(h, train, rows, upto=i)
         return Outputs(h, heads, tokens)
 
 
@@ -136,8 +145,10 @@ def network(
     """Binds modules into a Network.
 
     Args:
-      encoder: a Flax module with `width`, F, and (x, train, rows) -> h [n, F].
-      projector: a Flax module, (h, train, rows) -> z [n, D].
+      encoder: a Flax module with `width`, F, and (x, train, rows) -> h [n, F]; a
+        transformer also has `blocks`, their number, and the argument `token_blocks`.
+      projector: a Flax module, (h, train, rows) -> z [n, D]; one with the number
+        `layer_count` also has the argument `upto`.
       predictor: a Flax module, (z, train, rows) -> p [n, D].
       options: how a training batch is run.
       joint: whether all views of one size run as a single batch, so that they share
@@ -164,12 +175,24 @@ def network(
         outputs = [by_view[v] for v in range(len(views))]
         return jax.tree.map(lambda *y: jnp.stack(y), *outputs), stats
 
-    def encode(params, stats, images, token_blocks=()):
-        variables = {"params": params, "batch_stats": stats}
-        y = module.apply(variables, images, train=False, token_blocks=token_blocks)
+    def encode(params, stats, images, token_blocks=(), head_layers=()):
+        y = module.apply(
+            {"params": params, "batch_stats": stats},
+            images,
+            train=False,
+            token_blocks=token_blocks,
+            head_layers=head_layers,
+        )
         return jax.tree.map(lambda leaf: leaf[None], y)
 
-    return Network(init, apply, encode, encoder.width)
+    return Network(
+        init,
+        apply,
+        encode,
+        encoder.width,
+        head_layers=getattr(projector, "layer_count", 0),
+        blocks=getattr(encoder, "blocks", 0),
+    )
 
 
 class _Part(NamedTuple):

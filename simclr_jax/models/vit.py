@@ -92,6 +92,11 @@ class ViT(nn.Module):
         """F, the width of h."""
         return self.dim
 
+    @property
+    def blocks(self) -> int:
+        """The number of blocks whose tokens may be requested."""
+        return self.depth
+
     @nn.compact
     def __call__(
         self,

@@ -17,7 +17,7 @@ from simclr_jax.data.errors import UnreadablePicture
 from simclr_jax.data.pictures import picture_batches
 from simclr_jax.data.sources import open_source
 from simclr_jax.evaluate.features import embedder
-from simclr_jax.experiment import evaluation
+from simclr_jax.experiment import extraction
 from simclr_jax.experiment.workdir import open_saved
 from tests.zoo import torch_arrays
 from tests.zoo.workdirs import random_workdir
@@ -86,7 +86,7 @@ def test_paths_give_the_features_of_evaluation(encoder, workdir, folder, paths):
     source = open_source(str(folder), split="train")
     with jax.set_mesh(mesh):
         saved = open_saved(workdir, mesh)
-        expected = evaluation.features(*saved[:3], source, mesh).values
+        expected = extraction.features(*saved[:3], source, mesh).values
     for name in ("h", "z"):
         actual = encoder(paths, feature=name, batch_size=BATCH)
         assert actual.dtype == np.float32
