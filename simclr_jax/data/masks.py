@@ -2,16 +2,16 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from simclr_jax.data import resizing, tfds
 from simclr_jax.data.errors import UnreadablePicture
-from simclr_jax.data.folder import SUFFIXES, read_file, walk
-from simclr_jax.data.sources import is_folder
-from simclr_jax.data.tensorflow import tf
+from simclr_jax.data.folder import SUFFIXES, walk
+from simclr_jax.data.picture_files import Files
+from simclr_jax.data.sources import Source, is_folder
 from simclr_jax.data.tfdata import decoded
 from simclr_jax.storage.files import storage_of
 from simclr_jax.storage.paths import absolute
@@ -27,12 +27,18 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class MaskedPictures(NamedTuple):
-    """N pictures, each with a mask."""
+    """N pictures, and the N masks of the same order, as encoded PNG files."""
 
-    name: str
-    count: int  # N
-    read: Callable[[int], tuple[bytes, bytes]]  # index -> encoded picture, PNG mask
-    describe: Callable[[int], str]
+    pictures: Source
+    masks: Source
+
+    @property
+    def name(self) -> str:
+        """That of the pictures."""
+        return self.pictures.name
+
+    def __len__(self) -> int:
+        return len(self.pictures)
 
 
 def open_masked(
@@ -56,13 +62,7 @@ def open_masked(
         return _folder(absolute(name), split)
     data_dir = absolute(data_dir)
     builder = tfds.find_prepared(name, data_dir) or tfds.prepare(name, data_dir)
-    pictures, masks = tfds.open_masks(builder, split, workdir)
-
-    def read(i):
-        index = np.array([i])
-        return tuple(source.read(index)["image"][0] for source in (pictures, masks))
-
-    return MaskedPictures(pictures.name, len(pictures), read, pictures.describe)
+    return MaskedPictures(*tfds.open_masks(builder, split, workdir))
 
 
 def _folder(root: str, split: str) -> MaskedPictures:
@@ -86,12 +86,11 @@ def _folder(root: str, split: str) -> MaskedPictures:
             f"{masks}."
         )
 
-    def read(i):
-        paths = files[stems[i]], mask_files[stems[i]]
-        return tuple(read_file(storage, path) for path in paths)
-
     name = os.path.basename(root)
-    return MaskedPictures(name, len(stems), read, lambda i: files[stems[i]])
+    return MaskedPictures(
+        Files(name, [files[stem] for stem in stems]),
+        Files(f"{name}/{masks}", [mask_files[stem] for stem in stems]),
+    )
 
 
 def _by_stem(storage, folder, suffixes) -> dict[str, str]:
@@ -125,15 +124,16 @@ def masked_batches(
       UnreadablePicture: a picture or a mask cannot be read or decoded.
       ValueError: a mask is not of its picture's size.
     """
-    for first in range(0, data.count, batch_size):
-        rows = range(first, min(first + batch_size, data.count))
-        pairs = [_pair(data, i, size) for i in rows]
-        yield tuple(np.stack(arrays) for arrays in zip(*pairs, strict=True))
+    for first in range(0, len(data), batch_size):
+        rows = np.arange(first, min(first + batch_size, len(data)))
+        encoded = (source.read(rows)["image"] for source in data)
+        names = map(data.pictures.describe, rows)
+        columns = zip(*encoded, names, strict=True)
+        images, masks = zip(*(_pair(*column, size) for column in columns), strict=True)
+        yield np.stack(images), np.stack(masks)
 
 
-def _pair(data: MaskedPictures, i: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    picture, mask = data.read(i)
-    name = data.describe(i)
+def _pair(picture, mask, name, size) -> tuple[np.ndarray, np.ndarray]:
     image = decoded(picture, name)
     labels = decode_mask(mask, f"the mask of {name}")
     if labels.shape != image.shape[:2]:
@@ -159,8 +159,8 @@ def decode_mask(data: bytes, name: str) -> np.ndarray:
     """The label of every pixel, int32 [H, W].
 
     Args:
-      data: a PNG file. Grey values are the labels. Colours, also those of a palette, are
-        numbers of 24 bits, but for VOC's palette: its void is 255.
+      data: a PNG file. Grey values are the labels. Colours, also those of a palette,
+        are numbers of 24 bits, but for VOC's palette: its void is 255.
       name: for the message.
 
     Raises:

@@ -10,7 +10,7 @@ from simclr_jax.data.masks import MaskedPictures, masked_batches
 SCALE = 480 / 224  # of the evaluation's pictures to the training's, in the paper
 DRAWS = 2000  # of the bootstrap
 
-Attend = Callable[[np.ndarray], np.ndarray]  # uint8 [n, S, S, 3] -> [n, heads, R, K]
+Attend = Callable[[np.ndarray], Any]  # uint8 [n, S, S, 3] -> [n, heads, R, K]
 
 
 def attention(
@@ -64,15 +64,16 @@ def attention(
             f"attention needs mass in (0, 1] and a size of at least {multiple} pixels "
             f"(one patch); got mass={mass}, size={size}."
         )
-    scores, objects = [], 0
-    batches = masked_batches(data, size=size, batch_size=batch_size)
-    for images, masks in batches:
+    scores, objects, done = [], 0, 0
+    for images, masks in masked_batches(data, size=size, batch_size=batch_size):
         for weights, mask in zip(attend(images), masks, strict=True):
-            index = jaccard(enlarged(top_mass(weights, mass), size), mask, background, void)
+            kept = enlarged(top_mass(weights, mass), size)
+            index = jaccard(kept, mask, background, void)
             objects += len(index)
             if len(index):
                 scores.append([index.max(1).mean(), *index.mean(0)])
-        progress(min(data.count, batch_size + 0), data.count)
+        done += len(images)
+        progress(done, len(data))
     if not scores:
         raise ValueError(
             f"{data.name} has no objects: all pixels have the label {background} "
@@ -84,7 +85,7 @@ def attention(
         "interval": bootstrap(best),
         "heads": [float(x.mean()) for x in heads],
         "count": len(best),
-        "left_out": data.count - len(best),
+        "left_out": len(data) - len(best),
         "objects": objects,
         "size": size,
     }

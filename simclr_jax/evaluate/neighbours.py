@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
-from simclr_jax.evaluate.features import in_blocks
+from simclr_jax.evaluate.features import from_blocks, in_blocks
 from simclr_jax.evaluate.knn import BANK, QUERIES, merge_nearest
 from simclr_jax.losses.geometry import normalize
-from simclr_jax.sharding import DATA, replicated
+from simclr_jax.sharding import replicated
 
 
 def nearest(x: np.ndarray, k: int, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
@@ -38,18 +37,15 @@ def nearest(x: np.ndarray, k: int, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     block = QUERIES * mesh.size
     queries = in_blocks(x, block, mesh)
     shape = len(x), k + 1  # a row is among its own neighbours
-    similarity = in_blocks(np.full(shape, -np.inf, np.float32), block, mesh)
-    index = in_blocks(np.full(shape, -1, np.int32), block, mesh)
+    unset = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int32)
+    best = tuple(in_blocks(array, block, mesh) for array in unset)
     rows = np.arange(len(x), dtype=np.int32)
     for begin in range(0, len(x), BANK):
         part = slice(begin, begin + BANK)
         bank = in_blocks(x[part], BANK, mesh)[0]
         number = in_blocks(rows[part], BANK, mesh, fill=-1)[0]
-        similarity, index = merge_nearest(similarity, index, queries, bank, number, mesh)
-    similarity, index = (
-        np.asarray(a).reshape(-1, k + 1)[: len(x)] for a in (similarity, index)
-    )
-    return _without_self(similarity, index)
+        best = merge_nearest(*best, queries, bank, number, mesh)
+    return _without_self(*(from_blocks(blocks, len(x), mesh) for blocks in best))
 
 
 def _without_self(similarity, index):
@@ -93,9 +89,7 @@ def duplicate_groups(x: np.ndarray, threshold: float, mesh: Mesh) -> np.ndarray:
 def _above(queries, bank, threshold: float, mesh: Mesh):
     """Whether the cosines of queries [Q, F] and bank [B, F] exceed it, bool [Q, B]."""
     bank = jax.lax.with_sharding_constraint(normalize(bank), replicated(mesh))
-    similarity = jnp.einsum(
-        "qf,bf->qb", normalize(queries), bank, precision="highest"
-    )
+    similarity = jnp.einsum("qf,bf->qb", normalize(queries), bank, precision="highest")
     return similarity > threshold
 
 

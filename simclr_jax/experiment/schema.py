@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax.data.recipes import RECIPES
 from simclr_jax.data.view import OPERATIONS
+from simclr_jax.evaluate.attention import attention
 from simclr_jax.evaluate.embedding_2d import map2d
 from simclr_jax.evaluate.knn import knn
 from simclr_jax.evaluate.linear import linear
@@ -40,6 +41,7 @@ PROTOCOLS: dict[str, Callable] = {
     "linear": linear,
     "linear_augmented": linear_augmented,
     "map2d": map2d,
+    "attention": attention,
 }
 DATA = {  # the keys of data beside those of a factory
     "data_dir": "",  # of TFDS; "": its own default

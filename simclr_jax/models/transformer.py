@@ -153,7 +153,7 @@ class Block(nn.Module):
         train: bool,
         rows: Rows = WHOLE,
         with_attention: bool = False,
-    ):
+    ) -> Any:
         """Returns y; with_attention (y, the attention's weights [N, heads, T, T])."""
         attend = Attention(self.heads, self.initializers, name="attention")
         mlp = FeedForward(self.initializers, name="mlp")

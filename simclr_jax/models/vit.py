@@ -138,18 +138,20 @@ class ViT(nn.Module):
         # In float32, because the gradients of token and positions sum over all images.
         x = jnp.concatenate([token, x.astype(jnp.float32)], axis=1)
         x = (x + self._positions(*grid)).astype(self.dtype)
-        outputs = {}
+        outputs, attention = {}, []
         for i in range(self.depth):
             drop = self.drop_path * i / max(self.depth - 1, 1)
             block = Block(self.heads, initializers, drop, name=f"block{i}")
             x, weights = block(x, train, rows, with_attention=True)
+            attention.append(weights)
             if i in token_blocks:
                 outputs[i] = x
         norm = layer_norm("norm", jnp.float32)
         h = norm(x[:, 0])
         if spatial:
             features = norm(x[:, 1:]).reshape(len(x), *grid, self.dim)
-            return h, Spatial(features, weights[:, :, 0, 1:].reshape(len(x), -1, *grid))
+            seen = attention[-1][:, :, 0, 1:].reshape(len(x), -1, *grid)
+            return h, Spatial(features, seen)
         if not token_blocks:
             return h
         normed = {i: norm(x) for i, x in outputs.items()}

@@ -122,7 +122,7 @@ def test_an_endless_generator_is_read_as_needed(pictures):
 def test_calls_with_other_numbers_of_pictures_do_not_compile(encoder):
     pictures = np.stack([smooth(50, 50, i) for i in range(21)])
     expected = encoder(pictures, batch_size=16)
-    program: Any = embedder(encoder._mesh)
+    program: Any = embedder(encoder.mesh)
     programs = program._cache_size()
     for count in (9, 12, 15):
         h = encoder(pictures[:count], batch_size=16)
@@ -134,7 +134,7 @@ def test_calls_with_other_numbers_of_pictures_do_not_compile(encoder):
 @pytest.mark.usefixtures("in_process")
 def test_one_device_gives_the_same_features(workdir, paths, h):
     encoder = simclr_jax.load(str(workdir))
-    assert len(encoder._mesh.devices) == 1
+    assert len(encoder.mesh.devices) == 1
     np.testing.assert_allclose(encoder(paths), h, rtol=1e-4, atol=1e-5)
 
 

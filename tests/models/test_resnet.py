@@ -1,5 +1,6 @@
 import re
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -181,7 +182,7 @@ def encode(encoder, variables, x):
 
 def test_the_last_feature_map_has_the_mean_h():
     """Of pictures that are not square, too."""
-    encoder = small(stem="cifar")
+    encoder: Any = small(stem="cifar")
     x = np.random.default_rng(0).integers(0, 256, (2, 32, 16, 3)).astype(np.uint8)
     variables = encoder.init(jax.random.key(0), x, False)
     h, spatial = encoder.apply(variables, x, False, spatial=True)

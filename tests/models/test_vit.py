@@ -178,7 +178,7 @@ def attend(p, x):
 
 
 def by_hand(params, image, positions, depth=2) -> tuple[np.ndarray, Any]:
-    """The last tokens [1 + T, D] of a picture [H, W, 3] in [0, 1], and the attention."""
+    """The last tokens [1 + T, D] of a picture [H, W, 3], and the attention."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     tokens = [p["class_token"][0, 0]]
     for row in range(0, image.shape[0], PATCH):

@@ -1,4 +1,4 @@
-"""All pictures of a folder, or of a split of a set, for looking at them."""
+"""Picture files as a source: a list of them, or all of a folder."""
 
 import concurrent.futures
 import os
@@ -12,36 +12,27 @@ from simclr_jax.storage.files import storage_of
 from simclr_jax.storage.paths import absolute
 
 
-class AllPictures:
-    """A source (see `simclr_jax.data.sources.Source`) over a folder, whatever its form.
-
-    Other than in `simclr_jax.data.folder.Folder` all pictures count, at any depth, in
-    the order of their names. They have labels if each lies in a sub-folder: the first
-    one of its path, or the second where all the first ones are splits.
+class Files:
+    """A source (see `simclr_jax.data.sources.Source`) over picture files.
 
     Args:
-      root: the folder, on a disk or in a bucket.
-
-    Raises:
-      ValueError: there is no such folder, or it has no pictures.
+      name: of the source.
+      files: absolute paths, all on disks or all in buckets.
+      class_folders: the class of each, or () without labels.
     """
 
     block = 1
 
-    def __init__(self, root: str):
-        root = absolute(root)
-        self._storage = storage_of(root)
-        if not self._storage.is_dir(root):
-            raise ValueError(f"There is no folder {root}.")
-        self.files = walk(self._storage, root)
-        if not self.files:
-            raise ValueError(f"{root} has no pictures ({', '.join(SUFFIXES)}).")
-        self.name = os.path.basename(root)
-        self._pool = concurrent.futures.ThreadPoolExecutor(THREADS)
-        folders = class_folders([file.removeprefix(f"{root}/") for file in self.files])
-        self.class_names = tuple(sorted(set(folders)))
+    def __init__(
+        self, name: str, files: Sequence[str], class_folders: Sequence[str] = ()
+    ):
+        self.name, self.files = name, list(files)
+        self.class_names = tuple(sorted(set(class_folders)))
         self.classes = len(self.class_names)
-        self._label = np.searchsorted(self.class_names, folders).astype(np.int32)
+        number = {name: i for i, name in enumerate(self.class_names)}
+        self._label = np.array([number[x] for x in class_folders], np.int32)
+        self._storage = storage_of(self.files[0])
+        self._pool = concurrent.futures.ThreadPoolExecutor(THREADS)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -56,6 +47,30 @@ class AllPictures:
 
     def describe(self, index: int) -> str:
         return self.files[index]
+
+
+def all_pictures(root: str) -> Files:
+    """All pictures of a folder, at any depth, in the order of their names.
+
+    They have labels if each lies in a sub-folder: the first one of its path, or the
+    second where all the first ones are splits. Other than in `folder.Folder`, pictures
+    may lie both at the top and in sub-folders.
+
+    Args:
+      root: the folder, on a disk or in a bucket.
+
+    Raises:
+      ValueError: there is no such folder, or it has no pictures.
+    """
+    root = absolute(root)
+    storage = storage_of(root)
+    if not storage.is_dir(root):
+        raise ValueError(f"There is no folder {root}.")
+    files = walk(storage, root)
+    if not files:
+        raise ValueError(f"{root} has no pictures ({', '.join(SUFFIXES)}).")
+    folders = class_folders([file.removeprefix(f"{root}/") for file in files])
+    return Files(os.path.basename(root), files, folders)
 
 
 def class_folders(names: Sequence[str]) -> list[str]:
@@ -81,8 +96,8 @@ def open_pictures(name: str, *, data_dir: str = "", split: str = "") -> Source:
       split: of a set, or of a folder; "": all of a folder, or a set's "train".
 
     Raises:
-      ValueError: as in `AllPictures` and `open_source`.
+      ValueError: as in `all_pictures` and `open_source`.
     """
     if not split and is_folder(name, data_dir):
-        return AllPictures(name)
+        return all_pictures(name)
     return open_source(name, data_dir=data_dir, split=split or "train")
