@@ -40,8 +40,8 @@ def main(argv: list[str]) -> None:
         check_absent(embedding.outputs(options))
         images, data_dir = arguments.images, arguments.data_dir
         source = open_pictures(images, data_dir=data_dir, split=arguments.split)
+        embedding.check(options, source)
         encoder = open_encoder(absolute(arguments.workdir), changes)
-        embedding.check(options, encoder, source)
         with common.progress_bar("embed", "picture") as progress:
             table = embedding.embed(options, encoder, source, progress)
         paths = embedding.write(options, table, source)

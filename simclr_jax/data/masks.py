@@ -11,7 +11,7 @@ from simclr_jax.data import resizing, tfds
 from simclr_jax.data.errors import UnreadablePicture
 from simclr_jax.data.folder import SUFFIXES, walk
 from simclr_jax.data.picture_files import Files
-from simclr_jax.data.sources import Source, is_folder
+from simclr_jax.data.sources import EMBEDDED, Source, is_folder
 from simclr_jax.data.tfdata import decoded
 from simclr_jax.storage.files import storage_of
 from simclr_jax.storage.paths import absolute
@@ -58,6 +58,8 @@ def open_masked(
     Raises:
       ValueError: there is no such folder, set or split, or it has no masks.
     """
+    if name == EMBEDDED:
+        raise ValueError(f"{name} has no masks: set data.name to a folder or a set.")
     if is_folder(name, data_dir):
         return _folder(absolute(name), split)
     data_dir = absolute(data_dir)

@@ -21,7 +21,7 @@ class Cell(NamedTuple):
     caption: str = ""
 
 
-def png(rows: Sequence[Sequence[Cell]], title: str = "") -> bytes:
+def png(rows: Sequence[Sequence[Cell]]) -> bytes:
     """A PNG file with a row of pictures for every row; rows may differ in length.
 
     The pictures keep their proportions, in cells that are squares. A long caption is
@@ -30,13 +30,14 @@ def png(rows: Sequence[Sequence[Cell]], title: str = "") -> bytes:
     from matplotlib.figure import Figure
 
     columns = max(map(len, rows))
-    captions = CAPTION * any(cell.caption for row in rows for cell in row)
-    heading = 0.3 * bool(title)
+    heights = [SIDE + CAPTION * any(cell.caption for cell in row) for row in rows]
     width = 2 * MARGIN + columns * SIDE + (columns - 1) * GAP
-    height = 2 * MARGIN + heading + len(rows) * (SIDE + captions + GAP) - GAP
+    height = 2 * MARGIN + sum(heights) + (len(rows) - 1) * GAP
     figure = Figure(figsize=(width, height))
-    for r, row in enumerate(rows):
-        bottom = height - MARGIN - heading - r * (SIDE + captions + GAP) - SIDE
+    top = height - MARGIN
+    for row, used in zip(rows, heights, strict=True):
+        bottom = top - SIDE
+        top -= used + GAP
         for c, cell in enumerate(row):
             left = MARGIN + c * (SIDE + GAP)
             box = (left / width, bottom / height, SIDE / width, SIDE / height)
@@ -49,12 +50,6 @@ def png(rows: Sequence[Sequence[Cell]], title: str = "") -> bytes:
                 shortened(cell.caption),
                 **{"ha": "center", "va": "top", "fontsize": 7, "parse_math": False},
             )
-    figure.text(
-        MARGIN / width,
-        1 - MARGIN / height,
-        title,
-        **{"va": "top", "fontsize": 9, "parse_math": False},
-    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS)
     return buffer.getvalue()

@@ -33,7 +33,7 @@ def open_for_attention(
         attention.
     """
     encoder = open_encoder(workdir, changes)
-    _check_attention(encoder)
+    check_attention(encoder)
     data = encoder.config.data
     masked = open_masked(
         data.name, data_dir=data.data_dir, split=data.eval_split, workdir=workdir
@@ -54,7 +54,8 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _check_attention(encoder: Encoder) -> None:
+def check_attention(encoder: Encoder) -> None:
+    """Raises ValueError if the encoder is no vision transformer of this package."""
     if has_spatial(encoder):
         image = jax.ShapeDtypeStruct((1, encoder.size, encoder.size, 3), np.uint8)
         apply = functools.partial(encoder.module.apply, train=False, spatial=True)

@@ -35,13 +35,12 @@ def outputs(options: Options) -> list[str]:
     return paths + ([f"{stem}.duplicates.png"] if options.duplicates else [])
 
 
-def check(options: Options, encoder: Encoder, source: Source) -> None:
-    """Checks everything that can be checked before the pictures are read.
+def check(options: Options, source: Source) -> None:
+    """Checks the numbers of the options.
 
     Raises:
-      ValueError: no such feature, or numbers outside their range.
+      ValueError: one is outside its range for these pictures.
     """
-    encoder.check_feature(options.feature)
     if not 0 <= options.neighbours < len(source):
         raise ValueError(
             f"--neighbours={options.neighbours}: {source.name} has {len(source)} "
@@ -66,10 +65,9 @@ def embed(
       progress: called with the pictures read so far and the total.
 
     Raises:
-      ValueError: as in `check`.
+      ValueError: as in `Encoder.of_source`.
       UnreadablePicture: a picture cannot be read; the message names it.
     """
-    check(options, encoder, source)
     features = encoder.of_source(source, options.feature, progress)
     values, mesh = features.values[options.feature], encoder.mesh
     named = bool(getattr(source, "files", ()))

@@ -196,10 +196,27 @@ def test_a_file_that_is_no_picture_is_named(encoder, paths, tmp_path):
 
 
 def test_unknown_features_and_batch_sizes_are_refused(encoder, paths):
-    with pytest.raises(ValueError, match=r"feature: unknown 'p'.*h, z"):
+    with pytest.raises(ValueError, match=r"feature: unknown 'p'.*h, head1, z"):
         encoder(paths, feature="p")
     with pytest.raises(ValueError, match="batch_size=0"):
         encoder(paths, batch_size=0)
+
+
+def test_a_resnet_has_a_feature_map_and_no_tokens(encoder, paths):
+    """Of more pictures than devices, at another size than the training's."""
+    batches = picture_batches(paths, size=2 * SIZE, batch_size=len(paths))
+    ((images,),) = (batch.views for batch in batches)
+    maps = spatial(encoder, images)
+    assert maps.features.shape == (len(paths), 5, 5, 16)
+    h = encoder.module.apply(encoder.variables, images, train=False)
+    np.testing.assert_allclose(maps.features.mean((1, 2)), h, rtol=1e-4, atol=1e-5)
+    assert maps.attention is None
+    with pytest.raises(ValueError, match="needs a vision transformer.*resnet10"):
+        check_attention(encoder)
+    assert encoder.layers == ("head1",)
+    for name in ("cls", "patch"):
+        with pytest.raises(ValueError, match=rf"unknown '{name}'.* h, head1, z\."):
+            encoder(paths, feature=name)
 
 
 def test_a_published_file_is_loaded_as_it_would_be_imported(tmp_path):
