@@ -37,7 +37,7 @@ LAYERS = {
     "evaluate": (
         "losses models.cpu data batch old_commands sharding storage train.optim "
         "train.schedules",
-        "jax numpy optax etils matplotlib sklearn threadpoolctl",
+        "jax numpy optax etils matplotlib pyarrow sklearn threadpoolctl",
     ),
     "zoo": (
         "models fingerprint old_commands storage suggest tree",
