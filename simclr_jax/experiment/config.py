@@ -177,6 +177,8 @@ def add_protocol(c: ConfigDict, name: str) -> None:
 def preset(protocol: str, name: str) -> tuple[Changes, str]:
     """The changes of the config for a paper's evaluation, and the features it is of.
 
+    All settings but the seed are set, also those for which a run's config has others.
+
     Args:
       protocol: such as "linear_augmented".
       name: of one of the protocol's presets, see `evaluate.presets`.
@@ -191,9 +193,11 @@ def preset(protocol: str, name: str) -> tuple[Changes, str]:
         )
     check_name(name, PRESETS[protocol], "--preset")
     settings, features = PRESETS[protocol][name]
+    settings = schema.protocols()[protocol] | settings
     changes = [
         (f"evaluate.{protocol}.{key}", _as_text(value))
         for key, value in settings.items()
+        if key != "seed"
     ]
     return changes, features
 

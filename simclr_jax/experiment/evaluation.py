@@ -188,8 +188,8 @@ class Evaluation:
 
     def _fingerprint(self, trained: bool) -> str:
         if trained not in self._weights:
-            _, _, *arrays = self.encoder(trained=trained)
-            weights = score_fingerprint.of_weights(*arrays, self.mesh)
+            _, _, params, stats = self.encoder(trained=trained)
+            weights = score_fingerprint.of_weights(params, stats, self.mesh)
             self._weights[trained] = weights
         return self._weights[trained]
 

@@ -35,7 +35,7 @@ def test_usage_errors(tmp_path, in_process, arguments, message, capsys):
 def test_a_feature_that_the_method_lacks(tmp_path, in_process):
     leave_in(tmp_path, config.load("configs/quickstart.py"))
     arguments = [f"--workdir={tmp_path}", "--protocol=knn", "--features=x"]
-    with pytest.raises(common.UsageError, match=r"unknown 'x'\. There are: h, z"):
+    with pytest.raises(common.UsageError, match=r"unknown 'x'\. There are: h, head1"):
         evaluate.main(arguments)
 
 
