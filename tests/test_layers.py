@@ -35,8 +35,8 @@ LAYERS = {
         "jax numpy tensorflow tensorflow_datasets etils tqdm",
     ),
     "evaluate": (
-        "losses models.cpu data batch old_commands sharding storage train.optim "
-        "train.schedules",
+        "losses models.cpu data batch old_commands sharding storage suggest "
+        "train.optim train.schedules",
         "jax numpy optax etils matplotlib pyarrow sklearn threadpoolctl",
     ),
     "zoo": (

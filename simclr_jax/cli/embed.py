@@ -29,15 +29,12 @@ def main(argv: list[str]) -> None:
     arguments, options, changes = read(argv)
     from simclr_jax import compilation_cache
     from simclr_jax.data.picture_files import open_pictures
-    from simclr_jax.evaluate import tables
     from simclr_jax.experiment import embedding
     from simclr_jax.experiment.encoder import open_encoder
-    from simclr_jax.experiment.outputs import check_absent
     from simclr_jax.storage.paths import absolute
 
     with compilation_cache.enabled(), common.usage_errors(pictures=True):
-        tables.check_format(options.out)
-        check_absent(embedding.outputs(options))
+        embedding.check_outputs(options)
         images, data_dir = arguments.images, arguments.data_dir
         source = open_pictures(images, data_dir=data_dir, split=arguments.split)
         embedding.check(options, source)

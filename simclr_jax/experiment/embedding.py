@@ -12,7 +12,7 @@ from simclr_jax.data.sources import Source
 from simclr_jax.evaluate import galleries, neighbours, tables
 from simclr_jax.evaluate.galleries import Cell
 from simclr_jax.experiment.encoder import Encoder
-from simclr_jax.experiment.outputs import write_all
+from simclr_jax.experiment.outputs import check_absent, write_all
 
 QUERIES = 12  # rows of a gallery, at most
 COLUMNS = 8  # pictures of a row beside the first, at most
@@ -33,6 +33,16 @@ def outputs(options: Options) -> list[str]:
     paths = [options.out]
     paths += [f"{stem}.neighbours.png"] if options.neighbours else []
     return paths + ([f"{stem}.duplicates.png"] if options.duplicates else [])
+
+
+def check_outputs(options: Options) -> None:
+    """Checks that the files can be written.
+
+    Raises:
+      ValueError: an unknown ending, a missing library, or a file that exists.
+    """
+    tables.check_format(options.out)
+    check_absent(outputs(options))
 
 
 def check(options: Options, source: Source) -> None:

@@ -1,5 +1,7 @@
 """Jaccard index of attention and objects, against loops over pixels."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -75,8 +77,8 @@ def evaluate(monkeypatch):
     monkeypatch.setattr(module, "masked_batches", batches)
 
     def run(weights, masks, **settings):
-        settings = {"size": SIDE + 2} | settings  # rounded down to patches
-        data: object = Pairs(masks)
+        settings: Any = {"size": SIDE + 2} | settings  # rounded down to patches
+        data: Any = Pairs(masks)
         return attention(lambda rows: weights[rows], data, 99, PATCH, 2, **settings)
 
     return run
