@@ -128,14 +128,14 @@ def masked_batches(
     """
     for first in range(0, len(data), batch_size):
         rows = np.arange(first, min(first + batch_size, len(data)))
-        encoded = (source.read(rows)["image"] for source in data)
+        pictures, masks = (source.read(rows)["image"] for source in data)
         names = map(data.pictures.describe, rows)
-        columns = zip(*encoded, names, strict=True)
-        images, masks = zip(*(_pair(*column, size) for column in columns), strict=True)
+        pairs = map(functools.partial(_pair, size), pictures, masks, names)
+        images, masks = zip(*pairs, strict=True)
         yield np.stack(images), np.stack(masks)
 
 
-def _pair(picture, mask, name, size) -> tuple[np.ndarray, np.ndarray]:
+def _pair(size, picture, mask, name) -> tuple[np.ndarray, np.ndarray]:
     image = decoded(picture, name)
     labels = decode_mask(mask, f"the mask of {name}")
     if labels.shape != image.shape[:2]:
