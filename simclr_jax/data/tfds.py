@@ -112,8 +112,8 @@ def open_masks(builder: Any, split: str, workdir: str) -> tuple[Records, Records
     if MASK not in names:
         raise ValueError(
             f"{info.full_name} has no masks, a picture feature '{MASK}'; it has "
-            f"{', '.join(info.features)}. TFDS's voc has only boxes: name the folder "
-            "VOCdevkit/VOC2012 of the original archive instead."
+            f"{', '.join(sorted(info.features))}. TFDS's voc has only boxes: name the "
+            "folder VOCdevkit/VOC2012 of the original archive instead."
         )
     image, _ = _features(info)
     pictures, masks = (
