@@ -17,7 +17,17 @@ import pytest
 from PIL import Image
 
 from simclr_jax import sharding
-from simclr_jax.cli import data_bench, evaluate, main, plan, pretrain, reproduce, zoo
+from simclr_jax.cli import (
+    data_bench,
+    embed,
+    evaluate,
+    main,
+    plan,
+    pretrain,
+    reproduce,
+    visualize,
+    zoo,
+)
 from simclr_jax.experiment import build, config
 from simclr_jax.experiment.workdir import saved_config
 from tests.tools import FEW_PICTURES, begin_in, last_of_each
@@ -93,6 +103,7 @@ LAUNCHERS = ("launch/local.sh", "launch/tpu_vm.sh", "sbatch")
 OTHERS = ("tensorboard", "docker", "kubectl", "pip", "pre-commit")
 OTHERS += ("gcloud",)  # see tests/launch
 READERS = {"plan": plan, "zoo": zoo, "reproduce": reproduce}
+READERS |= {"embed": embed, "visualize": visualize}
 
 
 @pytest.mark.parametrize("kind", BY_KIND)

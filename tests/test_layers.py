@@ -35,9 +35,9 @@ LAYERS = {
         "jax numpy tensorflow tensorflow_datasets etils tqdm",
     ),
     "evaluate": (
-        "losses models.cpu data batch old_commands sharding storage train.optim "
-        "train.schedules",
-        "jax numpy optax etils matplotlib sklearn threadpoolctl",
+        "losses models.cpu data batch old_commands sharding storage suggest "
+        "train.optim train.schedules",
+        "jax numpy optax etils matplotlib pyarrow sklearn threadpoolctl",
     ),
     "zoo": (
         "models fingerprint old_commands storage suggest tree",

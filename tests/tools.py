@@ -26,6 +26,7 @@ from simclr_jax.models.network import WHOLE_BATCH
 from simclr_jax.models.norm import BatchNorm, pixels
 from simclr_jax.models.resnet import Conv
 from simclr_jax.models.rows import WHOLE, Rows
+from simclr_jax.models.vit import ViT, vit
 from simclr_jax.state import TrainState
 from simclr_jax.train.checkpoint import Checkpoints
 from simclr_jax.train.optim import NORMS_AND_BIASES, sgd
@@ -96,6 +97,13 @@ def tiny(
 ) -> Tiny:
     """Tiny as an encoder that a config can name."""
     return Tiny()
+
+
+def tiny_vit(
+    *, mean: tuple[float, ...] = (), std: tuple[float, ...] = (), dtype: str = ""
+) -> ViT:
+    """A vision transformer of one block as an encoder that a config can name."""
+    return vit(8, 1, 2, patch=8)
 
 
 def with_devices(count: int) -> dict[str, str]:

@@ -101,6 +101,13 @@ class Parser(argparse.ArgumentParser):
                 config_files.find(arguments.config.partition(":")[0])
         return arguments, changes
 
+    def check_part_names(self, changes: Sequence[tuple[str, str]]) -> None:
+        """Prints a message and exits if a change is not of a part's name."""
+        for key, _ in changes:
+            if key not in PART_NAMES:
+                names = ", ".join(f"{CONFIG}{name}" for name in PART_NAMES)
+                self.error(f"{CONFIG}{key} belongs to the training; only {names}.")
+
     def _flags(self) -> list[str]:
         return [flag for action in self._actions for flag in action.option_strings]
 
@@ -124,12 +131,14 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextlib.contextmanager
-def usage_errors(*, started: bool = False) -> Iterator[None]:
+def usage_errors(*, started: bool = False, pictures: bool = False) -> Iterator[None]:
     """Turns a ValueError, or a path that cannot be used, into a UsageError.
 
     Args:
       started: whether the command has started its work; then a bucket that denies
         access is not a usage error, as the same command may succeed later.
+      pictures: whether a picture that cannot be read is one, as the command line names
+        the pictures.
 
     Raises:
       UsageError: with the message of the original error.
@@ -137,22 +146,38 @@ def usage_errors(*, started: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_usage_error(error, started):
+        if _is_usage_error(error, started, pictures):
             raise UsageError(str(error)) from error
         raise
 
 
-def _is_usage_error(error: Exception, started: bool) -> bool:
+def _is_usage_error(error: Exception, started: bool, pictures: bool) -> bool:
     if type(error) is ValueError:
         return True  # the usual case, without the imports below
     from simclr_jax.data.errors import STORAGE, UnreadablePicture
     from simclr_jax.storage.errors import BucketDenied, BucketUnavailable
 
-    if isinstance(error, UnreadablePicture | BucketUnavailable):
+    if isinstance(error, UnreadablePicture):
+        return pictures
+    if isinstance(error, BucketUnavailable):
         return False
     if isinstance(error, BucketDenied):
         return not started
     return isinstance(error, (ValueError, *STORAGE))
+
+
+@contextlib.contextmanager
+def progress_bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, if that is a terminal; yields (done, total) -> None."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit=unit, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
 
 
 def run_and_exit(main: Callable[[list[str]], None]) -> None:

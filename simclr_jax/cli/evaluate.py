@@ -1,7 +1,8 @@
 """Evaluates the encoder of a finished or running work directory.
 
   simclr-jax evaluate --workdir DIR
-      [--protocol knn|linear|linear_augmented|map2d|transfer|finetune|factors]
+      [--protocol knn|linear|linear_augmented|map2d|transfer|finetune|factors
+          |attention]
       [--features h|z|head1|cls4|...] [--preset simclr|byol|moco|...]
       [--config.evaluate.KEY=value ...] [--config.method.name=package.module:factory]
   simclr-jax evaluate --compare DIR DIR2 [--protocol NAME] [--features NAME]
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 EXAMPLE = "simclr-jax evaluate --workdir runs/quickstart --protocol knn"
 PROTOCOLS = (
     *("knn", "linear", "linear_augmented", "map2d", "transfer", "finetune"),
-    "factors",
+    *("factors", "attention"),
 )
 # Units of the protocols with a progress bar.
 UNITS = {"linear_augmented": "step", "transfer": "fit", "finetune": "step"}
@@ -66,6 +67,9 @@ def main(argv: list[str]) -> None:
         check_folder(workdir, write=True)
         c = saved_config(workdir, changes, sections=EVALUATED, protocol=protocol)
         check_inputs(c, workdir)
+    if protocol == "attention":
+        evaluate_attention(workdir, changes)
+        return
     runtime.join_cluster()
     mesh = sharding.make_mesh()
     with compilation_cache.enabled(), jax.set_mesh(mesh):
@@ -115,6 +119,8 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
             check_name(arguments.protocol, PROTOCOLS, "--protocol")
     if arguments.compare:
         return arguments, changes
+    if arguments.features and arguments.protocol == "attention":
+        parser.error("--protocol=attention is of the attention itself: no --features.")
     if arguments.features and not arguments.protocol:
         parser.error(f"--features needs a --protocol: {names}.")
     from simclr_jax.storage.paths import absolute
@@ -134,6 +140,21 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
                 )
         arguments.workdir = absolute(arguments.workdir)
     return arguments, changes
+
+
+def evaluate_attention(workdir: str, changes: list[tuple[str, str]]) -> None:
+    """Evaluates by attention, on one process; prints and saves the score."""
+    from simclr_jax import compilation_cache
+    from simclr_jax.experiment import attention_scores as scores
+    from simclr_jax.experiment.workdir import save_score
+
+    with compilation_cache.enabled(), common.usage_errors(pictures=True):
+        encoder, data = scores.open_for_attention(workdir, changes)
+        report(f"computing the attention of {len(data)} pictures of {data.name}")
+        with common.progress_bar("attention", "picture") as progress:
+            result = scores.attention_score(encoder, data, progress)
+    save_score(workdir, "attention", scores.FEATURE, result)
+    say(scores.text(result))
 
 
 def say(text: str) -> None:
@@ -156,16 +177,9 @@ def score(
     evaluation: "Evaluation", protocol: str, feature: str, *, trained: bool = True
 ) -> float:
     """Evaluates, saves and prints the score; returns the accuracy in [0, 1]."""
-    from tqdm import tqdm
-
     with common.usage_errors(started=True):  # settings that are invalid for this data
         if protocol in UNITS:
-            with tqdm(desc=protocol, unit=UNITS[protocol], disable=None) as bar:
-
-                def progress(done: int, total: int) -> None:
-                    bar.total = total
-                    bar.update(done - bar.n)
-
+            with common.progress_bar(protocol, UNITS[protocol]) as progress:
                 result = evaluation.score(
                     protocol, feature, trained=trained, progress=progress
                 )

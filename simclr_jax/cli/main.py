@@ -10,6 +10,8 @@ from simclr_jax.suggest import did_you_mean
 COMMANDS = {  # command: (module of `simclr_jax.cli`, what it does)
     "pretrain": ("pretrain", "train an encoder as a config describes, or resume"),
     "evaluate": ("evaluate", "kNN and linear accuracy of the encoder of a run"),
+    "embed": ("embed", "features of pictures as a table, neighbours, duplicates"),
+    "visualize": ("visualize", "attention maps and patch features of pictures"),
     "plan": ("plan", "memory and time of a step on TPUs, without having them"),
     "reproduce": ("reproduce", "a row of a paper's table as one command"),
     "zoo": ("zoo", "import published weights, export trained ones"),

@@ -102,12 +102,8 @@ class Folder:
         Raises:
           UnreadablePicture: a file cannot be read.
         """
-        parts = np.array_split(indices, min(THREADS, max(1, len(indices))))
-        read = self._pool.map(
-            lambda part: [read_file(self._storage, self.files[i]) for i in part], parts
-        )
-        image = np.empty(len(indices), object)
-        image[:] = [data for part in read for data in part]
+        files = [self.files[i] for i in indices]
+        image = read_files(self._storage, files, self._pool)
         if not self.classes:
             return {"image": image}
         return {"image": image, "label": self.label[indices]}
@@ -120,7 +116,7 @@ class Folder:
         return self.files
 
     def _walk_all(self, paths):
-        return list(self._pool.map(lambda path: _walk(self._storage, path), paths))
+        return list(self._pool.map(lambda path: walk(self._storage, path), paths))
 
     def _keep(self, path, split):
         """Keeps the pictures of "seen" or "held_out", two parts of all pictures."""
@@ -134,7 +130,7 @@ class Folder:
         self.label = self.label[rows]
 
     def _check_flat(self, path, folders):
-        inside = [p for p in folders if _walk(self._storage, f"{path}/{p}")]
+        inside = [p for p in folders if walk(self._storage, f"{path}/{p}")]
         if inside:
             raise ValueError(
                 f"{path} has pictures at the top (such as "
@@ -164,6 +160,22 @@ def held_out(names: Sequence[str], label: np.ndarray) -> np.ndarray:
         rows = order[label[order] == number]
         out[rows[: max(round(len(rows) / SHARE), int(len(rows) > 1))]] = True
     return out
+
+
+def read_files(
+    storage: Storage, files: Sequence[str], pool: concurrent.futures.Executor
+) -> np.ndarray:
+    """The bytes of n picture files by the threads of a pool: object [n].
+
+    Raises:
+      UnreadablePicture: a file cannot be read.
+    """
+    size = max(1, -(-len(files) // THREADS))
+    parts = [files[i : i + size] for i in range(0, len(files), size)]
+    read = pool.map(lambda part: [read_file(storage, file) for file in part], parts)
+    image = np.empty(len(files), object)
+    image[:] = [data for part in read for data in part]
+    return image
 
 
 def read_file(storage: Storage, path: str) -> bytes:
@@ -219,15 +231,19 @@ def _layout(storage, path):
     return [name for name in files if _is_picture(name)], folders
 
 
-def _walk(storage, path, above=()):
-    """All pictures under a folder, by name; its own before those of its sub-folders."""
+def walk(storage: Storage, path: str, above: tuple[str, ...] = ()) -> list[str]:
+    """All pictures under a folder, by name; its own before those of its sub-folders.
+
+    Args:
+      above: the folders that contain it, without links.
+    """
     real = path if storage.remote else os.path.realpath(path)
     if real in above:
         return []  # a link to a folder that contains it
     folders, files = _visible(storage, path)
     pictures = [f"{path}/{name}" for name in files if _is_picture(name)]
     for name in folders:
-        pictures += _walk(storage, f"{path}/{name}", (*above, real))
+        pictures += walk(storage, f"{path}/{name}", (*above, real))
     return pictures
 
 

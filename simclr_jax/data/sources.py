@@ -95,6 +95,19 @@ def open_source(
     return join_splits(_opener(name, absolute(data_dir), workdir), split)
 
 
+def is_folder(name: str, data_dir: str = "") -> bool:
+    """Whether a name is that of a folder, and not of a set.
+
+    Args:
+      name, data_dir: as in `open_source`.
+    """
+    if has_scheme(name) or name.startswith(("/", "~", ".")):
+        return True
+    if name in (EMBEDDED, "folder") or not os.path.isdir(name):
+        return False
+    return tfds.find_prepared(name, absolute(data_dir)) is None
+
+
 def join_splits(open_one: Callable[[str], Source], split: str) -> Source:
     """The source of a split such as "train", "train+test" or "train[:10%]".
 
@@ -176,12 +189,9 @@ def _opener(name, data_dir, workdir):
                 "data.data_dir, with data.name='folder')."
             )
         return functools.partial(Folder, data_dir)
-    if has_scheme(name) or name.startswith(("/", "~", ".")):
+    if is_folder(name, data_dir):
         return functools.partial(Folder, name)
-    builder = tfds.find_prepared(name, data_dir)
-    if builder is None and os.path.isdir(name):
-        return functools.partial(Folder, name)
-    builder = builder or tfds.prepare(name, data_dir)
+    builder = tfds.find_prepared(name, data_dir) or tfds.prepare(name, data_dir)
     return lambda split: tfds.open_split(builder, split, workdir)
 
 

@@ -19,6 +19,7 @@ from simclr_jax.storage.files import storage_of
 from simclr_jax.suggest import did_you_mean
 
 FILE_NAMES = ("file_name", "filename", "image/filename", "id")  # features; see Records
+MASK = "segmentation_mask"  # what TFDS calls the feature in all its sets
 PORTS = {"http": 80, "https": 443, "ftp": 21}
 
 
@@ -88,6 +89,41 @@ def open_split(builder: Any, split: str, workdir: str) -> Records:
       ValueError: unknown split, no picture feature, another file format than TFRecord,
         or files that are damaged or not complete.
     """
+    image, label = _features(builder.info)
+    source = _open_records(builder, split, workdir, image, label)
+    # TFDS writes -1 for a missing label, as in all of STL-10's `unlabelled`.
+    if label and source.read(np.array([0]))["label"][0] < 0:
+        return _open_records(builder, split, workdir, image, "")
+    return source
+
+
+def open_masks(builder: Any, split: str, workdir: str) -> tuple[Records, Records]:
+    """The pictures and the masks of a split, record by record.
+
+    Args:
+      builder, split, workdir: as for `open_split`.
+
+    Raises:
+      ValueError: as in `open_split`; or the set has no masks.
+    """
+    import tensorflow_datasets as tfds
+
+    info = builder.info
+    names = [n for n, x in info.features.items() if isinstance(x, tfds.features.Image)]
+    if MASK not in names:
+        raise ValueError(
+            f"{info.full_name} has no masks, a picture feature '{MASK}'; it has "
+            f"{', '.join(sorted(info.features))}. TFDS's voc has only boxes: name the "
+            "folder VOCdevkit/VOC2012 of the original archive instead."
+        )
+    image, _ = _features(info)
+    pictures, masks = (
+        _open_records(builder, split, workdir, name, "") for name in (image, MASK)
+    )
+    return pictures, masks
+
+
+def _open_records(builder, split, workdir, image, label) -> Records:
     info = builder.info
     if split not in info.splits:
         raise ValueError(
@@ -99,29 +135,21 @@ def open_split(builder: Any, split: str, workdir: str) -> Records:
             f"{info.full_name} is stored as {info.file_format}; only TFRecord files "
             "are read. Prepare it again with --file_format=tfrecord."
         )
-    image, label = _features(info)
     files = [os.fspath(path) for path in info.splits[split].filepaths]
     index_folders = [os.path.dirname(files[0])]
     if workdir:
         index_folders.append(os.path.join(workdir, "index"))
-
-    def open_records(label):
-        return Records(
-            _check_present(files, info),
-            name=f"{info.name}/{split}",
-            image=image,
-            label=label,
-            file_name=_file_name(info),
-            classes=info.features[label].num_classes if label else 0,
-            class_names=tuple(info.features[label].names) if label else (),
-            index_folders=index_folders,
-        )
-
-    source = open_records(label)
+    source = Records(
+        _check_present(files, info),
+        name=f"{info.name}/{split}",
+        image=image,
+        label=label,
+        file_name=_file_name(info),
+        classes=info.features[label].num_classes if label else 0,
+        class_names=tuple(info.features[label].names) if label else (),
+        index_folders=index_folders,
+    )
     _check_counts(source.index, info.splits[split].shard_lengths)
-    # TFDS writes -1 for a missing label, as in all of STL-10's `unlabelled`.
-    if label and source.read(np.array([0]))["label"][0] < 0:
-        return open_records("")
     return source
 
 

@@ -70,7 +70,7 @@ def knn(
         part = slice(begin, begin + BANK)
         bank = in_blocks(train[part], BANK, mesh)[0]
         bank_label = in_blocks(train_label[part], BANK, mesh, fill=-1)[0]
-        neighbours = _nearest(*neighbours, queries, bank, bank_label, mesh)
+        neighbours = merge_nearest(*neighbours, queries, bank, bank_label, mesh)
     ranked = _ranked(*neighbours, classes, temperature if weighted else np.inf)
     ranked = from_blocks(ranked, len(test), mesh)
     return classification(ranked, test_label, classes) | {"k": k}
@@ -91,7 +91,14 @@ def votes(k: int, bank: int, classes: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnums=(0, 1))
-def _nearest(sim, label, queries, bank, bank_label, mesh: Mesh):
+def merge_nearest(
+    sim: jax.Array,
+    label: jax.Array,
+    queries: jax.Array,
+    bank: jax.Array,
+    bank_label: jax.Array,
+    mesh: Mesh,
+) -> tuple[jax.Array, jax.Array]:
     """Updates the k nearest neighbours with one more block of the bank.
 
     Args:

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -13,11 +13,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from simclr_jax import sharding
+from simclr_jax.batch import Batch
+from simclr_jax.data import pipeline
 from simclr_jax.data.pictures import picture_batches
-from simclr_jax.evaluate.features import extract
+from simclr_jax.data.sources import Source
+from simclr_jax.evaluate.features import Features, extract
 from simclr_jax.experiment import build, importing, schema
+from simclr_jax.experiment.config import Changes
 from simclr_jax.experiment.extraction import frozen_encoder
 from simclr_jax.experiment.workdir import SavedRun, open_saved, read_saved
+from simclr_jax.methods.layers import is_token, layer_names, select
 from simclr_jax.storage.paths import absolute
 from simclr_jax.suggest import check_name
 from simclr_jax.zoo import catalog
@@ -47,23 +52,40 @@ def load(
     """
     if jax.process_count() > 1:
         raise ValueError("An encoder is loaded by one process, not by a cluster.")
-    path, mesh = absolute(os.fspath(path)), sharding.make_mesh()
+    path = absolute(os.fspath(path))
     if format:
         check_name(format, catalog.READERS, "format")
         imported, arrays, result = importing.read_checkpoint(format, path, [])
         state = importing.finished_state(imported, arrays)
         saved = SavedRun(imported.config, imported.run, state, imported.run.total)
-        return Encoder(saved, mesh, f"{path} ({format})", result.newly_initialised)
+        source = f"{path} ({format})"
+        return Encoder(saved, sharding.make_mesh(), source, result.newly_initialised)
     if epath.Path(path).is_file():
         raise ValueError(
             f"{path} is a file, no work directory. For a published one, name its "
             f"format, load(path, format=...): {', '.join(catalog.READERS)}."
         )
+    return open_encoder(path, allow_code=allow_code)
+
+
+def open_encoder(
+    workdir: str, changes: Changes = (), *, allow_code: bool = False
+) -> "Encoder":
+    """The encoder of a run.
+
+    Args:
+      workdir: an absolute path.
+      changes, allow_code: as in `workdir.saved_config`.
+
+    Raises:
+      ValueError, CheckpointError: as in `workdir.open_saved`.
+    """
+    mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
-        saved = open_saved(path, mesh, allow_code=allow_code)
-    imported = (epath.Path(path) / "import.json").exists()
-    untrained = read_saved(path, "import.json")["fresh"] if imported else ()
-    return Encoder(saved, mesh, path, untrained)
+        saved = open_saved(workdir, mesh, changes, allow_code=allow_code)
+    imported = (epath.Path(workdir) / "import.json").exists()
+    untrained = read_saved(workdir, "import.json")["fresh"] if imported else ()
+    return Encoder(saved, mesh, workdir, untrained)
 
 
 class Encoder:
@@ -76,7 +98,11 @@ class Encoder:
       config: of the run.
       size: S; the encoder is for pictures of S x S pixels.
       mean, std: per channel, of pixels in [0, 1]; the encoder applies them itself.
-      features: the names of the features, "h" first.
+      features: the names of the method's features, "h" first.
+      layers: the names of those that the network has beside them, such as "cls" and
+        "patch" (the mean of the patches) of a ViT; see `methods.layers`.
+      mesh: of the devices.
+      module: the Flax module of the encoder alone.
       step: updates of the run.
       source: the work directory or file.
     """
@@ -95,10 +121,13 @@ class Encoder:
         self.mean: tuple[float, ...] = c.encoder.mean
         self.std: tuple[float, ...] = c.encoder.std
         self.features = build.feature_names(c, run)
+        names = layer_names(run.method.network)
+        self.layers = tuple(name for name in names if name not in self.features)
         self.step, self.source = saved.step, source
-        self._mesh, self._width = mesh, run.method.network.width
+        self.mesh: Mesh = mesh
+        self._method, self._width = run.method, run.method.network.width
         self._frozen = frozen_encoder(run, saved.state).on(mesh)
-        self._module = schema.call("encoder", c.encoder)
+        self.module = schema.call("encoder", c.encoder)
         self._stats = jax.device_get(self._frozen.stats.get("encoder", {}))
         params = "params" if run.method.keep == "online" else "target_params"
         self._untrained_head = any(
@@ -125,7 +154,8 @@ class Encoder:
             pictures of any sizes, each an array [H, W, 3] or the path of a file, on
             this machine or in a bucket. A generator is consumed as needed, so its
             pictures need not fit into memory together.
-          feature: one of `features`: "h", or for most methods "z", its projection.
+          feature: "h", for most methods "z", its projection, or another one of
+            `features` and `layers`.
           batch_size: pictures that are computed at a time. Fewer pictures are padded
             to a power of two, so that few programs are compiled.
 
@@ -137,15 +167,57 @@ class Encoder:
             values outside [0, 1]; or the encoder has no such trained feature.
           UnreadablePicture: a file cannot be read; the message names it.
         """
-        check_name(feature, self.features, "feature")
-        if feature != "h" and self._untrained_head:
+        self.check_feature(feature)
+        rows = self._rows(pictures, batch_size)
+        batches = picture_batches(pictures, size=self.size, batch_size=rows)
+        return self._extract(feature, batches).values[feature]
+
+    def of_source(
+        self,
+        source: Source,
+        feature: str = "h",
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Features:
+        """The features of all pictures of a source, prepared as for a call.
+
+        Args:
+          feature: as for a call.
+          progress: called with the pictures read so far and the total.
+
+        Raises:
+          ValueError: the encoder has no such trained feature.
+          UnreadablePicture: a picture cannot be read; the message names it.
+        """
+        self.check_feature(feature)
+        rows = self._rows(source, BATCH_SIZE)
+
+        def batches():
+            parts = pipeline.eval_batches(source, size=self.size, batch_size=rows)
+            for i, batch in enumerate(parts, start=1):
+                progress(min(i * rows, len(source)), len(source))
+                yield batch
+
+        return self._extract(feature, batches())
+
+    def check_feature(self, feature: str) -> None:
+        """Checks that the encoder has a feature.
+
+        Raises:
+          ValueError: it has none of this name, or an imported file lacked its layers.
+        """
+        check_name(feature, (*self.features, *self.layers), "feature")
+        if self._untrained_head and feature != "h" and not is_token(feature):
             raise ValueError(
                 f"{feature} is untrained: the imported file had no projector. h is not."
             )
-        rows = self._rows(pictures, batch_size)
-        batches = picture_batches(pictures, size=self.size, batch_size=rows)
-        with jax.set_mesh(self._mesh):
-            return extract(self._frozen, batches, self._mesh).values[feature]
+
+    def _extract(self, feature: str, batches: Iterable[Batch]) -> Features:
+        frozen = self._frozen
+        if feature in self.layers:
+            encode, features = select(self._method, [feature])
+            frozen = frozen._replace(encode=encode, features=features)
+        with jax.set_mesh(self.mesh):
+            return extract(frozen, batches, self.mesh)
 
     def prepare(self, pictures: Any) -> np.ndarray:
         """Pictures as the encoder sees them, cropped and resized, such as for `apply`.
@@ -175,7 +247,14 @@ class Encoder:
             if not len(pictures):
                 raise ValueError(EMPTY)
             batch_size = min(batch_size, 2 ** (len(pictures) - 1).bit_length())
-        return -(-batch_size // self._mesh.size) * self._mesh.size
+        return -(-batch_size // self.mesh.size) * self.mesh.size
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `module.apply` takes, on every device of the mesh."""
+        frozen = self._frozen
+        stats = frozen.stats.get("encoder", {})
+        return {"params": frozen.params["encoder"], "batch_stats": stats}
 
     @functools.cached_property
     def params(self) -> Any:
@@ -211,4 +290,4 @@ class Encoder:
                 f"{list(images.shape)}. encoder(pictures) resizes them."
             )
         variables = {"params": params, "batch_stats": self._stats}
-        return self._module.apply(variables, images, train=False).astype(jnp.float32)
+        return self.module.apply(variables, images, train=False).astype(jnp.float32)

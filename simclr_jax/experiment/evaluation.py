@@ -16,7 +16,7 @@ from simclr_jax.evaluate.knn import votes
 from simclr_jax.experiment import build, protocols, schema, score_fingerprint
 from simclr_jax.experiment.config import Changes
 from simclr_jax.experiment.extraction import extracted, frozen_encoder, pixels
-from simclr_jax.experiment.workdir import BUILT, open_saved, read_saved
+from simclr_jax.experiment.workdir import BUILT, open_saved, read_saved, save_score
 from simclr_jax.methods.layers import layer_names
 from simclr_jax.state import TrainState
 from simclr_jax.storage import files
@@ -251,10 +251,7 @@ class Evaluation:
         if jax.process_index():
             return
         short, details = scores.split(result)
-        path = self._workdir / "results.json"
-        results = json.loads(path.read_text()) if path.exists() else {}
-        results.setdefault(protocol, {})[name] = short
-        files.write(str(path), json.dumps(results, indent=2) + "\n")
+        save_score(self._workdir, protocol, name, short)
         if details:
             content = {"class_names": list(self.test.class_names)} | details
             stem = re.sub(r"[^\w-]+", "_", f"{protocol}-{name}")

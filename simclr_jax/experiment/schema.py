@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax.data.recipes import RECIPES
 from simclr_jax.data.view import OPERATIONS
+from simclr_jax.evaluate.attention import attention
 from simclr_jax.evaluate.embedding_2d import map2d
 from simclr_jax.evaluate.factors import factors
 from simclr_jax.evaluate.finetune import OPTIMISERS as FINETUNE_OPTIMISERS
@@ -48,6 +49,7 @@ PROTOCOLS: dict[str, Callable] = {
     "transfer": transfer,
     "finetune": finetune,
     "factors": factors,
+    "attention": attention,
 }
 DATA = {  # the keys of data beside those of a factory
     "data_dir": "",  # of TFDS; "": its own default

@@ -127,6 +127,16 @@ def _check_names(
         raise CodeNotNamed(workdir, names)
 
 
+def save_score(
+    workdir: str | os.PathLike, protocol: str, name: str, result: dict[str, Any]
+) -> None:
+    """Adds a score to results.json by protocol and name."""
+    path = epath.Path(workdir) / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results.setdefault(protocol, {})[name] = result
+    files.write(str(path), json.dumps(results, indent=2) + "\n")
+
+
 def data_sizes(workdir: str | os.PathLike) -> dict[str, int]:
     """The images and classes of a run's training split, as arguments of `assemble`.
 

@@ -77,9 +77,14 @@ class LayerFeatures:
         return jnp.concatenate([x.class_token for x in tokens], -1)
 
 
+def is_token(name: str) -> bool:
+    """Whether a feature is made of a ViT's tokens, before any head."""
+    return name.startswith(("cls", "patch"))
+
+
 def token_blocks(name: str, blocks: int) -> tuple[int, ...]:
     """The blocks, counted from 0, whose tokens the feature is made of."""
-    if not name.startswith(("cls", "patch")):
+    if not is_token(name):
         return ()
     digits = name.removeprefix("cls")
     count = int(digits) if digits.isdecimal() else 1

@@ -25,6 +25,7 @@ from simclr_jax.models.pooling import max_pool
 from simclr_jax.models.residual import BLOCKS, BOTTLENECK, Block
 from simclr_jax.models.resnet_decoder import ResNetDecoder
 from simclr_jax.models.rows import WHOLE, Rows
+from simclr_jax.models.spatial import Spatial
 
 STEMS = ("imagenet", "cifar", "small")
 POOL_PADDINGS = ("same", "torch")
@@ -76,8 +77,10 @@ class ResNet(nn.Module):
         )
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, rows: Rows = WHOLE) -> jax.Array:
-        """[N, H, W, 3] -> [N, F] float32."""
+    def __call__(
+        self, x: jax.Array, train: bool, rows: Rows = WHOLE, spatial: bool = False
+    ):
+        """[N, H, W, 3] -> h [N, F] float32; if spatial (h, Spatial)."""
         groups = group_count(self.bn_group, len(x)) if train else 1
         norm = partial(BatchNorm, groups=groups, dtype=self.dtype)
         conv = partial(Conv, padding=self.padding, initializer=self.initializer)
@@ -96,7 +99,8 @@ class ResNet(nn.Module):
                     norm=norm,
                     name=f"layer{g + 1}_{b}",
                 )(x, train, rows)
-        return jnp.mean(x, (1, 2), dtype=jnp.float32)
+        h = jnp.mean(x, (1, 2), dtype=jnp.float32)
+        return (h, Spatial(x.astype(jnp.float32))) if spatial else h
 
     def _projects_first(self) -> bool:
         """Whether the first group's shortcut is a projection; bottlenecks need one."""

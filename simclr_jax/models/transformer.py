@@ -103,16 +103,14 @@ class Dense(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, [N, T, D] -> [N, T, D]; softmax in float32.
-
-    Sows its weights [N, heads, T, T]; this costs nothing unless they are requested.
-    """
+    """Multi-head self-attention, [N, T, D] -> [N, T, D]; softmax in float32."""
 
     heads: int
     initializers: Initializers
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the result and the weights [N, heads, T, T], float32."""
         n, tokens, dim = x.shape
         init = self.initializers.dense(dim, dim)  # q, k, v count as separate matrices
         qkv = Dense(3 * dim, init, name="qkv")(x)
@@ -120,9 +118,8 @@ class Attention(nn.Module):
         q, k, v = (qkv[:, :, i] for i in range(3))
         scores = jnp.einsum("nqhd,nkhd->nhqk", q, k, preferred_element_type=jnp.float32)
         weights = nn.softmax(scores / math.sqrt(dim // self.heads))
-        self.sow("intermediates", "weights", weights)
         y = jnp.einsum("nhqk,nkhd->nqhd", weights.astype(x.dtype), v)
-        return Dense(dim, init, name="out")(y.reshape(x.shape))
+        return Dense(dim, init, name="out")(y.reshape(x.shape)), weights
 
 
 class FeedForward(nn.Module):
@@ -150,12 +147,22 @@ class Block(nn.Module):
     drop: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, rows: Rows = WHOLE) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool,
+        rows: Rows = WHOLE,
+        with_attention: bool = False,
+    ) -> Any:
+        """Returns y; with_attention (y, the attention's weights [N, heads, T, T])."""
         attend = Attention(self.heads, self.initializers, name="attention")
         mlp = FeedForward(self.initializers, name="mlp")
         index = jnp.arange(x.shape[0]) if rows.index is None else rows.index
-        x = x + self._drop_path(attend(layer_norm("norm1", x.dtype)(x)), index, train)
-        return x + self._drop_path(mlp(layer_norm("norm2", x.dtype)(x)), index, train)
+        y, weights = attend(layer_norm("norm1", x.dtype)(x))
+        x = x + self._drop_path(y, index, train)
+        y = mlp(layer_norm("norm2", x.dtype)(x))
+        x = x + self._drop_path(y, index, train)
+        return (x, weights) if with_attention else x
 
     def _drop_path(self, y, index, train):
         """Stochastic depth (arXiv:1603.09382); the scale 1 / keep preserves the mean.

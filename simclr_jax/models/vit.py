@@ -7,7 +7,7 @@ frozen patch projection, and in the small size heads half as wide.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from simclr_jax.models.checks import DTYPES, check_pixels, one_of
 from simclr_jax.models.norm import pixels
 from simclr_jax.models.positions import resample, sincos
 from simclr_jax.models.rows import WHOLE, Rows
+from simclr_jax.models.spatial import Spatial
 from simclr_jax.models.transformer import (
     INITIALIZERS,
     STD,
@@ -119,15 +120,18 @@ class ViT(nn.Module):
         train: bool,
         rows: Rows = WHOLE,
         token_blocks: tuple[int, ...] = (),
+        spatial: bool = False,
     ):
         """[N, H, W, 3] -> h [N, F] float32.
 
         Args:
           token_blocks: blocks, counted from 0, whose tokens are returned too.
+          spatial: whether the patches and the attention of the last block are returned,
+            instead of any tokens.
 
         Returns:
           h; with token_blocks (h, {block: Tokens}), the blocks' outputs after the last
-          layer norm, float32.
+          layer norm, float32; if spatial (h, Spatial).
 
         Raises:
           ValueError: there is no such block.
@@ -150,14 +154,20 @@ class ViT(nn.Module):
         # In float32, because the gradients of token and positions sum over all images.
         x = jnp.concatenate([token, x.astype(jnp.float32)], axis=1)
         x = (x + self._positions(*grid)).astype(self.dtype)
-        outputs = {}
+        outputs, attention = {}, []
         for i in range(self.depth):
             drop = self.drop_path * i / max(self.depth - 1, 1)
-            x = Block(self.heads, initializers, drop, name=f"block{i}")(x, train, rows)
+            block = Block(self.heads, initializers, drop, name=f"block{i}")
+            x, weights = block(x, train, rows, with_attention=True)
+            attention.append(weights)
             if i in token_blocks:
                 outputs[i] = x
         norm = layer_norm("norm", jnp.float32)
         h = norm(x[:, 0])
+        if spatial:
+            features = norm(x[:, 1:]).reshape(len(x), *grid, self.dim)
+            seen = attention[-1][:, :, 0, 1:].reshape(len(x), -1, *grid)
+            return h, Spatial(features, seen)
         if not token_blocks:
             return h
         normed = {i: norm(x) for i, x in outputs.items()}
@@ -188,25 +198,6 @@ class ViT(nn.Module):
             )
         shape = (1, 1 + rows * columns, self.dim)
         return self.param("positions", nn.initializers.normal(STD), shape)
-
-
-@partial(jax.jit, static_argnums=0)
-def attention(encoder: ViT, params: Any, images: jax.Array) -> jax.Array:
-    """The attention weights of the last block, in evaluation mode.
-
-    Args:
-      params: of the encoder alone.
-      images: [N, H, W, 3], as for the encoder.
-
-    Returns:
-      [N, heads, 1 + T, 1 + T] float32, rows sum to one. Row 0 is the class token's;
-      its columns from 1 on are the patches, row by row.
-    """
-    _, variables = encoder.apply(
-        {"params": params}, images, train=False, mutable=["intermediates"]
-    )
-    last = variables["intermediates"][f"block{encoder.depth - 1}"]
-    return jnp.asarray(last["attention"]["weights"][0])
 
 
 def vit(

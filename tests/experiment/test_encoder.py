@@ -18,6 +18,8 @@ from simclr_jax.data.pictures import picture_batches
 from simclr_jax.data.sources import open_source
 from simclr_jax.evaluate.features import embedder
 from simclr_jax.experiment import extraction
+from simclr_jax.experiment.attention_scores import check_attention
+from simclr_jax.experiment.visualisation import spatial
 from simclr_jax.experiment.workdir import open_saved
 from tests.zoo import torch_arrays
 from tests.zoo.workdirs import random_workdir
@@ -122,7 +124,7 @@ def test_an_endless_generator_is_read_as_needed(pictures):
 def test_calls_with_other_numbers_of_pictures_do_not_compile(encoder):
     pictures = np.stack([smooth(50, 50, i) for i in range(21)])
     expected = encoder(pictures, batch_size=16)
-    program: Any = embedder(encoder._mesh)
+    program: Any = embedder(encoder.mesh)
     programs = program._cache_size()
     for count in (9, 12, 15):
         h = encoder(pictures[:count], batch_size=16)
@@ -134,7 +136,7 @@ def test_calls_with_other_numbers_of_pictures_do_not_compile(encoder):
 @pytest.mark.usefixtures("in_process")
 def test_one_device_gives_the_same_features(workdir, paths, h):
     encoder = simclr_jax.load(str(workdir))
-    assert len(encoder._mesh.devices) == 1
+    assert len(encoder.mesh.devices) == 1
     np.testing.assert_allclose(encoder(paths), h, rtol=1e-4, atol=1e-5)
 
 
@@ -196,10 +198,27 @@ def test_a_file_that_is_no_picture_is_named(encoder, paths, tmp_path):
 
 
 def test_unknown_features_and_batch_sizes_are_refused(encoder, paths):
-    with pytest.raises(ValueError, match=r"feature: unknown 'p'.*h, z"):
+    with pytest.raises(ValueError, match=r"feature: unknown 'p'.*h, head1, z"):
         encoder(paths, feature="p")
     with pytest.raises(ValueError, match="batch_size=0"):
         encoder(paths, batch_size=0)
+
+
+def test_a_resnet_has_a_feature_map_and_no_tokens(encoder, paths):
+    """Of more pictures than devices, at another size than the training's."""
+    batches = picture_batches(paths, size=2 * SIZE, batch_size=len(paths))
+    ((images,),) = (batch.views for batch in batches)
+    maps = spatial(encoder, images)
+    assert maps.features.shape == (len(paths), 5, 5, 16)
+    h = encoder.module.apply(encoder.variables, images, train=False)
+    np.testing.assert_allclose(maps.features.mean((1, 2)), h, rtol=1e-4, atol=1e-5)
+    assert maps.attention is None
+    with pytest.raises(ValueError, match=r"a vision transformer.*resnet10"):
+        check_attention(encoder)
+    assert encoder.layers == ("head1",)
+    for name in ("cls", "patch"):
+        with pytest.raises(ValueError, match=rf"unknown '{name}'.* h, head1, z\."):
+            encoder(paths, feature=name)
 
 
 def test_a_published_file_is_loaded_as_it_would_be_imported(tmp_path):

@@ -1,5 +1,6 @@
 import re
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +179,18 @@ def forward(encoder, variables, x):
 @partial(jax.jit, static_argnums=0)
 def encode(encoder, variables, x):
     return encoder.apply(variables, x, False)
+
+
+def test_the_last_feature_map_has_the_mean_h():
+    """Of pictures that are not square, too."""
+    encoder: Any = resnet.resnet10(channels=2, stem="cifar")
+    x = np.random.default_rng(0).integers(0, 256, (2, 32, 16, 3)).astype(np.uint8)
+    variables = jax.jit(encoder.init, static_argnums=2)(jax.random.key(0), x, False)
+    apply = partial(encoder.apply, train=False, spatial=True)
+    h, spatial = jax.jit(apply)(variables, x)
+    assert spatial.attention is None
+    assert spatial.features.shape == (2, 4, 2, encoder.width)
+    np.testing.assert_allclose(spatial.features.mean((1, 2)), h, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("stem", resnet.STEMS)

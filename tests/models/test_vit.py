@@ -57,6 +57,11 @@ def encode(encoder, params, x):
 
 
 @partial(jax.jit, static_argnums=0)
+def encode_spatial(encoder, params, x):
+    return encoder.apply({"params": params}, x, False, spatial=True)
+
+
+@partial(jax.jit, static_argnums=0)
 def train(encoder, params, x, rng=None):
     rngs = {} if rng is None else {"dropout": rng}
     return encoder.apply({"params": params}, x, True, rngs=rngs)
@@ -173,7 +178,7 @@ def attend(p, x):
 
 
 def by_hand(params, image, positions, depth=2) -> tuple[np.ndarray, Any]:
-    """h [D] of one picture [H, W, 3] in [0, 1], and the last block's attention."""
+    """The last tokens [1 + T, D] of a picture [H, W, 3], and the attention."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     tokens = [p["class_token"][0, 0]]
     for row in range(0, image.shape[0], PATCH):
@@ -188,7 +193,7 @@ def by_hand(params, image, positions, depth=2) -> tuple[np.ndarray, Any]:
         x = x + y
         y = gelu(dense(block["mlp"]["dense1"], norm(block["norm2"], x)))
         x = x + dense(block["mlp"]["dense2"], y)
-    return norm(p["norm"], x[0]), weights
+    return norm(p["norm"], x), weights
 
 
 @pytest.mark.parametrize(
@@ -205,13 +210,18 @@ def test_h_and_attention_agree_with_their_definition(kind, height, width):
         grid = height // PATCH, width // PATCH
         positions = resample(params["positions"], *grid)[0]
     images = (x / 255 - mean) / std
-    h, seen = encode(encoder, params, x), vit.attention(encoder, params, x)
-    assert seen.shape == (2, HEADS, len(positions), len(positions))
-    np.testing.assert_allclose(seen.sum(-1), 1, atol=1e-6)
+    h, spatial = encode_spatial(encoder, params, x)
+    np.testing.assert_array_equal(h, encode(encoder, params, x))
+    grid = height // PATCH, width // PATCH
+    assert spatial.attention.shape == (2, HEADS, *grid)
+    assert spatial.features.shape == (2, *grid, DIM)
     for i, image in enumerate(images):
-        expected, weights = by_hand(params, image, positions)
-        np.testing.assert_allclose(h[i], expected, atol=1e-4)
-        np.testing.assert_allclose(seen[i], weights, atol=1e-4)
+        tokens, weights = by_hand(params, image, positions)
+        np.testing.assert_allclose(h[i], tokens[0], atol=1e-4)
+        patches = spatial.features[i].reshape(-1, DIM)
+        np.testing.assert_allclose(patches, tokens[1:], atol=1e-4)
+        seen = spatial.attention[i].reshape(HEADS, -1)
+        np.testing.assert_allclose(seen, weights[:, 0, 1:], atol=1e-4)
 
 
 def test_bytes_and_floats_are_the_same_pictures():
@@ -325,7 +335,7 @@ def test_bfloat16_keeps_what_lasts_in_float32():
     encoder, x = tiny(depth=1, dtype="bfloat16"), pictures(16, 8, 8)
     params = begin(encoder)
     h, exact = train(encoder, params, x), train(tiny(depth=1), params, x)
-    maps = vit.attention(encoder, params, x)
+    maps = encode_spatial(encoder, params, x)[1]
     kept = jax.tree.leaves((h, params, gradient(encoder, params, x), maps))
     assert {leaf.dtype for leaf in kept} == {jnp.dtype("float32")}
     assert 1e-4 < np.abs(h - exact).max() / np.abs(exact).max() < 0.05
