@@ -151,7 +151,7 @@ def _classes(task):
 class State(NamedTuple):
     """What the fine-tuning changes."""
 
-    params: dict[str, Any]  # of the network, and the classifier's
+    params: Any  # of the network, and the classifier's
     stats: Any
     opt_state: Any
 
