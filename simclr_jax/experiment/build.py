@@ -242,15 +242,18 @@ def _notes(
 
 def train_step(c: ConfigDict, run: Run, mesh: Mesh) -> jax.stages.Wrapped:
     """The jitted step, (state, batch) -> (state, metrics); it donates the state."""
-    prepare = (
-        augment_device.prepare(recipe(c)) if c.data.colour == "device" else lambda b: b
-    )
     return jax.jit(
-        make_train_step(run.method, run.tx, run.schedule, prepare),
+        make_train_step(run.method, run.tx, run.schedule, prepare(c)),
         donate_argnums=0,
         out_shardings=(run.placement, sharding.replicated(mesh)),
         compiler_options=cpu.compiler_options(mesh),
     )
+
+
+def prepare(c: ConfigDict) -> Callable[[Batch], Batch]:
+    """The part of the augmentation that runs on the device."""
+    device = c.data.colour == "device"
+    return augment_device.prepare(recipe(c)) if device else lambda batch: batch
 
 
 def batch_shapes(c: ConfigDict, mesh: Mesh, *, labels: bool) -> Batch:

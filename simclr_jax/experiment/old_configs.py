@@ -23,6 +23,8 @@ RENAMED = {  # old: new
 # {factory: value} if it depends on the section's factory.
 ADDED: dict[str, Any] = {
     "init_code": False,
+    "health_every": 100,
+    "health_stop": False,
     "data.shrink_batch": False,
     "augment.operations": [
         *("crop", "flip", "rotation", "jitter", "grey", "blur", "solarise"),

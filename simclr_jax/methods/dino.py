@@ -28,6 +28,7 @@ from simclr_jax.methods.base import (
     online_forward,
     target_forward,
 )
+from simclr_jax.methods.health import Health
 from simclr_jax.models.heads import DistillationHead
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, Network, network
 from simclr_jax.state import TrainState
@@ -94,12 +95,20 @@ def dino(
         }
         return loss, (state, y, metrics)
 
+    def measure(y, state):
+        centre = state.method_state
+        return {
+            "centre_norm": jnp.linalg.norm(centre),
+            "centre_range": jnp.max(centre) - jnp.min(centre),
+        }
+
     return Method(
         _init(net, prototypes, out, learn_lengths=not norm_last_layer),
         loss,
         net,
         cosine_to_one(ema, total_steps),
         keep="target",
+        health=Health(measure),
     )
 
 

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from simclr_jax.losses.block_size import queries_matrix
-from simclr_jax.losses.contrastive import enqueue, info_nce
-from simclr_jax.losses.geometry import normalize
+from simclr_jax.losses.contrastive import cosine_by, enqueue, info_nce
+from simclr_jax.losses.geometry import alignment, normalize
+from simclr_jax.losses.negatives import shares_in_queue
 from simclr_jax.methods.base import (
     Method,
     check_temperature,
@@ -21,7 +22,9 @@ from simclr_jax.methods.base import (
     pair,
     target_forward,
     target_init,
+    with_head,
 )
+from simclr_jax.methods.health import Health
 from simclr_jax.models.heads import MLP, Layer, inner
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
@@ -69,7 +72,13 @@ def moco(
         loss, metrics = info_nce(q, k, memory["queue"], temperature, block=block)
         keys, oldest = enqueue(memory["queue"], memory["oldest"], k)
         state = state.replace(method_state={"queue": keys, "oldest": oldest})
-        return loss, (state, y, metrics)
+        return loss, (state, with_head("key", k[None], y), metrics)
+
+    def measure(y, state):
+        q, k = (normalize(y.heads[name][0]) for name in ("projector", "key"))
+        similarity, _ = cosine_by(temperature)
+        metrics = shares_in_queue(q, k, state.method_state["queue"], similarity)
+        return metrics | {"z_alignment": alignment(q, k)}
 
     return Method(
         init,
@@ -77,4 +86,5 @@ def moco(
         net,
         ema=constant(ema),
         similarities=lambda n: queries_matrix(n, queue, block),
+        health=Health(measure),
     )

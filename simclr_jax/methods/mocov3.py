@@ -11,7 +11,9 @@ from typing import Any
 import jax
 
 from simclr_jax.losses.block_size import queries_matrix
-from simclr_jax.losses.contrastive import ctr
+from simclr_jax.losses.contrastive import cosine_by, ctr
+from simclr_jax.losses.geometry import normalize
+from simclr_jax.losses.negatives import shares_in_batch
 from simclr_jax.methods.base import (
     Method,
     check_temperature,
@@ -20,7 +22,9 @@ from simclr_jax.methods.base import (
     pair,
     target_forward,
     target_init,
+    with_head,
 )
+from simclr_jax.methods.health import Health
 from simclr_jax.models.heads import MLP, Layer, inner
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
@@ -58,7 +62,11 @@ def mocov3(
         t, state = target_forward(target, state, views, rng)
         q, k = y.heads["predictor"], jax.lax.stop_gradient(t.heads["projector"])
         loss = contrast(q[0], k[1]) + contrast(q[1], k[0])
-        return loss, (state, y, {})
+        return loss, (state, with_head("key", k, y), {})
+
+    def measure(y, state):
+        q, k = normalize(y.heads["predictor"][0]), normalize(y.heads["key"][1])
+        return shares_in_batch(q, k[None], cosine_by(temperature)[0])
 
     return Method(
         target_init(online),
@@ -66,4 +74,5 @@ def mocov3(
         online,
         ema=cosine_to_one(ema, total_steps),
         similarities=lambda n: queries_matrix(n, n, block),
+        health=Health(measure),
     )

@@ -7,7 +7,9 @@ negatives alone prevent collapse.
 from typing import Any
 
 from simclr_jax.losses.block_size import pairs_matrix
-from simclr_jax.losses.contrastive import nt_xent
+from simclr_jax.losses.contrastive import cosine_by, nt_xent
+from simclr_jax.losses.geometry import normalize
+from simclr_jax.losses.negatives import shares_in_batch
 from simclr_jax.methods.base import (
     Method,
     check_temperature,
@@ -15,6 +17,7 @@ from simclr_jax.methods.base import (
     pair,
     plain_init,
 )
+from simclr_jax.methods.health import Health
 from simclr_jax.models.heads import projector
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
@@ -46,6 +49,14 @@ def simclr(
         loss, metrics = nt_xent(z, temperature, block=block, gather=gather)
         return directions * loss, (state, y, metrics)
 
+    def measure(y, state):
+        z = normalize(y.heads["projector"])
+        return shares_in_batch(z[0], z, cosine_by(temperature)[0])
+
     return Method(
-        plain_init(net), loss, net, similarities=lambda n: pairs_matrix(n, block)
+        plain_init(net),
+        loss,
+        net,
+        similarities=lambda n: pairs_matrix(n, block),
+        health=Health(measure),
     )
