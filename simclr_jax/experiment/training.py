@@ -212,6 +212,7 @@ def _train(
             checkpoints=checkpoints,
             evaluate=evaluate,
             health=health.program(c, run, mesh),
+            watch=health.watcher(c, run, log),
             stop=stop_signal(checkpoints.preempted),
             on_progress=progress,
         )

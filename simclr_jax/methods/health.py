@@ -1,5 +1,6 @@
 """What a method says of its health: its own diagnostics, and the signs of failures."""
 
+import math
 from typing import NamedTuple, Protocol
 
 from simclr_jax.models.network import Outputs
@@ -36,3 +37,14 @@ class Health(NamedTuple):
 
     measure: Measure = lambda outputs, state: {}
     signs: Signs = lambda images: ()
+
+
+GENERAL = (  # the signs of all methods
+    Sign(
+        "rate",
+        {"weight_rms": (1, math.inf)},
+        "The weights have grown to {weight_rms:.2g} in root mean square, far above any "
+        "initialisation, and the loss is {loss:.4g}: the learning rate ({lr:.2g}) is "
+        "far too high. Try a tenth of optim.lr, or a longer warm-up.",
+    ),
+)

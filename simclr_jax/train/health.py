@@ -27,16 +27,16 @@ def make_health(
       prepare: as in `step.make_train_step`.
 
     Returns:
-      A function whose metrics are, for every feature of the method, such as h and z,
-      those of `features_health` as h_NAME; for a method with a target,
-      `parameters_health`; and those of `method.health`.
+      A function whose metrics are weight_rms; for every feature of the method, such as
+      h and z, those of `features_health` as h_NAME; for a method with a target, those
+      of `parameters_health`; and those of `method.health`.
     """
 
     def health(state, batch):
         rng = jax.random.fold_in(state.rng, state.step)
         before = state.for_loss()
         _, (_, outputs, _) = method.loss(state.params, before, prepare(batch), rng)
-        metrics = {}
+        metrics = {"weight_rms": root_mean_square(state.params)}
         for feature, x in method.features(outputs).items():
             values = features_health(x)
             metrics |= {f"{feature}_{name}": value for name, value in values.items()}
@@ -45,6 +45,12 @@ def make_health(
         return metrics | method.health.measure(outputs, before)
 
     return health
+
+
+def root_mean_square(params: Any) -> jax.Array:
+    """[] of all numbers in a tree of arrays."""
+    count = sum(x.size for x in jax.tree.leaves(params))
+    return jnp.sqrt(_product(params, params) / count)
 
 
 def features_health(x: jax.Array) -> Metrics:
