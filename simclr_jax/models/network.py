@@ -24,7 +24,7 @@ class Outputs(NamedTuple):
     """The features of V views of N images by name; all float32."""
 
     h: jax.Array  # [V, N, F] representation: kept after pretraining
-    heads: dict[str, jax.Array]  # [V, N, D] by head: "projector", "predictor"
+    heads: dict[str, jax.Array]  # [V, N, D] by head: "projector", "predictor", "key"
     tokens: dict[int, Any]  # by block, if requested: `vit.Tokens`, [V, N, ...]
 
 
