@@ -5,6 +5,7 @@ images in a queue. The keys come from a momentum encoder, which changes so slowl
 keys of a few hundred batches ago remain comparable.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from simclr_jax.methods.base import (
     target_init,
     with_head,
 )
-from simclr_jax.methods.health import Health
+from simclr_jax.methods.health import Health, chance, collapse
 from simclr_jax.models.heads import MLP, Layer, inner
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
@@ -80,11 +81,21 @@ def moco(
         metrics = shares_in_queue(q, k, state.method_state["queue"], similarity)
         return metrics | {"z_alignment": alignment(q, k)}
 
+    def signs(images):
+        return (
+            # Above, the loss may be for a while: the first keys are noise.
+            chance(math.log(1 + queue), above=1.01),
+            collapse(
+                "Check that the loss repels the keys of the queue (negatives), and "
+                "that method.ema is close to 1."
+            ),
+        )
+
     return Method(
         init,
         loss,
         net,
         ema=constant(ema),
         similarities=lambda n: queries_matrix(n, queue, block),
-        health=Health(measure),
+        health=Health(measure, signs),
     )

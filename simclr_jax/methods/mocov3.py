@@ -5,6 +5,7 @@ network has a predictor, the target is its momentum encoder, and each view is us
 as query and once as key.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from simclr_jax.methods.base import (
     target_init,
     with_head,
 )
-from simclr_jax.methods.health import Health
+from simclr_jax.methods.health import Health, chance, collapse
 from simclr_jax.models.heads import MLP, Layer, inner
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
@@ -68,11 +69,20 @@ def mocov3(
         q, k = normalize(y.heads["predictor"][0]), normalize(y.heads["key"][1])
         return shares_in_batch(q, k[None], cosine_by(temperature)[0])
 
+    def signs(images):
+        return (
+            chance(4 * temperature * math.log(images)),
+            collapse(
+                "Check that the loss repels the other pictures of the batch "
+                "(negatives), and that no gradient reaches the keys."
+            ),
+        )
+
     return Method(
         target_init(online),
         loss,
         online,
         ema=cosine_to_one(ema, total_steps),
         similarities=lambda n: queries_matrix(n, n, block),
-        health=Health(measure),
+        health=Health(measure, signs),
     )

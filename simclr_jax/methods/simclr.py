@@ -4,6 +4,7 @@ Each view must retrieve the other view of its image among all views of the batch
 negatives alone prevent collapse.
 """
 
+import math
 from typing import Any
 
 from simclr_jax.losses.block_size import pairs_matrix
@@ -17,7 +18,7 @@ from simclr_jax.methods.base import (
     pair,
     plain_init,
 )
-from simclr_jax.methods.health import Health
+from simclr_jax.methods.health import Health, chance, collapse
 from simclr_jax.models.heads import projector
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
@@ -53,10 +54,19 @@ def simclr(
         z = normalize(y.heads["projector"])
         return shares_in_batch(z[0], z, cosine_by(temperature)[0])
 
+    def signs(images):
+        return (
+            chance(directions * math.log(2 * images - 1)),
+            collapse(
+                "Check that the loss repels the other pictures of the batch "
+                "(negatives), and that the pictures differ."
+            ),
+        )
+
     return Method(
         plain_init(net),
         loss,
         net,
         similarities=lambda n: pairs_matrix(n, block),
-        health=Health(measure),
+        health=Health(measure, signs),
     )

@@ -2,9 +2,9 @@
 
   python -m tests.benchmarks.health DIR [NAME ...]
 
-A healthy run must have no warning. Each run has a work directory, DIR/CONFIG-SEED, with
-its metrics and warnings; the same command resumes. NAMEs, such as byol_quickstart-1, are
-all by default. Prints the diagnostics of the last step and the warnings of each run.
+A healthy run must have no warning. A run has a work directory, DIR/CONFIG-SEED, with
+its metrics and warnings; the same command resumes. NAMEs, such as byol_quickstart-1,
+are all by default. Prints the last diagnostics and the warnings of each run.
 """
 
 import json

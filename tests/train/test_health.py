@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simclr_jax.experiment import build, config, health
+from simclr_jax.batch import Batch
+from simclr_jax.experiment import build, config
 from simclr_jax.losses import geometry
 from simclr_jax.methods.catalog import METHODS
 from simclr_jax.methods.health import Health
@@ -19,6 +20,7 @@ from simclr_jax.train.health import (
     make_health,
     parameters_health,
 )
+from simclr_jax.train.step import make_train_step
 from tests.tools import (
     collectives,
     compiled_step,
@@ -62,7 +64,13 @@ def test_the_diagnostics_of_each_method(name):
     assert all(x.shape == () for x in metrics.values())
 
 
-@pytest.mark.parametrize("name", ["simclr", "moco", "dino"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "moco",
+        *(pytest.param(x, marks=pytest.mark.long) for x in METHODS if x != "moco"),
+    ],
+)
 def test_any_mesh_gives_the_same_numbers_and_no_picture_travels(name):
     method, state, values = small_method(name), beginning(name), []
     for devices in (1, 8):
@@ -81,13 +89,16 @@ def test_any_mesh_gives_the_same_numbers_and_no_picture_travels(name):
 
 def test_the_numbers_are_those_of_the_outputs_of_the_loss():
     method, state = small_method("byol"), beginning("byol")
-    key = jax.random.fold_in(state.rng, state.step)
-    state = state.replace(target_params=jax.tree.map(lambda x: 2 * x, state.params))
-    state = state.replace(
-        target_params={k: state.target_params[k] for k in ("encoder", "projector")}
-    )
-    metrics = jax.jit(make_health(method))(state, BATCH)
-    _, (_, y, _) = jax.jit(method.loss)(state.params, state.for_loss(), BATCH, key)
+    target = {k: jax.tree.map(lambda x: 2 * x, x) for k, x in state.params.items()}
+    state = state.replace(target_params={k: target[k] for k in state.target_params})
+
+    @jax.jit
+    def both(state):
+        key = jax.random.fold_in(state.rng, state.step)
+        _, (_, y, _) = method.loss(state.params, state.for_loss(), BATCH, key)
+        return make_health(method)(state, BATCH), y
+
+    metrics, y = both(state)
     z = y.heads["projector"]
     for name, value in {
         "h_spread": geometry.spread(y.h),
@@ -132,14 +143,26 @@ def test_the_program_of_the_step_stays_as_it_is(name):
 def test_diagnostics_cost_less_than_2_percent_of_the_steps_between_them():
     """Products and convolutions as counted, decompositions in closed form."""
     c = config.load("configs/simclr_imagenet.py")
-    mesh = make_mesh(jax.devices()[:1])
-    run = build.assemble(c, mesh, images=1_281_167, classes=1000)
-    batch = build.batch_shapes(c, mesh, labels=True)
+    method = build.build_method(c, images=1_281_167, classes=1000)
+    n, size = c.data.batch_size, c.data.image_size
+    view = jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)
+    label = jax.ShapeDtypeStruct((n,), jnp.int32)
+    batch = Batch(views=(view, view), label=label)
+    tx = small_optimiser()
+
+    def create(key):
+        state = method.init(key, batch.views)
+        return state.replace(opt_state=tx.init(state.params))
+
+    state = jax.eval_shape(create, jax.random.key(0))
     step, extra = (
-        flops(jax.make_jaxpr(program)(run.shapes, batch).jaxpr)
-        for program in (build.train_step(c, run, mesh), health.program(c, run, mesh))
+        flops(jax.make_jaxpr(program)(state, batch).jaxpr)
+        for program in (
+            make_train_step(method, tx, lambda step: 0.1),
+            make_health(method),
+        )
     )
-    extra += sum(features_work(2, c.data.batch_size, width) for width in (2048, 128))
+    extra += sum(features_work(2, n, width) for width in (2048, 128))
     assert 0.3 * step < extra < 0.4 * step  # the forward pass: about a third
     assert extra / (c.health_every * step) < 0.02
 
