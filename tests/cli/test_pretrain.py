@@ -186,6 +186,7 @@ def test_what_a_resumed_run_may_change(tmp_path):
         train(tmp_path, "--config.optim.lr=0.25")
 
 
+@pytest.mark.long
 def test_a_sign_of_failure_is_logged_and_ends_the_run_on_request(tmp_path, monkeypatch):
     sign = Sign("seen", {"h_rank": (0, math.inf)}, "A rank of {h_rank:.1f}.")
     monkeypatch.setattr(health, "sentinel", lambda c, run: Sentinel([sign]))

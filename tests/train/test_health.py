@@ -130,12 +130,12 @@ def test_the_program_of_the_step_stays_as_it_is(name):
         heads = {k: x for k, x in y.heads.items() if k != "key"}
         return value, (state, y._replace(heads=heads), metrics)
 
-    without = method._replace(loss=loss, health=Health())
+    bare = method._replace(loss=loss, health=Health())
     texts = [
         compiled_step(x, small_optimiser(), mesh)
         .lower(beginning(name), BATCH)
         .as_text()
-        for x in (method, without)
+        for x in (method, bare)
     ]
     assert texts[0] == texts[1]
 
