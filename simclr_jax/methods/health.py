@@ -10,7 +10,7 @@ COLLAPSED = -0.7  # uniformity above which directions count as one
 
 
 class Measure(Protocol):
-    def __call__(self, outputs: Outputs, state: LossState) -> Metrics:
+    def __call__(self, outputs: Outputs, state: LossState, /) -> Metrics:
         """Diagnostics beside those of all methods (see `train.health`).
 
         Args:
@@ -29,7 +29,7 @@ class Sign(NamedTuple):
 
 
 class Signs(Protocol):
-    def __call__(self, images: int) -> tuple[Sign, ...]:
+    def __call__(self, images: int, /) -> tuple[Sign, ...]:
         """The signs of this method's failures, for so many images in a batch."""
         ...
 
