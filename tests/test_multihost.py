@@ -28,7 +28,7 @@ RUN = ("--config=configs/quickstart.py", *SMALL_RUN, "--config.log_every=1")
 def test_two_processes_train_as_one(tmp_path):
     """1 process x 4 devices against the README's 2 processes x 2 devices."""
     run = [*RUN, "--config.steps=4", "--config.optim.lr=0.001"]
-    run += ["--config.evaluate.every=4", *FEW_PICTURES]
+    run += ["--config.evaluate.every=4", "--config.health_every=4", *FEW_PICTURES]
     (command,) = {command for command in ALL if "launch/local.sh" in command}
     command = command.replace("runs/two", f"{tmp_path}/2")
     level, _ = os.environ["XLA_FLAGS"].split()  # the same compiler options
@@ -61,6 +61,8 @@ def test_two_processes_train_as_one(tmp_path):
         json.loads((tmp_path / d / "metrics.jsonl").read_text().splitlines()[-1])
         for d in "12"
     ]
+    for name in ("h_rank", "z_uniformity", "effective_negatives"):
+        assert last[0][name] == pytest.approx(last[1][name], rel=1e-3)
     assert last[0]["knn_accuracy"] == pytest.approx(last[1]["knn_accuracy"], abs=0.02)
 
 

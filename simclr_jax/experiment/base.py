@@ -25,6 +25,8 @@ def get_config(
     c.steps = 0  # length of the run; 0: computed by optim.length
     c.recipe_batch_size = 0  # of the original recipe, see batch_scaling.py; 0: off
     c.log_every = 50  # steps
+    c.health_every = 100  # steps between diagnostics, see train/health.py; 0: never
+    c.health_stop = False  # end the run at a sign of failure; else it is only logged
     c.init_from = ""  # a work directory: initialise from its newest checkpoint
     c.init_code = False  # whether factories from outside that only it names may run
     c.patience = 10  # consecutive steps without a finite loss before the run fails
@@ -135,6 +137,7 @@ def quickstart(c) -> None:
     """A small ResNet on the package's images, for minutes on a laptop."""
     c.epochs = 30.0
     c.log_every = 19
+    c.health_every = 38
     c.data.name = "cifar10_mini"
     c.data.eval_split = "test"
     c.data.batch_size = 256

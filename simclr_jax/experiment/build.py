@@ -244,15 +244,18 @@ def _notes(
 
 def train_step(c: ConfigDict, run: Run, mesh: Mesh) -> jax.stages.Wrapped:
     """The jitted step, (state, batch) -> (state, metrics); it donates the state."""
-    prepare = (
-        augment_device.prepare(recipe(c)) if c.data.colour == "device" else lambda b: b
-    )
     return jax.jit(
-        make_train_step(run.method, run.tx, run.schedule, prepare),
+        make_train_step(run.method, run.tx, run.schedule, prepare(c)),
         donate_argnums=0,
         out_shardings=(run.placement, sharding.replicated(mesh)),
         compiler_options=cpu.compiler_options(mesh),
     )
+
+
+def prepare(c: ConfigDict) -> Callable[[Batch], Batch]:
+    """The part of the augmentation that runs on the device."""
+    on_device = c.data.colour == "device"
+    return augment_device.prepare(recipe(c)) if on_device else lambda batch: batch
 
 
 def batch_shapes(c: ConfigDict, mesh: Mesh, *, labels: bool) -> Batch:
@@ -286,8 +289,7 @@ def batch_shapes(c: ConfigDict, mesh: Mesh, *, labels: bool) -> Batch:
 
 def feature_names(c: ConfigDict, run: Run) -> tuple[str, ...]:
     """The names of the features that the method has, without computing them."""
-    size = c.data.image_size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    image = jax.ShapeDtypeStruct((1, *[c.data.image_size] * 2, 3), jnp.uint8)
     encode = run.method.network.encode
     outputs = jax.eval_shape(encode, *run.method.kept(run.shapes), image)
     return tuple(run.method.features(outputs))

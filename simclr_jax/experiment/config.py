@@ -21,7 +21,7 @@ NO_CHANGES: Mapping[str, Any] = types.MappingProxyType({})
 
 MAY_CHANGE = (  # keys, or their beginnings, that may change when a run is resumed
     *("log_every", "patience", "checkpoint.", "evaluate.", "data.data_dir"),
-    *("data.colour", "profile"),
+    *("data.colour", "profile", "health_every", "health_stop"),
 )
 
 

@@ -25,6 +25,8 @@ RENAMED = {  # old: new
 ADDED: dict[str, Any] = {
     "init_code": False,
     "profile": "",
+    "health_every": 100,
+    "health_stop": False,
     "data.shrink_batch": False,
     "augment.operations": [
         *("crop", "flip", "rotation", "jitter", "grey", "blur", "solarise"),

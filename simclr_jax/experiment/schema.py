@@ -94,7 +94,8 @@ POSITIVE = (
     "evaluate.factors.pictures",
 )
 NOT_NEGATIVE = (
-    *("steps", "recipe_batch_size", "checkpoint.keep_every", "optim.lr"),
+    *("steps", "recipe_batch_size", "health_every", "checkpoint.keep_every"),
+    "optim.lr",
     *("optim.warmup_epochs", "optim.lr_end", "optim.clip", "optim.delay_epochs"),
     *("evaluate.every", "evaluate.linear.l2", "evaluate.linear_augmented.weight_decay"),
     "evaluate.finetune.epochs",

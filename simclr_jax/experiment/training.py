@@ -19,7 +19,7 @@ from simclr_jax.data import pipeline
 from simclr_jax.data.prefetch import feed
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluate.knn import knn
-from simclr_jax.experiment import build, description, init_from, schema
+from simclr_jax.experiment import build, description, health, init_from, schema
 from simclr_jax.experiment.extraction import features
 from simclr_jax.experiment.views_picture import beside_steps, prepare_views
 from simclr_jax.experiment.workdir import check_inputs, record_run
@@ -217,6 +217,8 @@ def _train(
                 log=log,
                 checkpoints=checkpoints,
                 evaluate=evaluate,
+                health=health.program(c, run, mesh),
+                watch=health.watcher(c, run, log),
                 stop=stop_signal(checkpoints.preempted),
                 on_progress=progress,
             )
@@ -266,6 +268,7 @@ def _plan(training: Training, first_step: int) -> loop.Plan:
         batch_size=c.data.batch_size,
         log_every=c.log_every,
         evaluate_every=c.evaluate.every,
+        health_every=c.health_every,
         patience=c.patience,
     )
 

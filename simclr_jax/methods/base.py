@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from simclr_jax.batch import Batch
 from simclr_jax.losses.block_size import Matrix
+from simclr_jax.methods.health import Health
 from simclr_jax.models.network import Network, Outputs
 from simclr_jax.state import LossState, Metrics, TrainState
 
@@ -73,6 +74,7 @@ class Method(NamedTuple):
     # Images in a batch -> shape of the loss's similarity matrix, for the log.
     # None for a loss that compares no images with each other.
     similarities: Callable[[int], Matrix] | None = None
+    health: Health = Health()  # its own diagnostics and signs of failure
 
     def kept(self, state: TrainState) -> tuple[Any, Any]:
         """The (params, stats) of the branch to evaluate and export."""
@@ -107,6 +109,11 @@ def target_init(network: Network) -> Init:
         )
 
     return init
+
+
+def with_head(name: str, value: jax.Array, outputs: Outputs) -> Outputs:
+    """The outputs with one more head, such as the target's projections."""
+    return outputs._replace(heads=outputs.heads | {name: value})
 
 
 def without(name: str, tree: dict[str, Any]) -> dict[str, Any]:

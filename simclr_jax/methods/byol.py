@@ -17,6 +17,7 @@ from simclr_jax.methods.base import (
     target_forward,
     target_init,
 )
+from simclr_jax.methods.health import Health, collapse
 from simclr_jax.models.heads import MLP, Layer
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
@@ -49,6 +50,14 @@ def byol(
         loss = regression(q[0], z[1]) + regression(q[1], z[0])  # eq. 2, both ways
         return loss, (state, y, {})
 
+    remedy = (
+        "Check that no gradient reaches the target (stop_gradient), and that it is an "
+        "EMA of the online network: method.ema close to 1."
+    )
     return Method(
-        target_init(online), loss, online, ema=cosine_to_one(ema, total_steps)
+        target_init(online),
+        loss,
+        online,
+        ema=cosine_to_one(ema, total_steps),
+        health=Health(signs=lambda images: (collapse(remedy, loss=(0, 2)),)),
     )

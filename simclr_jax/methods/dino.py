@@ -6,6 +6,7 @@ view is trained to match the teacher's for another. Centring the teacher's logit
 one prototype from dominating; sharpening keeps the distributions from being uniform.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from simclr_jax.methods.base import (
     online_forward,
     target_forward,
 )
+from simclr_jax.methods.health import Health, Sign
 from simclr_jax.models.heads import DistillationHead
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, Network, network
 from simclr_jax.state import TrainState
@@ -94,12 +96,41 @@ def dino(
         }
         return loss, (state, y, metrics)
 
+    def measure(y, state):
+        centre = state.method_state
+        return {
+            "centre_norm": jnp.linalg.norm(centre),
+            "centre_range": jnp.max(centre) - jnp.min(centre),
+        }
+
+    def signs(images):
+        return (
+            Sign(
+                "one prototype",
+                {"prototype_entropy": (0, 0.02 * math.log(prototypes))},
+                "The teacher gives all pictures the same prototype (entropy of the "
+                "mean {prototype_entropy:.3g}, of each picture {teacher_entropy:.3g}): "
+                "centring does not work. Try a smaller method.centre_momentum, or a "
+                "higher method.teacher_temperature.",
+            ),
+            Sign(
+                "uniform",
+                {"teacher_entropy": (0.98 * math.log(prototypes), math.inf)},
+                "The teacher gives all prototypes the same probability (entropy "
+                "{teacher_entropy:.4g}, "
+                f"where ln K is {math.log(prototypes):.4g}; KL "
+                "{kl:.2g}): sharpening does not work. Try a lower "
+                "method.teacher_temperature.",
+            ),
+        )
+
     return Method(
         _init(net, prototypes, out, learn_lengths=not norm_last_layer),
         loss,
         net,
         cosine_to_one(ema, total_steps),
         keep="target",
+        health=Health(measure, signs),
     )
 
 

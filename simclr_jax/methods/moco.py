@@ -5,14 +5,16 @@ images in a queue. The keys come from a momentum encoder, which changes so slowl
 keys of a few hundred batches ago remain comparable.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from simclr_jax.losses.block_size import queries_matrix
-from simclr_jax.losses.contrastive import enqueue, info_nce
-from simclr_jax.losses.geometry import normalize
+from simclr_jax.losses.contrastive import cosine_by, enqueue, info_nce
+from simclr_jax.losses.geometry import alignment, normalize
+from simclr_jax.losses.negatives import shares_in_queue
 from simclr_jax.methods.base import (
     Method,
     check_temperature,
@@ -21,7 +23,9 @@ from simclr_jax.methods.base import (
     pair,
     target_forward,
     target_init,
+    with_head,
 )
+from simclr_jax.methods.health import Health, chance
 from simclr_jax.models.heads import MLP, Layer, inner
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
@@ -69,7 +73,13 @@ def moco(
         loss, metrics = info_nce(q, k, memory["queue"], temperature, block=block)
         keys, oldest = enqueue(memory["queue"], memory["oldest"], k)
         state = state.replace(method_state={"queue": keys, "oldest": oldest})
-        return loss, (state, y, metrics)
+        return loss, (state, with_head("key", k[None], y), metrics)
+
+    def measure(y, state):
+        q, k = (normalize(y.heads[name][0]) for name in ("projector", "key"))
+        similarity, _ = cosine_by(temperature)
+        metrics = shares_in_queue(q, k, state.method_state["queue"], similarity)
+        return metrics | {"z_alignment": alignment(q, k)}
 
     return Method(
         init,
@@ -77,4 +87,7 @@ def moco(
         net,
         ema=constant(ema),
         similarities=lambda n: queries_matrix(n, queue, block),
+        # Above ln(1 + K) the loss may be for a while: the first keys are noise. And in
+        # its first epochs the queries of a healthy run point the same way.
+        health=Health(measure, lambda images: (chance(math.log(1 + queue), 1.01),)),
     )

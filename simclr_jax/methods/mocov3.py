@@ -5,13 +5,16 @@ network has a predictor, the target is its momentum encoder, and each view is us
 as query and once as key.
 """
 
+import math
 from functools import partial
 from typing import Any
 
 import jax
 
 from simclr_jax.losses.block_size import queries_matrix
-from simclr_jax.losses.contrastive import ctr
+from simclr_jax.losses.contrastive import cosine_by, ctr
+from simclr_jax.losses.geometry import normalize
+from simclr_jax.losses.negatives import shares_in_batch
 from simclr_jax.methods.base import (
     Method,
     check_temperature,
@@ -20,7 +23,9 @@ from simclr_jax.methods.base import (
     pair,
     target_forward,
     target_init,
+    with_head,
 )
+from simclr_jax.methods.health import Health, chance, collapse
 from simclr_jax.models.heads import MLP, Layer, inner
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
@@ -58,7 +63,20 @@ def mocov3(
         t, state = target_forward(target, state, views, rng)
         q, k = y.heads["predictor"], jax.lax.stop_gradient(t.heads["projector"])
         loss = contrast(q[0], k[1]) + contrast(q[1], k[0])
-        return loss, (state, y, {})
+        return loss, (state, with_head("key", k, y), {})
+
+    def measure(y, state):
+        q, k = normalize(y.heads["predictor"][0]), normalize(y.heads["key"][1])
+        return shares_in_batch(q, k[None], cosine_by(temperature)[0])
+
+    def signs(images):
+        return (
+            chance(4 * temperature * math.log(images)),
+            collapse(
+                "Check that the loss repels the other pictures of the batch "
+                "(negatives), and that no gradient reaches the keys."
+            ),
+        )
 
     return Method(
         target_init(online),
@@ -66,4 +84,5 @@ def mocov3(
         online,
         ema=cosine_to_one(ema, total_steps),
         similarities=lambda n: queries_matrix(n, n, block),
+        health=Health(measure, signs),
     )

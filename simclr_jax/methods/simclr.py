@@ -4,10 +4,13 @@ Each view must retrieve the other view of its image among all views of the batch
 negatives alone prevent collapse.
 """
 
+import math
 from typing import Any
 
 from simclr_jax.losses.block_size import pairs_matrix
-from simclr_jax.losses.contrastive import nt_xent
+from simclr_jax.losses.contrastive import cosine_by, nt_xent
+from simclr_jax.losses.geometry import normalize
+from simclr_jax.losses.negatives import shares_in_batch
 from simclr_jax.methods.base import (
     Method,
     check_temperature,
@@ -15,6 +18,7 @@ from simclr_jax.methods.base import (
     pair,
     plain_init,
 )
+from simclr_jax.methods.health import Health, chance, collapse
 from simclr_jax.models.heads import projector
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
@@ -46,6 +50,23 @@ def simclr(
         loss, metrics = nt_xent(z, temperature, block=block, gather=gather)
         return directions * loss, (state, y, metrics)
 
+    def measure(y, state):
+        z = normalize(y.heads["projector"])
+        return shares_in_batch(z[0], z, cosine_by(temperature)[0])
+
+    def signs(images):
+        return (
+            chance(directions * math.log(2 * images - 1)),
+            collapse(
+                "Check that the loss repels the other pictures of the batch "
+                "(negatives), and that the pictures differ."
+            ),
+        )
+
     return Method(
-        plain_init(net), loss, net, similarities=lambda n: pairs_matrix(n, block)
+        plain_init(net),
+        loss,
+        net,
+        similarities=lambda n: pairs_matrix(n, block),
+        health=Health(measure, signs),
     )

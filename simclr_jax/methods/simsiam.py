@@ -10,6 +10,7 @@ import jax
 
 from simclr_jax.losses.regression import cosine
 from simclr_jax.methods.base import Method, online_forward, pair, plain_init
+from simclr_jax.methods.health import Health, collapse
 from simclr_jax.models.heads import MLP, Layer, inner
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
@@ -38,4 +39,13 @@ def simsiam(
         loss = -(cosine(p[0], z[1]) + cosine(p[1], z[0])) / 2
         return loss, (state, y, {})
 
-    return Method(plain_init(net), loss, net)
+    remedy = (
+        "Check that no gradient flows through the projection (stop_gradient), and that "
+        "there is a predictor; the loss, {loss:.3f}, is -1 in the end."
+    )
+    return Method(
+        plain_init(net),
+        loss,
+        net,
+        health=Health(signs=lambda images: (collapse(remedy, loss=(-1, -0.6)),)),
+    )

@@ -11,11 +11,14 @@ training, so there are three runs, each initialised from the previous one:
 | 3     | everything, at lr / 1000  | 2     |         |
 """
 
+import math
 from typing import Any
 
 from simclr_jax.losses.block_size import pairs_matrix
-from simclr_jax.losses.neighbours import cauchy
+from simclr_jax.losses.negatives import shares_in_batch
+from simclr_jax.losses.neighbours import cauchy, log_cauchy
 from simclr_jax.methods.base import Method, online_forward, pair, plain_init
+from simclr_jax.methods.health import Health, chance
 from simclr_jax.models.heads import MLP, Layer
 from simclr_jax.models.network import WHOLE_BATCH, BatchOptions, network
 
@@ -43,6 +46,14 @@ def tsimcne(
         loss, metrics = cauchy(y.heads["projector"], block=block)
         return loss, (state, y, metrics)
 
+    def measure(y, state):
+        z = y.heads["projector"]
+        return shares_in_batch(z[0], z, log_cauchy)
+
     return Method(
-        plain_init(net), loss, net, similarities=lambda n: pairs_matrix(n, block)
+        plain_init(net),
+        loss,
+        net,
+        similarities=lambda n: pairs_matrix(n, block),
+        health=Health(measure, lambda n: (chance(math.log(2 * n - 1)),)),
     )

@@ -24,8 +24,8 @@ class Outputs(NamedTuple):
     """The features of V views of N images by name; all float32."""
 
     h: jax.Array  # [V, N, F] representation: kept after pretraining
-    # [V, N, D] by head: "projector", "predictor"; if requested, also "projector1",
-    # "projector2", ...: the outputs of the projector's layers.
+    # [V, N, D] by head: "projector", "predictor", "key"; if requested, also
+    # "projector1", "projector2", ...: the outputs of the projector's layers.
     heads: dict[str, jax.Array]
     tokens: dict[int, Any]  # by block, if requested: `vit.Tokens`, [V, N, ...]
 

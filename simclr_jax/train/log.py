@@ -19,6 +19,7 @@ from simclr_jax.storage.mirror import Mirror
 from simclr_jax.storage.paths import in_bucket
 
 FLUSH = 30  # seconds between writes of the events to the disk
+METRICS, WARNINGS = "metrics.jsonl", "warnings.jsonl"
 ACCURACIES = {"probe_accuracy": "probe", "knn_accuracy": "kNN"}  # in the terminal
 
 
@@ -29,8 +30,9 @@ class Log:
     copied to it once a minute, before a checkpoint is complete, and at the end.
 
     Args:
-      workdir: absolute path of the folder for metrics.jsonl and the TensorBoard events.
-      start: steps done before; metrics of later steps are removed.
+      workdir: absolute path of the folder for metrics.jsonl, warnings.jsonl and the
+        TensorBoard events.
+      start: steps done before; lines of later steps are removed.
       total: steps of the whole run.
       active: whether this process writes.
     """
@@ -52,8 +54,9 @@ class Log:
         self._mirror = None
         folder = _download(workdir) if in_bucket(workdir) else pathlib.Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "metrics.jsonl"
-        self._remove_after(start)
+        self._path, self._warnings = folder / METRICS, folder / WARNINGS
+        for path in (self._path, self._warnings):
+            _remove_after(path, start)
         self._events = SummaryWriter(
             str(folder), purge_step=start + 1, flush_secs=FLUSH
         )
@@ -67,19 +70,18 @@ class Log:
             disable=not sys.stderr.isatty(),
         )
 
-    def _remove_after(self, step: int) -> None:
-        """Removes lines of steps that a resumed run repeats, and incomplete lines."""
-        if not self._path.exists():
-            return
-        lines = self._path.read_text().splitlines()
-        kept = [line for line in lines if (_step(line) or step + 1) <= step]
-        if kept != lines:
-            files.write(str(self._path), "".join(line + "\n" for line in kept))
-
     def say(self, text: str) -> None:
         """Prints a line on stderr, above the bar."""
         if self.active:
             tqdm.write(text, file=sys.stderr)
+
+    def warn(self, step: int, name: str, text: str) -> None:
+        """Prints a warning, and appends it to warnings.jsonl."""
+        if not self.active:
+            return
+        self.say(f"warning: step {step}: {text}")
+        with self._warnings.open("a") as file:
+            file.write(json.dumps({"step": step, "name": name, "text": text}) + "\n")
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Writes metrics to metrics.jsonl and to the events, and some to the terminal.
@@ -148,12 +150,22 @@ class Log:
                 shutil.rmtree(self._path.parent)
 
 
+def _remove_after(path: pathlib.Path, step: int) -> None:
+    """Removes lines of steps that a resumed run repeats, and incomplete lines."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if (_step(line) or step + 1) <= step]
+    if kept != lines:
+        files.write(str(path), "".join(line + "\n" for line in kept))
+
+
 def _download(workdir: str | os.PathLike) -> pathlib.Path:
-    """A temporary local folder with the metrics of the bucket."""
+    """A temporary local folder with the metrics and warnings of the bucket."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="simclr_jax_log_"))
-    with contextlib.suppress(ObjectMissing):
-        metrics = bucket.read(f"{workdir}/metrics.jsonl")
-        (folder / "metrics.jsonl").write_bytes(metrics)
+    for name in (METRICS, WARNINGS):
+        with contextlib.suppress(ObjectMissing):
+            (folder / name).write_bytes(bucket.read(f"{workdir}/{name}"))
     return folder
 
 

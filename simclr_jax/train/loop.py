@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ ANY_ERROR = Exception, KeyboardInterrupt
 
 
 class Diverged(FloatingPointError):
-    """Too many consecutive steps had a non-finite loss or gradient."""
+    """Training has failed: by non-finite steps, or by a sign that ends the run."""
 
 
 class Plan(NamedTuple):
@@ -30,6 +30,7 @@ class Plan(NamedTuple):
     batch_size: int  # images of a global step
     log_every: int
     evaluate_every: int = 0
+    health_every: int = 0
     patience: int = 10  # consecutive non-finite steps after which to stop
 
 
@@ -47,6 +48,8 @@ def run(
     log: Log,
     checkpoints: Checkpoints,
     evaluate: Callable[[Any, Callable[[], None]], dict[str, float]] | None = None,
+    health: Callable[[Any, Any], dict[str, jax.Array]] = lambda state, batch: {},
+    watch: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
     stop: Callable[[int], bool] = lambda step: False,
     on_progress: Callable[[], None] = lambda: None,
 ) -> tuple[Any, int]:
@@ -60,6 +63,10 @@ def run(
       step: the compiled (state, batch) -> (state, metrics).
       batches: global batches, from step plan.start on.
       evaluate: (state, on_progress) -> metrics, every plan.evaluate_every steps.
+      health: the compiled (state, batch) -> metrics, every plan.health_every steps;
+        they are added to those of the step.
+      watch: gets the number and the metrics of every logged step; it may raise
+        Diverged.
       stop: steps done -> whether to save and return.
       on_progress: called after every step and during evaluations.
 
@@ -67,10 +74,11 @@ def run(
       the state and the steps done: plan.total, or fewer after a stop.
 
     Raises:
-      Diverged: plan.patience consecutive steps had a non-finite loss or gradient.
+      Diverged: plan.patience consecutive steps had a non-finite loss or gradient, or
+        `watch` raised it.
       CheckpointError: a checkpoint could not be written.
     """
-    pending = _PendingMetrics(log, plan, on_progress)
+    pending = _PendingMetrics(log, plan, watch, on_progress)
     done, dispatched = plan.start, collections.deque()
     with _complete_writes_on_error(checkpoints, log):
         for done in range(plan.start + 1, plan.total + 1):
@@ -78,6 +86,8 @@ def run(
                 batch = next(batches)
             with jax.transfer_guard("disallow"):  # a step must not wait for the host
                 state, metrics = step(state, batch)
+                if due(done, plan.health_every):
+                    metrics |= health(state, batch)
             with _save_on_error(checkpoints, pending, done, state, KeyboardInterrupt):
                 dispatched.append(metrics)
                 if len(dispatched) > AHEAD:
@@ -89,7 +99,7 @@ def run(
                 if evaluate is not None and due(done, plan.evaluate_every):
                     pending.put(done, metrics)
                     pending.flush(partial(evaluate, state, on_progress))
-                elif due(done, plan.log_every) or done == plan.total:
+                elif _is_logged(done, plan):
                     pending.put(done, metrics)
                 if checkpoints.due(done):
                     pending.flush()  # metrics are written before the checkpoint
@@ -101,11 +111,23 @@ def run(
     return state, done
 
 
+def _is_logged(step: int, plan: Plan) -> bool:
+    periods = plan.log_every, plan.health_every
+    return step == plan.total or any(due(step, every) for every in periods)
+
+
 class _PendingMetrics:
     """The metrics of one step, until they can be fetched without waiting."""
 
-    def __init__(self, log: Log, plan: Plan, on_progress: Callable[[], None]):
-        self._log, self._plan, self._on_progress = log, plan, on_progress
+    def __init__(
+        self,
+        log: Log,
+        plan: Plan,
+        watch: Callable[[int, Mapping[str, float]], None],
+        on_progress: Callable[[], None],
+    ):
+        self._log, self._plan = log, plan
+        self._watch, self._on_progress = watch, on_progress
         self._pending: tuple[int, dict] | None = None
         self._last = (plan.start, time.monotonic())
 
@@ -116,7 +138,7 @@ class _PendingMetrics:
         """Writes the pending metrics and those of `evaluate` to the log.
 
         Raises:
-          Diverged: plan.patience consecutive steps had a non-finite loss or gradient.
+          Diverged: as in `run`.
         """
         if self._pending is None:
             return
@@ -133,6 +155,7 @@ class _PendingMetrics:
             self._on_progress()
             self._last = (done, time.monotonic())  # without the time of the evaluation
             self._log.write(done, metrics)
+        self._watch(done, metrics)
         if metrics["streak"] >= self._plan.patience:
             raise Diverged(
                 f"The loss or the gradient was not finite in the last "

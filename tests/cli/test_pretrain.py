@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import pathlib
 import re
 import shutil
@@ -17,11 +18,13 @@ from simclr_jax import sharding
 from simclr_jax.cli import common, pretrain, runtime
 from simclr_jax.data import pipeline
 from simclr_jax.data.errors import UnreadablePicture
-from simclr_jax.experiment import build, config, description, training
+from simclr_jax.experiment import build, config, description, health, training
 from simclr_jax.experiment.workdir import open_saved
+from simclr_jax.methods.health import Sign
 from simclr_jax.train import checkpoint
 from simclr_jax.train.checkpoint_errors import CheckpointError
 from simclr_jax.train.loop import Diverged
+from simclr_jax.train.sentinel import Sentinel
 from tests.tools import (
     FEW_PICTURES,
     SMALL_RUN,
@@ -181,6 +184,19 @@ def test_what_a_resumed_run_may_change(tmp_path):
     train(tmp_path, "--config.log_every=3", "--config.patience=50", *more)
     with pytest.raises(common.UsageError, match=r"optim\.lr: was 0\.\d+, now 0\.25"):
         train(tmp_path, "--config.optim.lr=0.25")
+
+
+@pytest.mark.long
+def test_a_sign_of_failure_is_logged_and_ends_the_run_on_request(tmp_path, monkeypatch):
+    sign = Sign("seen", {"h_rank": (0, math.inf)}, "A rank of {h_rank:.1f}.")
+    monkeypatch.setattr(health, "sentinel", lambda c, run: Sentinel([sign]))
+    options = ["--config.health_every=2", "--config.log_every=3", *FEW_PICTURES]
+    with pytest.raises(Diverged, match=r"A rank of \d+\.\d\. Stopped at step 4"):
+        train(tmp_path, *options, "--config.health_stop=true")
+    assert [line["step"] for line in lines(tmp_path)] == [2, 3, 4]
+    assert ["h_rank" in line for line in lines(tmp_path)] == [True, False, True]
+    warning = json.loads((tmp_path / "warnings.jsonl").read_text())
+    assert (warning["step"], warning["name"]) == (4, "seen")
 
 
 @pytest.mark.long

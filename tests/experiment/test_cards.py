@@ -54,7 +54,7 @@ def test_each_field_of_the_recipe_is_compared_unless_it_is_free(tmp_path, monkey
     monkeypatch.setattr(cards, "row_config", lambda *_: original)  # read once
     free = (
         *("seed", "placement", "patience", "evaluate.", "log_every", "checkpoint."),
-        *("data.data_dir", "data.colour", "profile"),
+        *("data.data_dir", "data.colour", "profile", "health_every", "health_stop"),
     )
     fields = list(leaves(saved))
     assert len(fields) > 60

@@ -93,3 +93,36 @@ def test_the_state_is_saved_when_the_log_fails():
     with pytest.raises(PermissionError, match="403"):
         train(20, recorder, log_every=5)
     assert recorder.saved == [(6, 6)]
+
+
+def test_diagnostics_are_on_the_line_of_their_step():
+    """And every line is shown to `watch`, which may end the run."""
+    seen = []
+
+    def watch(step, metrics):
+        seen.append((step, metrics.get("rank")))
+        if step == 12:
+            raise loop.Diverged("dead")
+
+    def step(state, batch) -> Any:
+        return state + 1, {"loss": np.float32(batch), "streak": np.int32(0)}
+
+    def health(state, batch) -> Any:
+        return {"rank": np.float32(100 * state + batch)}
+
+    recorder: Any = Recorder()
+    plan = loop.Plan(start=0, total=40, batch_size=1, log_every=5, health_every=4)
+    with pytest.raises(loop.Diverged, match="dead"):
+        loop.run(
+            step,
+            0,
+            itertools.count(),
+            plan,
+            log=recorder,
+            checkpoints=recorder,
+            health=health,
+            watch=watch,
+        )
+    assert seen == [(4, 403), (5, None), (8, 807), (10, None), (12, 1211)]
+    assert [done for done, _ in recorder.lines] == [4, 5, 8, 10, 12]
+    assert recorder.lines[0][1]["loss"] == 3
