@@ -101,7 +101,7 @@ def arguments_of(command):
 
 LAUNCHERS = ("launch/local.sh", "launch/tpu_vm.sh", "sbatch")
 OTHERS = ("tensorboard", "docker", "kubectl", "pip", "pre-commit")
-OTHERS += ("gcloud",)  # see tests/launch
+OTHERS += ("xprof", "gcloud")  # of the latter see tests/launch
 READERS = {"plan": plan, "zoo": zoo, "reproduce": reproduce}
 READERS |= {"embed": embed, "visualize": visualize}
 
