@@ -117,9 +117,9 @@ CASES = {  # what is broken: (the run, the method, the sign, a word of its sente
     ),
     **{
         f"{x}: rate": (partial(recorded, x, TOO_HIGH), x, "rate", "optim.lr")
-        for x in METHODS
+        for x in RUNS
     },
-    **{f"{x}: nothing": (partial(recorded, x), x, "", "") for x in METHODS},
+    **{f"{x}: nothing": (partial(recorded, x), x, "", "") for x in RUNS},
 }
 RECORDED = pathlib.Path(__file__).with_name("health.json")
 

@@ -43,6 +43,8 @@ ADDED = {  # of each method
     "simsiam": set(),
     "dino": TARGET | {"centre_norm", "centre_range"},
     "tsimcne": NEGATIVES,
+    "supervised": set(),
+    "autoencoder": set(),
 }
 
 
@@ -58,7 +60,8 @@ def test_the_diagnostics_of_each_method(name):
     state = jax.eval_shape(lambda key: method.init(key, BATCH.views), jax.random.key(0))
     metrics = jax.eval_shape(make_health(method), state.replace(step=0), BATCH)
     features = FEATURES if name == "moco" else FEATURES | PAIRS  # MoCo: one query
-    expected = {f"{x}_{key}" for x in "hz" for key in features} | ADDED[name]
+    names = "h" if name == "autoencoder" else "hz"
+    expected = {f"{x}_{key}" for x in names for key in features} | ADDED[name]
     expected |= {"weight_rms"} | ({"z_alignment"} if name == "moco" else set())
     assert metrics.keys() == expected
     assert all(x.shape == () for x in metrics.values())
