@@ -10,7 +10,7 @@ class Sentinel:
     """Reports each sign once, when it has shown at READINGS logged steps in a row.
 
     Args:
-      signs: `methods.health.Sign`s.
+      signs: each a `methods.health.Sign`.
       first: the first step to look at; before it, a healthy run may show any sign.
     """
 
