@@ -4,6 +4,9 @@ simclr-jax pretrain --config supervised_quickstart --workdir DIR
 simclr-jax evaluate --workdir DIR
 
 Encoder, views, optimiser and length are those of quickstart; only the loss differs.
+
+Measured: linear (quick) accuracy 58.7 % of h, 26.9 % of the untrained h, 57.4 % of z;
+kNN 54.5, 26.4, 54.3 %.
 """
 
 from simclr_jax.experiment import base
