@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from etils import epath
+
 from simclr_jax.evaluate.scores import difference
 from simclr_jax.experiment.workdir import read_saved
 from simclr_jax.suggest import check_name
@@ -36,9 +38,15 @@ def compare(
       protocol, feature: only those of this protocol or feature; "": all.
 
     Raises:
-      ValueError: they have no such score in common; or one was measured with other
+      ValueError: one has no scores, or they have no such score in common; or one was measured with other
         settings, data, classes or pictures, each of which is named.
     """
+    for folder in (first, second):
+        if not (epath.Path(folder) / "results.json").exists():
+            raise ValueError(
+                f"{folder} has no scores (results.json). If it is a work directory, "
+                f"evaluate it first: simclr-jax evaluate --workdir {folder}"
+            )
     a, b = (_scores(read_saved(folder, "results.json")) for folder in (first, second))
     for name, value, i in (("--protocol", protocol, 0), ("--features", feature, 1)):
         if value:

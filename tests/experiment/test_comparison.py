@@ -48,6 +48,11 @@ def test_interval_of_a_difference_as_published():
     assert difference(*results[::-1]) == pytest.approx((-0.3339, -0.0524), abs=5e-5)
 
 
+def test_a_run_that_was_not_evaluated(folders, tmp_path):
+    with pytest.raises(ValueError, match=r"c has no scores.*evaluate it first"):
+        compare(folders[0], str(tmp_path / "c"))
+
+
 def test_common_scores_are_compared(folders):
     knn, linear = compare(*folders)
     assert (knn.protocol, knn.feature, knn.first, knn.second) == (
