@@ -38,13 +38,13 @@ def compare(
       protocol, feature: only those of this protocol or feature; "": all.
 
     Raises:
-      ValueError: one has no scores, or they have no such score in common; or one was measured with other
-        settings, data, classes or pictures, each of which is named.
+      ValueError: one has no scores, or they have no such score in common; or one was
+        measured with other settings, data, classes or pictures, each of which is named.
     """
     for folder in (first, second):
         if not (epath.Path(folder) / "results.json").exists():
             raise ValueError(
-                f"{folder} has no scores (results.json). If it is a work directory, "
+                f"{folder} has no results.json. If it is a work directory, "
                 f"evaluate it first: simclr-jax evaluate --workdir {folder}"
             )
     a, b = (_scores(read_saved(folder, "results.json")) for folder in (first, second))

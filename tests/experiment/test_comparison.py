@@ -49,7 +49,7 @@ def test_interval_of_a_difference_as_published():
 
 
 def test_a_run_that_was_not_evaluated(folders, tmp_path):
-    with pytest.raises(ValueError, match=r"c has no scores.*evaluate it first"):
+    with pytest.raises(ValueError, match=r"c has no results.*evaluate it first"):
         compare(folders[0], str(tmp_path / "c"))
 
 
